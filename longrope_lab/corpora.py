@@ -1,0 +1,299 @@
+"""Long documents to measure and search on: packaged, on disk, or on the Hugging Face hub.
+
+    "kjv"         the King James Bible, one document a book; split "test": Old Testament, "validation": New
+    "kjv-parts"   the same in ten long parts (Law, History, ...), for lengths that no single book reaches
+    "python"      the installed Python's standard library, one document a module or package; splits alternate
+    a path        a .txt, .jsonl or .parquet file, a folder of them, or a glob; splits do not apply
+    "pg19", "proof-pile", or "owner/name"   a data set of the hub, streamed (pip install 'longrope_lab[hub]')
+
+Documents keep their natural length: what is shorter than asked for is left out and counted, never padded.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from platformdirs import user_cache_dir
+
+from .errors import unknown
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+FILE_TYPES = (".txt", ".jsonl", ".parquet")
+HUB_NAMES = {"pg19": "emozilla/pg19", "proof-pile": "hoskinson-center/proof-pile"}
+WITHDRAWN = {
+    "books3": "Books3 was withdrawn by its publishers; the paper's figures on it cannot be re-measured. For long books "
+    "use 'pg19' (hub), 'kjv-parts' (packaged), or a folder of your own texts"
+}
+
+
+class Text(NamedTuple):
+    """A document before tokenising."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """A document as token ids, int64, shape (T,)."""
+
+    title: str
+    ids: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Document({self.title!r}, {len(self):,} tokens)"
+
+
+def load_corpus(
+    source: str | os.PathLike[str],
+    tokenizer: Any,
+    *,
+    split: str = "test",
+    min_tokens: int = 1,
+    max_tokens: int | None = None,
+    limit: int | None = None,
+) -> list[Document]:
+    """Tokenised documents of a corpus, in its own order.
+
+    Args:
+        source: a name, a path or a hub id, as listed at the top of this module.
+        tokenizer: a Hugging Face tokenizer; it adds the special tokens it adds by default.
+        split: "train", "validation" or "test", where the corpus has splits.
+        min_tokens: leave out documents shorter than this.
+        max_tokens: cut documents after so many tokens.
+        limit: stop after so many documents.
+
+    Raises:
+        ValueError: an unknown name or split, a file that is empty or not UTF-8, or fewer than `limit` (or no)
+            documents of `min_tokens`; the error counts them.
+        FileNotFoundError: a path with nothing there.
+    """
+    if max_tokens is not None and max_tokens < min_tokens:
+        raise ValueError(f"max_tokens {max_tokens} is below min_tokens {min_tokens}: no document could satisfy both")
+    documents: list[Document] = []
+    short: list[int] = []
+    for title, text in iterate_texts(source, split):
+        ids = tokenize(text, tokenizer)
+        if len(ids) < min_tokens:
+            short.append(len(ids))
+            continue
+        documents.append(Document(title, ids[:max_tokens]))
+        if limit is not None and len(documents) == limit:
+            return documents
+    if not documents or limit is not None:
+        wanted = f"{limit} were asked for" if limit is not None else "at least one is needed"
+        longest = f", the longest has {max(short):,}" if short else ""
+        raise ValueError(
+            f"{len(documents)} of the {len(documents) + len(short)} documents of {str(source)!r} have {min_tokens:,} "
+            f"tokens or more, and {wanted}{longest}: ask for fewer or shorter documents, or use a corpus of longer ones"
+        )
+    if short:
+        log.warning("%s: %d documents shorter than %d tokens are left out", source, len(short), min_tokens)
+    return documents
+
+
+def iterate_texts(source: str | os.PathLike[str], split: str = "test") -> Iterator[Text]:
+    """The documents of a corpus as text, one after the other; the arguments and errors are `load_corpus`'s."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    name = str(source)
+    if name.lower() in WITHDRAWN:
+        raise ValueError(WITHDRAWN[name.lower()])
+    if name in PACKAGED:
+        return PACKAGED[name](split)
+    if name in HUB_NAMES:
+        return _hub_texts(HUB_NAMES[name], split)
+    path = Path(name).expanduser()
+    if path.exists():
+        files = sorted(p for p in path.rglob("*") if p.suffix in FILE_TYPES) if path.is_dir() else [path]
+        return _file_texts(files, name)
+    if glob.has_magic(name):
+        return _file_texts([Path(p) for p in sorted(glob.glob(str(path), recursive=True))], name)
+    if path.suffix in FILE_TYPES or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
+        raise FileNotFoundError(f"no corpus at {name}: check the path")
+    if name.count("/") == 1:
+        return _hub_texts(name, split)
+    raise unknown("corpus", name, [*PACKAGED, *HUB_NAMES, "a file or folder", "a hub id such as owner/name"])
+
+
+# --- packaged -------------------------------------------------------------------------------------------------------
+
+TESTAMENTS = {"test": "OLD_TESTAMENT", "validation": "NEW_TESTAMENT"}
+PARTS = {  # groups as pythonbible names them; together each testament once
+    "OLD_TESTAMENT": ["LAW", "HISTORY", "POETRY_WISDOM", "MAJOR_PROPHETS", "MINOR_PROPHETS"],
+    "NEW_TESTAMENT": ["GOSPELS", "HISTORY", "PAUL_EPISTLES", "GENERAL_EPISTLES", "APOCALYPTIC"],
+}
+
+
+def _kjv(split: str, by_part: bool) -> Iterator[Text]:
+    if split not in TESTAMENTS:
+        raise ValueError(f"'kjv' has no split {split!r}: it has 'validation' (New Testament) and 'test' (Old Testament)")
+    import pythonbible
+
+    testament = TESTAMENTS[split]
+    for part in PARTS[testament]:
+        books = pythonbible.BookGroup[f"{testament}_{part}"].books
+        if by_part:
+            title = f"{testament} {part}".replace("_", " ").title()
+            yield Text(title, "\n\n".join(_kjv_book(book) for book in books))
+        else:
+            for book in books:
+                yield Text(book.title, _kjv_book(book))
+
+
+def _kjv_book(book: Any) -> str:
+    """A book as running text, a paragraph a chapter. Brackets around the translators' additions are taken out."""
+    import pythonbible
+
+    chapters = []
+    for chapter in range(1, pythonbible.get_number_of_chapters(book) + 1):
+        verses = range(1, pythonbible.get_number_of_verses(book, chapter) + 1)
+        ids = (pythonbible.get_verse_id(book, chapter, verse) for verse in verses)
+        texts = (pythonbible.get_verse_text(i, version=pythonbible.Version.KING_JAMES) for i in ids)
+        chapters.append(" ".join(text.strip() for text in texts))
+    return f"{book.title}\n\n" + "\n\n".join(chapters).replace("[", "").replace("]", "")
+
+
+def _python(split: str) -> Iterator[Text]:
+    if split == "train":
+        raise ValueError("'python' has no split 'train': its modules alternate between 'validation' and 'test'")
+    root = Path(sysconfig.get_path("stdlib"))
+    leave_out = {"site-packages", "test", "idlelib", "lib2to3", "__pycache__", "ensurepip"}
+    names = sorted(p for p in root.iterdir() if p.name not in leave_out and (p.suffix == ".py" or (p / "__init__.py").is_file()))
+    for path in names[SPLITS.index(split) - 1 :: 2]:
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*.py") if "test" not in p.parts)
+        # A few of the library's files are in another encoding on purpose; they say nothing about code.
+        yield Text(path.stem, "\n\n".join(f.read_text(encoding="utf-8", errors="replace") for f in files))
+
+
+PACKAGED: dict[str, Callable[[str], Iterator[Text]]] = {
+    "kjv": lambda split: _kjv(split, by_part=False),
+    "kjv-parts": lambda split: _kjv(split, by_part=True),
+    "python": _python,
+}
+
+
+# --- files and hub --------------------------------------------------------------------------------------------------
+
+
+def _file_texts(files: list[Path], source: str) -> Iterator[Text]:
+    if not files:
+        raise FileNotFoundError(f"no {', '.join(FILE_TYPES)} files at {source}: check the path")
+    for path in files:
+        if path.suffix not in FILE_TYPES:
+            raise ValueError(f"{path} is a {path.suffix or 'nameless'} file: a corpus is {', '.join(FILE_TYPES)}")
+        yield from _one_file(path)
+
+
+def _one_file(path: Path) -> Iterator[Text]:
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: a corpus file holds text")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            file = pyarrow.parquet.ParquetFile(path)
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path} is not a readable parquet file: {error}") from None
+        for batch in file.iter_batches(batch_size=16):
+            for row, values in enumerate(batch.to_pylist()):
+                yield _from_row(values, f"{path.stem}[{row}]", str(path))
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): convert it, "
+            f"for example with iconv -f latin1 -t utf-8"
+        ) from None
+    if path.suffix == ".txt":
+        yield Text(path.stem, text)
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+            yield _from_row(values, f"{path.stem}[{number}]", f"{path}, line {number}")
+
+
+def _from_row(values: Any, title: str, where: str) -> Text:
+    columns = values if isinstance(values, dict) else {}
+    for column in ("text", "content"):
+        if isinstance(columns.get(column), str):
+            return Text(str(columns.get("title") or columns.get("short_book_title") or title), columns[column])
+    raise ValueError(f"{where} has no column 'text' (or 'content'); it has {sorted(columns) or 'none'}")
+
+
+def _hub_texts(repository: str, split: str) -> Iterator[Text]:
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"the hub data set {repository!r} needs the datasets package: pip install 'longrope_lab[hub]'"
+        ) from None
+    try:
+        rows = datasets.load_dataset(repository, split=split, streaming=True)
+    except Exception as error:  # the library raises many kinds, its network layer more
+        raise ValueError(
+            f"the hub data set {repository!r} (split {split!r}) cannot be opened: {error}. Without a network, use a "
+            "packaged corpus ('kjv', 'python') or a local file"
+        ) from error
+    for number, values in enumerate(rows):
+        yield _from_row(values, f"{repository}[{number}]", f"{repository}, row {number}")
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def cache_dir() -> Path:
+    """Where this package keeps what it can make again: `LONGROPE_LAB_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("LONGROPE_LAB_CACHE") or user_cache_dir("longrope_lab"))
+
+
+def tokenize(text: str, tokenizer: Any) -> NDArray[np.int64]:
+    """Token ids of a text, int64, shape (T,); kept on disk by the content of text and tokenizer.
+
+    A damaged cache file is made again, with a warning that names it.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    identity = backend.to_str() if backend is not None else repr((tokenizer.name_or_path, tokenizer.vocab_size))
+    key = hashlib.sha256(identity.encode() + b"\0" + text.encode("utf-8", "surrogatepass")).hexdigest()
+    path = cache_dir() / "tokens" / f"{key}.npy"
+    if path.is_file():
+        try:
+            ids = np.load(path, allow_pickle=False)
+            if ids.ndim == 1 and ids.dtype == np.int32:
+                return ids.astype(np.int64)
+            raise ValueError(f"it holds {ids.dtype} of shape {ids.shape}")
+        except (ValueError, EOFError, OSError) as error:
+            log.warning("the token cache %s is damaged (%s): tokenising again", path, error)
+    ids = np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.int32)
+    _write_atomically(path, ids)
+    return ids.astype(np.int64)
+
+
+def _write_atomically(path: Path, ids: NDArray[np.int32]) -> None:
+    """All or nothing, also when two processes write the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+        np.save(part, ids, allow_pickle=False)
+    Path(part.name).replace(path)

@@ -1,0 +1,231 @@
+"""Makes the lab model: a BPE tokenizer and a small Llama with a window of 512 tokens, from a folder of books.
+
+    python -m longrope_lab.lab_model.pretrain tokenizer --books train-*.parquet --out lab_model
+    python -m longrope_lab.lab_model.pretrain model --books train-*.parquet --out lab_model --tokens 2e9
+
+The first takes a minute on a CPU; the second wants a GPU. Most rows are plain text; a share is passkey
+prompts no longer than the window, so that retrieval inside it is perfect and its loss beyond it is the position
+embedding's doing alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..corpora import iterate_texts
+from ..passkey import passkey_sequence
+
+WINDOW = 512
+VOCABULARY = 4096
+END = "<|endoftext|>"
+
+
+def train_tokenizer(books: list[str], folder: Path, characters: float = 60e6) -> None:
+    """Byte-level BPE with single digits, from the first `characters` of the books' shuffled chapters."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    texts = [text for source in books for _, text in iterate_texts(source)]
+    share = characters / sum(map(len, texts))  # the same share of every book, from its middle
+    samples = (t[int(len(t) * (1 - share) / 2) :][: int(len(t) * share) + 1] for t in texts)
+    tokenizer.train_from_iterator(samples, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=WINDOW
+    )
+    fast.save_pretrained(folder)
+
+
+def token_stream(books: list[str], tokenizer: Any) -> Tensor:
+    """All books as one row of token ids (T,), int16, an END between two."""
+    parts: list[NDArray[np.int16]] = []
+    end = np.array([tokenizer.eos_token_id], dtype=np.int16)
+    for source in books:
+        texts = [text for _, text in iterate_texts(source)]
+        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            parts += [np.asarray(encoding.ids, dtype=np.int16), end]
+        print(f"{source}: {sum(map(len, parts)):,} tokens so far", flush=True)
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def passkey_rows(tokenizer: Any, stream: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """(count, WINDOW + 1) rows of passkey sequences with their answers, half with either filler, an END between two."""
+    books = stream.numpy()
+    rows = np.empty((count, WINDOW + 1), dtype=np.int16)
+    for row in rows:
+        filled = 0
+        while filled < len(row):
+            length = int(rng.integers(96, WINDOW + 1))
+            start = int(rng.integers(0, len(books) - WINDOW))
+            filler = books[start : start + WINDOW] if rng.random() < 0.5 else None
+            ids, key = passkey_sequence(tokenizer, length, float(rng.random()), rng, filler)
+            answer = tokenizer(f" {key}.", add_special_tokens=False)["input_ids"]
+            piece = [*ids, *answer, tokenizer.eos_token_id][: len(row) - filled]
+            row[filled : filled + len(piece)] = piece
+            filled += len(piece)
+    return torch.from_numpy(rows)
+
+
+def batches(stream: Tensor, passkeys: Tensor, size: int, share: float, seed: int) -> Iterator[Tensor]:
+    """Endless (size, WINDOW + 1) int64 batches: the stream cut into rows, shuffled, cut elsewhere in each pass."""
+    device = stream.device
+    generator = torch.Generator(device).manual_seed(seed)
+    of_passkeys = round(size * share)
+    span = torch.arange(WINDOW + 1, device=device)
+    while True:
+        offset = int(torch.randint(WINDOW, (1,), generator=generator, device=device))
+        starts = torch.arange(offset, len(stream) - WINDOW - 1, WINDOW, device=device)
+        starts = starts[torch.randperm(len(starts), generator=generator, device=device)]
+        for chosen in starts.split(size - of_passkeys):
+            keys = torch.randint(len(passkeys), (of_passkeys,), generator=generator, device=device)
+            yield torch.cat([stream[chosen[:, None] + span], passkeys[keys]]).long()
+
+
+def new_model(tokenizer: Any) -> Any:
+    """A fresh Llama of 6.9 M parameters: 6 layers, width 256, 4 heads of 64, 2 key-value heads, tied embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=WINDOW,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def optimizers(model: nn.Module, lr: float, muon_lr: float | None) -> list[torch.optim.Optimizer]:
+    """AdamW; with `muon_lr`, Muon for the matrices of the layers."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" in n]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": rest, "weight_decay": 0.1},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if muon_lr is None:
+        groups[0]["params"] = rest + matrices
+    out: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)]
+    if muon_lr is not None:
+        out.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
+    return out
+
+
+def train(
+    model: Any,
+    data: Iterator[Tensor],
+    steps: int,
+    lr: float,
+    muon_lr: float | None = None,
+    warmup: int = 200,
+    log_every: int = 250,
+) -> list[dict[str, float]]:
+    """Next-token training in bfloat16 autocast; linear warm-up, then linear decay to zero. Returns the loss log."""
+    device = next(model.parameters()).device
+    warmup = min(warmup, steps // 10 + 1)
+
+    def loss_of(rows: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            logits = model(input_ids=rows[:, :-1], use_cache=False).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+
+    compiled = torch.compile(loss_of) if device.type == "cuda" else loss_of
+    all_optimizers = optimizers(model, lr, muon_lr)
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup)))
+        for o in all_optimizers
+    ]
+    history = []
+    started = time.perf_counter()
+    running = torch.zeros((), device=device)
+    for step in range(1, steps + 1):
+        rows = next(data)
+        loss = compiled(rows)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, scheduler in zip(all_optimizers, schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad(set_to_none=True)
+        running += loss.detach()
+        if step % log_every == 0 or step == steps:
+            seconds = time.perf_counter() - started
+            count = step % log_every or log_every
+            history.append({"step": step, "tokens": step * rows.shape[0] * WINDOW, "loss": running.item() / count})
+            running.zero_()
+            rate = history[-1]["tokens"] / seconds
+            print(f"step {step}/{steps} loss {history[-1]['loss']:.4f} {rate / 1e6:.2f} M tokens/s", flush=True)
+    return history
+
+
+def main() -> None:
+    from transformers import AutoTokenizer
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["tokenizer", "model"])
+    parser.add_argument("--books", nargs="+", required=True, help="text files as load_corpus takes them")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer and the model")
+    parser.add_argument("--tokens", type=float, default=2e9)
+    parser.add_argument("--rows", type=int, default=256, help="rows of 512 tokens a step")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--muon-lr", type=float, default=None)
+    parser.add_argument("--passkey-share", type=float, default=0.05)
+    parser.add_argument("--passkey-rows", type=int, default=40_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stream", type=Path, help="keep the tokenised books here")
+    arguments = parser.parse_args()
+    if arguments.what == "tokenizer":
+        train_tokenizer(arguments.books, arguments.out)
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(arguments.seed)
+    torch.set_float32_matmul_precision("high")
+    tokenizer = AutoTokenizer.from_pretrained(arguments.out)
+    if arguments.stream and arguments.stream.is_file():
+        stream, passkeys = torch.load(arguments.stream)
+    else:
+        stream = token_stream(arguments.books, tokenizer)
+        rng = np.random.default_rng(arguments.seed)
+        passkeys = passkey_rows(tokenizer, stream, arguments.passkey_rows, rng)
+        if arguments.stream:
+            torch.save((stream, passkeys), arguments.stream)
+    model = new_model(tokenizer).to(device)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens of text", flush=True)
+    data = batches(stream.to(device), passkeys.to(device), arguments.rows, arguments.passkey_share, arguments.seed)
+    steps = int(arguments.tokens / (arguments.rows * WINDOW))
+    history = train(model, data, steps, arguments.lr, arguments.muon_lr)
+    model.to(torch.bfloat16).save_pretrained(arguments.out)
+    (arguments.out / "training.json").write_text(
+        json.dumps({"arguments": {k: str(v) for k, v in vars(arguments).items()}, "history": history}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    main()

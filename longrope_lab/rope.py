@@ -1,0 +1,353 @@
+"""What every interpolation method is made of: a `RopeSpec` and a `RopeScaling`.
+
+Shapes, throughout the package:
+
+    B  batch            T  tokens          H  heads
+    D  head dimension   d  rotary dimension (d <= D)   V  vocabulary
+
+A rotary embedding turns each pair of dimensions by an angle that grows with the position n:
+``angle_i(n) = n * theta_i`` with ``theta_i = base**(-2i/d)``, i = 0 ... d/2 - 1. Every method that
+extends the window from L to L' tokens replaces that by (LongRoPE, arXiv 2402.13753, Eq. 3)
+
+    angle_i(n) = n * theta_i               for n <  start_tokens
+                 n * theta_i / factors_i   for n >= start_tokens
+
+and multiplies cos and sin by an attention factor. The formulas that fill in the factors are in
+`methods.py`, what depends on the length in `schedule.py`; this module knows numbers, not models, and needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+# Factors come out of formulas and files; this much below 1 is rounding, more is a mistake.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """The rotary embedding of a model as it was trained.
+
+    Args:
+        rotary_dim: d, the number of head dimensions that are rotated; even, at least 2.
+        original_length: L, the window in tokens.
+        base: the base of the frequencies ``theta_i = base**(-2i/d)`` (RoFormer, arXiv 2104.09864).
+        base_frequencies: theta itself, d/2 values in radians a token, instead of `base`: for a
+            model that was already extended once, or whose frequencies follow no formula.
+        attention_factor: what the model already multiplies cos and sin by.
+
+    Raises:
+        ValueError: a value outside these rules, or both or neither of `base` and `base_frequencies`.
+    """
+
+    rotary_dim: int
+    original_length: int
+    base: float | None = None
+    base_frequencies: tuple[float, ...] | None = None
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ValueError(f"rotary_dim is {self.rotary_dim}: it must be even and at least 2")
+        if self.original_length < 2:
+            raise ValueError(f"original_length is {self.original_length}: a window has at least 2 tokens")
+        _positive("attention_factor", self.attention_factor)
+        if (self.base is None) == (self.base_frequencies is None):
+            raise ValueError("a RopeSpec takes either base or base_frequencies: give exactly one of the two")
+        if self.base is not None and not (math.isfinite(self.base) and self.base > 1):
+            raise ValueError(f"base is {self.base}: it must be a finite number above 1 (10000 is usual)")
+        if self.base_frequencies is not None:
+            theta = tuple(float(f) for f in self.base_frequencies)
+            object.__setattr__(self, "base_frequencies", theta)  # any array-like is taken, a tuple is kept
+            if len(theta) != self.rotary_dim // 2:
+                raise ValueError(
+                    f"base_frequencies has {len(theta)} values: rotary_dim {self.rotary_dim} needs "
+                    f"{self.rotary_dim // 2}, one a pair of dimensions"
+                )
+            for f in theta:
+                _positive("base_frequencies", f)
+
+    @property
+    def frequencies(self) -> Floats:
+        """theta, shape (d/2,), float64, radians a token."""
+        if self.base is None:
+            return np.array(self.base_frequencies, dtype=np.float64)
+        return self.base ** (-np.arange(0, self.rotary_dim, 2, dtype=np.float64) / self.rotary_dim)
+
+    @property
+    def wavelengths(self) -> Floats:
+        """Tokens to a full turn of each dimension pair, shape (d/2,): 2*pi/theta (YaRN, arXiv 2309.00071, Eq. 6)."""
+        return 2 * np.pi / self.frequencies
+
+    @property
+    def rotations(self) -> Floats:
+        """Full turns inside the window, shape (d/2,): L*theta/(2*pi). Below 1, training never saw a whole turn."""
+        return self.original_length / self.wavelengths
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        out: dict[str, Any] = {"rotary_dim": self.rotary_dim, "original_length": self.original_length}
+        if self.base is not None:
+            out["base"] = self.base
+        else:
+            out["base_frequencies"] = list(self.base_frequencies or ())
+        out["attention_factor"] = self.attention_factor
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class RopeScaling:
+    """One way to stretch one rotary embedding: what every method and every search produces.
+
+    Args:
+        spec: the embedding that is stretched.
+        factors: lambda, the rescale factors, d/2 values of at least 1 (1 leaves a dimension alone).
+        target_length: L', the window in tokens that this scaling is for; at least the original one.
+        method: the name of the method that made it.
+        start_tokens: n-hat, how many first positions keep their unscaled angles.
+        attention_factor: m; cos and sin are multiplied by it, so attention logits by its square.
+
+    Raises:
+        ValueError: a value outside these rules.
+    """
+
+    spec: RopeSpec
+    factors: Floats
+    target_length: int
+    method: str = "longrope"
+    start_tokens: int = 0
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        factors = np.array(self.factors, dtype=np.float64)
+        pairs = self.spec.rotary_dim // 2
+        if factors.shape != (pairs,):
+            raise ValueError(
+                f"factors have shape {factors.shape}: rotary_dim {self.spec.rotary_dim} needs shape ({pairs},), "
+                "one factor a pair of dimensions"
+            )
+        bad = np.flatnonzero(~np.isfinite(factors))
+        if bad.size:
+            raise ValueError(f"factor {bad[0]} is {factors[bad[0]]}: rescale factors must be finite numbers")
+        low = np.flatnonzero(factors < 1 - ROUNDING)
+        if low.size:
+            raise ValueError(
+                f"factor {low[0]} is {factors[low[0]]:g}: rescale factors are at least 1 (1 leaves a dimension as "
+                "it is; they divide the frequency, so pass the factor, not its inverse)"
+            )
+        factors = np.maximum(factors, 1.0)
+        factors.setflags(write=False)
+        object.__setattr__(self, "factors", factors)
+        if self.target_length < self.spec.original_length:
+            raise ValueError(
+                f"target_length {self.target_length} is shorter than the window of {self.spec.original_length} tokens: "
+                "a scaling extends the window; for shorter inputs use the model as it is"
+            )
+        if self.start_tokens < 0 or int(self.start_tokens) != self.start_tokens:
+            raise ValueError(f"start_tokens is {self.start_tokens}: it counts tokens, so a whole number from 0")
+        _positive("attention_factor", self.attention_factor)
+
+    @property
+    def ratio(self) -> float:
+        """s = L'/L, the extension ratio."""
+        return self.target_length / self.spec.original_length
+
+    @property
+    def frequencies(self) -> Floats:
+        """theta/lambda, shape (d/2,), float64, radians a token (from `start_tokens` on)."""
+        return self.spec.frequencies / self.factors
+
+    def angles(self, positions: ArrayLike) -> Floats:
+        """Rotation angles in radians, float64, shape positions.shape + (d/2,) (LongRoPE, Eq. 3)."""
+        n = np.asarray(positions, dtype=np.float64)[..., None]
+        return n * np.where(n < self.start_tokens, self.spec.frequencies, self.frequencies)
+
+    def at(self, length: int) -> RopeScaling:
+        """Itself, whatever the length in tokens: a `RopeScaling` serves wherever a `RopeSchedule` does."""
+        return self
+
+    def as_spec(self) -> RopeSpec:
+        """The embedding of the model once it has this scaling: what a second extension starts from.
+
+        Raises:
+            ValueError: `start_tokens` above 0, since a spec has one frequency a dimension for all positions.
+        """
+        if self.start_tokens:
+            raise ValueError(
+                f"this scaling keeps {self.start_tokens} start tokens, which a RopeSpec cannot express: extend again "
+                "from a scaling with start_tokens=0, or compose two scalings with the same start_tokens"
+            )
+        return RopeSpec(
+            rotary_dim=self.spec.rotary_dim,
+            original_length=self.target_length,
+            base_frequencies=tuple(self.frequencies),
+            attention_factor=self.spec.attention_factor * self.attention_factor,
+        )
+
+    def check_monotone(self) -> RopeScaling:
+        """Itself, if ``factors_i <= factors_{i+1}`` (LongRoPE section 3.2).
+
+        Raises:
+            ValueError: naming the first pair that falls.
+        """
+        falls = np.flatnonzero(np.diff(self.factors) < -ROUNDING)
+        if falls.size:
+            i = int(falls[0])
+            raise ValueError(
+                f"factors fall from {self.factors[i]:g} (dimension {i}) to {self.factors[i + 1]:g} (dimension {i + 1}): "
+                "LongRoPE's factors never decrease; sort them, or build a RopeScaling directly to skip this rule"
+            )
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RopeScaling) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.spec, self.factors.tobytes(), self.target_length, self.start_tokens, self.attention_factor))
+
+    def __repr__(self) -> str:
+        low, high = self.factors.min(), self.factors.max()
+        return (
+            f"RopeScaling({self.method}, {self.spec.original_length} -> {self.target_length} tokens, "
+            f"factors {low:.4g} to {high:.4g}, start_tokens={self.start_tokens}, m={self.attention_factor:.4g})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "kind": "scaling",
+            "method": self.method,
+            "spec": self.spec.to_dict(),
+            "target_length": self.target_length,
+            "factors": self.factors.tolist(),
+            "start_tokens": self.start_tokens,
+            "attention_factor": self.attention_factor,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "this") -> RopeScaling:
+        """What `to_dict` wrote; `source` is named in the error.
+
+        Raises:
+            ValueError: naming what is missing or wrong.
+        """
+        try:
+            if data["kind"] != "scaling":
+                raise ValueError(f"{source} holds a {data['kind']}, not one scaling: read it with RopeSchedule.load")
+            return cls(
+                spec=RopeSpec(**data["spec"]),
+                factors=np.asarray(data["factors"], dtype=np.float64),
+                target_length=data["target_length"],
+                method=data["method"],
+                start_tokens=data["start_tokens"],
+                attention_factor=data["attention_factor"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{source} is not a scaling that longrope_lab wrote: {error!r}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON; `load` reads it back exactly."""
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        spec: RopeSpec | None = None,
+        target_length: int | None = None,
+        start_tokens: int = 0,
+        attention_factor: float | None = None,
+    ) -> RopeScaling:
+        """Read a scaling from JSON, or from a CSV with one factor a line.
+
+        The CSV is what microsoft/LongRoPE's search writes. It holds the factors alone, so `spec` and
+        `target_length` must come with it; m defaults to LongRoPE's formula.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a scaling, or a CSV without `spec` and `target_length`.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".csv":
+            return cls.from_dict(read_json(path), source=str(path))
+        if not path.is_file():
+            raise FileNotFoundError(f"no factors at {path}: check the path")
+        if spec is None or target_length is None:
+            raise ValueError(
+                f"{path} is a CSV of factors alone: pass spec= and target_length= (and start_tokens= if it has any)"
+            )
+        try:
+            factors = np.loadtxt(path, delimiter=",", dtype=np.float64, ndmin=1)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a CSV with one factor a line: {error}") from None
+        if attention_factor is None:
+            attention_factor = longrope_attention_factor(spec, target_length)
+        return cls(spec, factors.reshape(-1), target_length, "longrope", start_tokens, attention_factor)
+
+
+def longrope_attention_factor(spec: RopeSpec, target_length: int) -> float:
+    """m = sqrt(1 + ln s / ln L), LongRoPE's attention factor (as in its released code and transformers)."""
+    return math.sqrt(1 + math.log(max(target_length / spec.original_length, 1.0)) / math.log(spec.original_length))
+
+
+def compose(first: RopeScaling, second: RopeScaling) -> RopeScaling:
+    """Both extensions as one scaling of the first's spec: factors and attention factors multiply.
+
+    `second` was found on the model that `first` had extended (LongRoPE section 3.3, the second search).
+
+    Raises:
+        ValueError: `second` is not for the embedding that `first` leaves, or their `start_tokens` differ.
+    """
+    if first.start_tokens != second.start_tokens:
+        raise ValueError(
+            f"cannot compose scalings with {first.start_tokens} and {second.start_tokens} start tokens: between the two "
+            "counts only one of them would act; search the second with the first's start_tokens"
+        )
+    if second.spec.original_length != first.target_length or not np.allclose(
+        second.spec.frequencies, first.frequencies, rtol=1e-5, atol=0
+    ):
+        raise ValueError(
+            f"the second scaling starts from a window of {second.spec.original_length} tokens and frequencies that are "
+            f"not those the first leaves at {first.target_length} tokens: make it from first.as_spec()"
+        )
+    return RopeScaling(
+        spec=first.spec,
+        factors=first.factors * second.factors,
+        target_length=second.target_length,
+        method=second.method,
+        start_tokens=second.start_tokens,
+        attention_factor=first.attention_factor * second.attention_factor,
+    )
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value}: it must be a finite number above 0")
+
+
+def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> Path:
+    """Write `data`, making the folder if need be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What the file holds; an error that names it if it is missing or damaged."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no scaling at {path}: save one with RopeScaling.save, or check the path")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}): it is damaged; write it again with .save") from None

@@ -1,0 +1,301 @@
+"""Reads the rotary embedding of a live Hugging Face model, and puts a scaling in its place.
+
+Nothing here knows a model by name. A rotary module is one that holds ``inv_freq`` and answers
+``module(x, position_ids)`` with cos and sin of position times frequency; a trial call tells how it lays
+them out. Its `forward` is then replaced on the instance: no weight, buffer or config changes, so restoring is
+exact. (Editing the config of a loaded model does nothing; neither does replacing the module in each layer, since
+transformers 5 calls one at the model's top.)
+
+Angles are computed in float64 and only cos and sin are cast: near position 2,000,000 neighbouring float32
+numbers are 0.125 apart, which is a tenth of a radian off in the fastest dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .hf_config import FULL_ATTENTION, scaling_from_config, spec_from_config
+from .rope import RopeScaling, RopeSpec
+from .schedule import RopeSchedule
+
+# How a module spreads the d/2 angles over its output: (..., d/2) -> (..., d) or (..., d/2).
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "halves": lambda a: torch.cat((a, a), dim=-1),  # Llama: dimension i is paired with i + d/2
+    "pairs": lambda a: a.repeat_interleave(2, dim=-1),  # Cohere: 2i with 2i + 1
+    "once": lambda a: a,  # GPT-OSS: the attention layer spreads them itself
+}
+
+
+@dataclass(frozen=True)
+class RotaryModule:
+    """One rotary module of a model, as a trial call found it."""
+
+    name: str
+    module: nn.Module
+    layer_type: str | None  # where one module serves several layer types (Gemma 3): the one with full attention
+    frequencies: Tensor  # (d/2,), float64
+    attention_factor: float
+    layout: Callable[[Tensor], Tensor]
+    output_dtype: torch.dtype | None  # None: that of its input
+
+
+def rope_spec(model: nn.Module) -> RopeSpec:
+    """The rotary embedding of a Hugging Face causal language model as it is loaded.
+
+    A scaling that the model's config carries is part of it: its frequencies are the starting point of a
+    further extension, and the window is the one it reaches. Where that scaling depends on the length
+    ("dynamic", "longrope"), the frequencies and the window are those of short inputs. A scaling put in place by
+    `apply_scaling` is not part of it.
+
+    Raises:
+        ValueError: no rotary embedding, or one of a kind that cannot be rescaled safely.
+    """
+    rotary = find_rotary(model)[0]
+    plain = spec_from_config(model.config)
+    frequencies = rotary.frequencies.numpy()
+    if plain.rotary_dim == 2 * len(frequencies) and rotary.attention_factor == 1.0:
+        if np.allclose(frequencies, plain.frequencies, rtol=1e-6, atol=0):
+            return plain
+    return RopeSpec(
+        rotary_dim=2 * len(frequencies),
+        original_length=_window(model.config),
+        base_frequencies=tuple(frequencies.tolist()),
+        attention_factor=rotary.attention_factor,
+    )
+
+
+def _window(config: Any) -> int:
+    """Tokens that the config's own frequencies serve: the extended window, or the short one of a schedule."""
+    try:
+        scaling = scaling_from_config(config)
+    except ValueError:  # a type without a formula here, such as llama3: its config states the window it reaches
+        return int(config.get_text_config().max_position_embeddings)
+    return scaling.target_length if isinstance(scaling, RopeScaling) else scaling.spec.original_length
+
+
+class apply_scaling:  # noqa: N801 - used as a function and as a context manager
+    """Put a scaling in place of a model's rotary embedding, until `restore()` or the end of the ``with`` block.
+
+    A second scaling replaces the first while it lasts; the two do not add up (`compose` is for that).
+
+    Args:
+        model: any Hugging Face causal language model with rotary embeddings.
+        scaling: a `RopeScaling`, or a `RopeSchedule`: then each row of a batch gets the scaling for its own length,
+            the highest position of the row plus one.
+        length: fix a schedule to the scaling for this many tokens. Generation needs it (prompt plus new tokens):
+            keys in the cache keep the rotation they were made with, so a change of factors half way would mix two.
+
+    Raises:
+        ValueError: the scaling was made for other frequencies than this model's, or the model is not fit.
+        RuntimeError: in the forward pass, when a schedule would change factors over cached keys.
+    """
+
+    def __init__(self, model: nn.Module, scaling: RopeScaling | RopeSchedule, *, length: int | None = None) -> None:
+        self.scaling: RopeScaling | RopeSchedule = scaling if length is None else scaling.at(length)
+        found = find_rotary(model)
+        _check_same_embedding(model, self.scaling.spec)
+        self._last: tuple[list[RopeScaling], list[int]] = ([], [])
+        self._installed: list[tuple[nn.Module, Any, Any]] = []
+        for rotary in found:
+            before = rotary.module.__dict__.get("forward")
+            ours = self._forward_of(rotary)
+            rotary.module.forward = ours
+            self._installed.append((rotary.module, ours, before))
+
+    def restore(self) -> None:
+        """Put back what was there before; a second call does nothing.
+
+        Raises:
+            RuntimeError: a later scaling is still in place.
+        """
+        if any(module.__dict__.get("forward") is not ours for module, ours, _ in self._installed):
+            raise RuntimeError("another scaling was applied after this one: restore that one first")
+        for module, _, before in self._installed:
+            if before is None:
+                del module.__dict__["forward"]
+            else:
+                module.forward = before
+        self._installed = []
+
+    def __enter__(self) -> apply_scaling:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+    def _forward_of(self, rotary: RotaryModule) -> Callable[..., tuple[Tensor, Tensor]]:
+        stock = rotary.module.forward
+
+        @torch.no_grad()
+        def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
+            if layer_type != rotary.layer_type:  # a local layer of Gemma 3 never sees past its own window
+                result: tuple[Tensor, Tensor] = stock(x, position_ids, layer_type)
+                return result
+            rows = self._rows(position_ids)
+            position_ids = position_ids.to(x.device)
+            if len(set(rows)) == 1:
+                cos, sin = _cos_sin(rows[0], position_ids)
+            else:
+                each = [_cos_sin(s, row) for s, row in zip(rows, position_ids, strict=True)]
+                cos, sin = (torch.stack(part) for part in zip(*each, strict=True))
+            dtype = rotary.output_dtype or x.dtype
+            return rotary.layout(cos).to(x.device, dtype), rotary.layout(sin).to(x.device, dtype)
+
+        return forward
+
+    def _rows(self, position_ids: Tensor) -> list[RopeScaling]:
+        """The scaling in force for each row of positions (B, T)."""
+        if isinstance(self.scaling, RopeScaling):
+            return [self.scaling]
+        first, last = position_ids.amin(dim=-1).tolist(), position_ids.amax(dim=-1).tolist()
+        rows = [self.scaling.at(n + 1) for n in last]
+        before, ends = self._last
+        continued = [n > 0 and n == end + 1 for n, end in zip(first, ends, strict=False)]
+        if len(continued) == len(rows):
+            for now, was, goes_on in zip(rows, before, continued, strict=True):
+                if goes_on and now != was:
+                    raise RuntimeError(
+                        f"the cached keys were rotated with the factors for {was.target_length} tokens, and the sequence "
+                        f"now calls for those of {now.target_length}: fix the set beforehand with "
+                        "apply_scaling(model, schedule, length=prompt tokens + new tokens)"
+                    )
+        self._last = rows, last
+        return rows
+
+
+def _cos_sin(scaling: RopeScaling, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin times m, each positions.shape + (d/2,), float64 (LongRoPE, Eq. 3)."""
+    device = "cpu" if positions.device.type == "mps" else positions.device  # MPS has no float64
+    n = positions.to(device, torch.float64)[..., None]
+    theta = torch.tensor(scaling.frequencies, device=device)
+    if scaling.start_tokens:
+        theta = torch.where(n < scaling.start_tokens, torch.tensor(scaling.spec.frequencies, device=device), theta)
+    angles = n * theta
+    m = scaling.spec.attention_factor * scaling.attention_factor
+    return angles.cos() * m, angles.sin() * m
+
+
+def _check_same_embedding(model: nn.Module, spec: RopeSpec) -> None:
+    """A scaling means something only over the frequencies it was made for: the model's, or its config's unscaled ones."""
+    live, plain = rope_spec(model), spec_from_config(model.config)
+    for own in (live, plain):
+        if own.rotary_dim == spec.rotary_dim and np.allclose(own.frequencies, spec.frequencies, rtol=1e-5, atol=0):
+            return
+    raise ValueError(
+        f"this scaling is for rotary_dim {spec.rotary_dim} and {_frequency_words(spec)}; the model has rotary_dim "
+        f"{live.rotary_dim} and {_frequency_words(live)}: make it from rope_spec(model)"
+    )
+
+
+def _frequency_words(spec: RopeSpec) -> str:
+    if spec.base is not None:
+        return f"base {spec.base:g}"
+    return f"frequencies {spec.frequencies[0]:.4g} to {spec.frequencies[-1]:.4g}"
+
+
+def find_rotary(model: nn.Module) -> list[RotaryModule]:
+    """The rotary modules of a model's decoder, all with the same frequencies.
+
+    Raises:
+        ValueError: none, several that differ, or one whose output is not understood.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    holders = [(name, m) for name, m in decoder.named_modules() if _layer_types(m) is not None]
+    if not holders:
+        raise ValueError(
+            f"{type(model).__name__} has no rotary embedding (no module with inv_freq): "
+            "context extension by rescaling needs a RoPE model such as Llama, Mistral or Qwen"
+        )
+    found = [_examine(name, module) for name, module in holders]
+    for other in found[1:]:
+        if other.frequencies.shape != found[0].frequencies.shape or not torch.allclose(
+            other.frequencies, found[0].frequencies, rtol=1e-5, atol=0
+        ):
+            raise ValueError(
+                f"{type(model).__name__} has rotary modules with different frequencies ({found[0].name} and "
+                f"{other.name}): one scaling cannot serve both"
+            )
+    return found
+
+
+def _layer_types(module: nn.Module) -> list[str | None] | None:
+    """The layer types a module holds frequencies for ([None]: one set for all); None if it holds none."""
+    names = [name for name, _ in module.named_buffers(recurse=False)]
+    names += [name for name, value in vars(module).items() if isinstance(value, Tensor)]
+    if "inv_freq" in names:
+        return [None]
+    suffix = "_inv_freq"
+    types = {n.removesuffix(suffix) for n in names if n.endswith(suffix) and not n.endswith("_original_inv_freq")}
+    return sorted(types - {"original", "long"}) or None
+
+
+def _examine(name: str, module: nn.Module) -> RotaryModule:
+    """Call the module on a few positions, and read off what it does."""
+    where = f"the rotary module {name!r} ({type(module).__name__})"
+    types = _layer_types(module) or [None]
+    layer_type = None
+    if types != [None]:
+        if FULL_ATTENTION not in types:
+            raise ValueError(f"{where} serves layer types {types}, none of them {FULL_ATTENTION!r}: cannot tell which to scale")
+        layer_type = FULL_ATTENTION
+    frequencies = _fresh_frequencies(module, layer_type)
+    positions = torch.arange(8, device=_buffer(module, layer_type).device)[None]  # (1, 8)
+    arguments = (positions,) if layer_type is None else (positions, layer_type)
+    outputs = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.zeros(1, 8, 1, dtype=dtype, device=positions.device)
+        try:
+            with torch.no_grad():
+                cos, sin = type(module).forward(module, x, *arguments)  # the class's: a scaling may be in place
+        except Exception as error:
+            raise ValueError(f"{where} does not answer (x, position_ids) with cos and sin: {error}") from error
+        outputs[dtype] = cos, sin
+    cos, sin = (part.double().cpu() for part in outputs[torch.float32])
+    angles = positions.cpu().double()[..., None] * frequencies  # (1, 8, d/2)
+    attention_factor = float(cos[0, 0].flatten()[0])  # cos 0 = 1, so position 0 shows the factor alone
+    attention_factor = 1.0 if abs(attention_factor - 1) < 1e-6 else attention_factor
+    for layout in LAYOUTS.values():
+        expected = layout(angles)
+        if expected.shape == cos.shape and all(
+            torch.allclose(part, function(expected) * attention_factor, atol=1e-4)
+            for part, function in ((cos, torch.cos), (sin, torch.sin))
+        ):
+            follows = outputs[torch.bfloat16][0].dtype == torch.bfloat16
+            return RotaryModule(
+                name, module, layer_type, frequencies, attention_factor, layout, None if follows else torch.float32
+            )
+    raise ValueError(f"{where} lays out cos and sin of shape {tuple(cos.shape)} in a way that is not known here")
+
+
+def _buffer(module: nn.Module, layer_type: str | None) -> Tensor:
+    buffer: Tensor = getattr(module, "inv_freq" if layer_type is None else f"{layer_type}_inv_freq")
+    return buffer
+
+
+def _fresh_frequencies(module: nn.Module, layer_type: str | None) -> Tensor:
+    """The module's frequencies (d/2,) in float64, free of what a cast or an earlier long input did to its buffer.
+
+    ``model.to(torch.bfloat16)`` rounds the buffer, and a "dynamic" or "longrope" module leaves the long
+    input's frequencies in it; a module newly made from the config has neither. A buffer that somebody set to
+    other values by hand is believed.
+    """
+    live = _buffer(module, layer_type)
+    try:
+        fresh = _buffer(type(module)(module.config), layer_type).double().cpu()
+    except Exception:  # a module that cannot be made from its config alone: the live values are all there is
+        return live.double().cpu()
+    rope_type = getattr(module, "rope_type", "default")
+    rope_type = rope_type[layer_type] if isinstance(rope_type, dict) else rope_type
+    follows_length = "dynamic" in rope_type or rope_type == "longrope"
+    rounding = max(torch.finfo(live.dtype).eps, 1e-6)
+    same = live.shape == fresh.shape and torch.allclose(live.double().cpu(), fresh, rtol=rounding, atol=0)
+    return fresh if same or follows_length else live.double().cpu()

@@ -1,0 +1,130 @@
+"""Length -> `RopeScaling`: factors that depend on how long the sequence is."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .methods import ntk_factors
+from .rope import RopeScaling, RopeSpec, read_json, write_json
+
+
+class RopeSchedule(ABC):
+    """What gives a `RopeScaling` for each sequence length. `RopeSchedule.stages([...])` makes the usual one."""
+
+    method: str
+
+    @property
+    @abstractmethod
+    def spec(self) -> RopeSpec:
+        """The embedding that the schedule is for."""
+
+    @abstractmethod
+    def at(self, length: int) -> RopeScaling:
+        """The scaling in force for a sequence of `length` tokens."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON; `load` reads it back exactly."""
+        return write_json(path, self.to_dict())
+
+    @staticmethod
+    def stages(scalings: Iterable[RopeScaling], method: str = "longrope") -> StagedSchedule:
+        """The schedule that uses each scaling up to its `target_length`, and the last one beyond."""
+        return StagedSchedule(tuple(scalings), method)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> RopeSchedule:
+        """Read a schedule from JSON.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a schedule.
+        """
+        data = read_json(Path(path))
+        try:
+            kind = data["kind"]
+            if kind == "dynamic_ntk":
+                return DynamicNTK(RopeSpec(**data["spec"]), data["alpha"])
+            if kind == "stages":
+                return StagedSchedule(
+                    tuple(RopeScaling.from_dict(s, str(path)) for s in data["stages"]), data["method"]
+                )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a schedule that longrope_lab wrote: {error!r}") from None
+        raise ValueError(f"{path} holds a {kind}, not a schedule: read one scaling with RopeScaling.load")
+
+
+@dataclass(frozen=True)
+class StagedSchedule(RopeSchedule):
+    """Scalings of one model, each in force up to its `target_length`; a longer sequence gets the last one.
+
+    LongRoPE's short-context recovery (section 3.3) is such a schedule: one set of factors for 4k, one
+    for 8k, one beyond.
+
+    Raises:
+        ValueError: no scalings, scalings of different specs, or two of the same target length.
+    """
+
+    scalings: tuple[RopeScaling, ...]
+    method: str = "longrope"
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.scalings, key=lambda s: s.target_length))
+        object.__setattr__(self, "scalings", ordered)
+        if not ordered:
+            raise ValueError("a schedule needs at least one RopeScaling; this list is empty")
+        if len({s.spec for s in ordered}) > 1:
+            raise ValueError("the scalings of a schedule must share one RopeSpec: these are for different models")
+        lengths = [s.target_length for s in ordered]
+        if len(set(lengths)) < len(lengths):
+            raise ValueError(f"the scalings of a schedule need different target lengths; these are {lengths}")
+
+    @property
+    def spec(self) -> RopeSpec:
+        return self.scalings[0].spec
+
+    def at(self, length: int) -> RopeScaling:
+        return next((s for s in self.scalings if length <= s.target_length), self.scalings[-1])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "stages", "method": self.method, "stages": [s.to_dict() for s in self.scalings]}
+
+
+@dataclass(frozen=True)
+class DynamicNTK(RopeSchedule):
+    """NTK-aware scaling whose ratio follows the running length l > L: s = alpha*l/L - (alpha - 1).
+
+    With alpha = 1 the ratio is l/L itself; transformers' ``dynamic`` type calls alpha its ``factor``.
+    Source: u/emozilla's post, LongRoPE's baseline Dy-NTK.
+    """
+
+    model: RopeSpec
+    alpha: float = 1.0
+
+    method = "dynamic_ntk"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha >= 1):
+            raise ValueError(f"alpha is {self.alpha}: it must be a finite number of at least 1")
+
+    @property
+    def spec(self) -> RopeSpec:
+        return self.model
+
+    def at(self, length: int) -> RopeScaling:
+        """The NTK scaling for a sequence of `length` tokens; inside the window, none."""
+        length = max(length, self.spec.original_length)
+        ratio = self.alpha * length / self.spec.original_length - (self.alpha - 1)
+        return RopeScaling(self.spec, ntk_factors(self.spec, ratio), length, self.method)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "dynamic_ntk", "spec": self.spec.to_dict(), "alpha": self.alpha}
