@@ -144,7 +144,9 @@ PARTS = {  # groups as pythonbible names them; together each testament once
 
 def _kjv(split: str, by_part: bool) -> Iterator[Text]:
     if split not in TESTAMENTS:
-        raise ValueError(f"'kjv' has no split {split!r}: it has 'validation' (New Testament) and 'test' (Old Testament)")
+        raise ValueError(
+            f"'kjv' has no split {split!r}: it has 'validation' (New Testament) and 'test' (Old Testament)"
+        )
     import pythonbible
 
     testament = TESTAMENTS[split]
@@ -176,7 +178,9 @@ def _python(split: str) -> Iterator[Text]:
         raise ValueError("'python' has no split 'train': its modules alternate between 'validation' and 'test'")
     root = Path(sysconfig.get_path("stdlib"))
     leave_out = {"site-packages", "test", "idlelib", "lib2to3", "__pycache__", "ensurepip"}
-    names = sorted(p for p in root.iterdir() if p.name not in leave_out and (p.suffix == ".py" or (p / "__init__.py").is_file()))
+    names = sorted(
+        p for p in root.iterdir() if p.name not in leave_out and (p.suffix == ".py" or (p / "__init__.py").is_file())
+    )
     for path in names[SPLITS.index(split) - 1 :: 2]:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*.py") if "test" not in p.parts)
         # A few of the library's files are in another encoding on purpose; they say nothing about code.

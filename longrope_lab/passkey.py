@@ -5,10 +5,22 @@ The effective window of an extended model, as PI, YaRN and LongRoPE measure it (
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from numpy.typing import ArrayLike
+
+from .corpora import Document
+from .losses import fast_attention
+from .models import quiet_transformers
+from .progress import progress
+from .rope import RopeScaling
+from .rotary import scaled
+from .schedule import RopeSchedule
 
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
@@ -20,6 +32,98 @@ QUESTION = "\nWhat is the pass key? The pass key is"
 
 # Room for the answer at the end of the sequence: a space and five digits take at most six tokens.
 ANSWER_TOKENS = 8
+
+# Tokens of prompts answered together: bounds the memory of a batch, and is enough to keep a CPU busy.
+BATCH_TOKENS = 8192
+
+COLUMNS = ["scaling", "length", "depth", "trial", "expected", "answer", "correct"]
+
+
+def passkey(
+    model: Any,
+    tokenizer: Any,
+    lengths: Sequence[int],
+    depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    trials: int = 10,
+    scalings: Mapping[str, RopeScaling | RopeSchedule | None] | None = None,
+    filler: Sequence[Document] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Passkey retrieval at each length and depth, under each scaling; all scalings get the same prompts.
+
+    Args:
+        model, tokenizer: a Hugging Face causal language model and its tokenizer.
+        lengths: tokens of prompt and answer together.
+        depths: where the key stands, from 0.0 (beginning) to 1.0 (end).
+        trials: prompts a cell, each with its own key.
+        scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it stands. A schedule is
+            fixed to the set of the prompt's length before anything is generated.
+        filler: documents to hide the key in, from a random place on; None for the paper's repeated sentences.
+        seed: of keys and places.
+
+    Returns:
+        A row a trial: scaling, length, depth, trial, expected, answer (the greedy continuation), correct (its first
+        number is the key).
+
+    Raises:
+        ValueError: no trials, filler documents shorter than a length, or what `passkey_sequence` refuses.
+    """
+    if trials < 1 or not lengths or not depths:
+        raise ValueError(f"passkey needs lengths, depths and at least one trial; got {trials} trials")
+    scalings = {"model": None} if scalings is None else scalings
+    cells = [(length, depth, trial) for length in lengths for depth in depths for trial in range(trials)]
+    prompts = {cell: _prompt(tokenizer, *cell, filler, seed) for cell in cells}
+    batches = [
+        (name, scaling, same_length[start : start + size])
+        for name, scaling in scalings.items()
+        for length in lengths
+        for same_length in [[cell for cell in cells if cell[0] == length]]
+        for size in [max(1, BATCH_TOKENS // length)]
+        for start in range(0, len(same_length), size)
+    ]
+    rows = []
+    for name, scaling, batch in progress(batches, "passkey"):
+        with scaled(model, scaling, length=batch[0][0]):
+            answers = _answers(model, tokenizer, [prompts[cell][0] for cell in batch])
+        for cell, answer in zip(batch, answers, strict=True):
+            key = prompts[cell][1]
+            number = re.search(r"\d+", answer)
+            rows.append((name, *cell, key, answer, number is not None and number.group() == key))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _prompt(
+    tokenizer: Any, length: int, depth: float, trial: int, filler: Sequence[Document] | None, seed: int
+) -> tuple[list[int], str]:
+    rng = np.random.default_rng([seed, length, round(depth * 1e6), trial])
+    text = None
+    if filler is not None:
+        document = filler[int(rng.integers(len(filler)))]
+        if len(document) < length:
+            raise ValueError(
+                f"the filler document {document.title!r} has {len(document):,} tokens and a prompt may need {length:,}: "
+                f"load it with min_tokens={length}"
+            )
+        start = int(rng.integers(0, len(document) - length + 1))
+        text = document.ids[start : start + length]
+    return passkey_sequence(tokenizer, length, depth, rng, text)
+
+
+def _answers(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
+    """The greedy continuation of each of several prompts of one length, as text."""
+    from transformers import GenerationConfig
+
+    ids = torch.tensor(prompts, device=model.device)  # (B, T)
+    # A config of its own: the model's may sample.
+    greedy = GenerationConfig(
+        max_new_tokens=ANSWER_TOKENS,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+    )
+    with torch.inference_mode(), fast_attention(), quiet_transformers():
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
+    return [text.strip() for text in tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)]
 
 
 def passkey_sequence(

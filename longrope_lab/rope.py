@@ -22,6 +22,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,25 +58,25 @@ class RopeSpec:
     attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rotary_dim < 2 or self.rotary_dim % 2:
+        # Plain Python numbers are kept, whatever came in: they are hashable, and JSON holds them exactly.
+        keep = partial(object.__setattr__, self)
+        keep("rotary_dim", _whole("rotary_dim", self.rotary_dim, 2, "it must be even and at least 2"))
+        if self.rotary_dim % 2:
             raise ValueError(f"rotary_dim is {self.rotary_dim}: it must be even and at least 2")
-        if self.original_length < 2:
-            raise ValueError(f"original_length is {self.original_length}: a window has at least 2 tokens")
-        _positive("attention_factor", self.attention_factor)
+        keep("original_length", _whole("original_length", self.original_length, 2, "a window has at least 2 tokens"))
+        keep("attention_factor", _above("attention_factor", self.attention_factor, 0))
         if (self.base is None) == (self.base_frequencies is None):
             raise ValueError("a RopeSpec takes either base or base_frequencies: give exactly one of the two")
-        if self.base is not None and not (math.isfinite(self.base) and self.base > 1):
-            raise ValueError(f"base is {self.base}: it must be a finite number above 1 (10000 is usual)")
-        if self.base_frequencies is not None:
-            theta = tuple(float(f) for f in self.base_frequencies)
-            object.__setattr__(self, "base_frequencies", theta)  # any array-like is taken, a tuple is kept
-            if len(theta) != self.rotary_dim // 2:
+        if self.base is not None:
+            keep("base", _above("base", self.base, 1))
+        else:
+            theta = np.asarray(self.base_frequencies, dtype=np.float64)
+            if theta.shape != (self.rotary_dim // 2,):
                 raise ValueError(
-                    f"base_frequencies has {len(theta)} values: rotary_dim {self.rotary_dim} needs "
-                    f"{self.rotary_dim // 2}, one a pair of dimensions"
+                    f"base_frequencies has shape {theta.shape}: rotary_dim {self.rotary_dim} needs shape "
+                    f"({self.rotary_dim // 2},), one frequency a pair of dimensions"
                 )
-            for f in theta:
-                _positive("base_frequencies", f)
+            keep("base_frequencies", tuple(_above("a base frequency", f, 0) for f in theta.tolist()))
 
     @property
     def frequencies(self) -> Floats:
@@ -86,7 +87,7 @@ class RopeSpec:
 
     @property
     def wavelengths(self) -> Floats:
-        """Tokens to a full turn of each dimension pair, shape (d/2,): 2*pi/theta (YaRN, arXiv 2309.00071, Eq. 6)."""
+        """Tokens to a full turn of each dimension pair, shape (d/2,): 2*pi/theta (arXiv 2309.00071, section 2)."""
         return 2 * np.pi / self.frequencies
 
     @property
@@ -115,7 +116,8 @@ class RopeScaling:
         target_length: L', the window in tokens that this scaling is for; at least the original one.
         method: the name of the method that made it.
         start_tokens: n-hat, how many first positions keep their unscaled angles.
-        attention_factor: m; cos and sin are multiplied by it, so attention logits by its square.
+        attention_factor: m; cos and sin are multiplied by it, on top of the spec's own, so attention
+            logits by its square.
 
     Raises:
         ValueError: a value outside these rules.
@@ -129,7 +131,8 @@ class RopeScaling:
     attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        factors = np.array(self.factors, dtype=np.float64)
+        keep = partial(object.__setattr__, self)
+        factors = np.asarray(self.factors, dtype=np.float64)
         pairs = self.spec.rotary_dim // 2
         if factors.shape != (pairs,):
             raise ValueError(
@@ -145,17 +148,12 @@ class RopeScaling:
                 f"factor {low[0]} is {factors[low[0]]:g}: rescale factors are at least 1 (1 leaves a dimension as "
                 "it is; they divide the frequency, so pass the factor, not its inverse)"
             )
-        factors = np.maximum(factors, 1.0)
+        factors = np.maximum(factors, 1.0)  # a copy, too: the caller's array may change later
         factors.setflags(write=False)
-        object.__setattr__(self, "factors", factors)
-        if self.target_length < self.spec.original_length:
-            raise ValueError(
-                f"target_length {self.target_length} is shorter than the window of {self.spec.original_length} tokens: "
-                "a scaling extends the window; for shorter inputs use the model as it is"
-            )
-        if self.start_tokens < 0 or int(self.start_tokens) != self.start_tokens:
-            raise ValueError(f"start_tokens is {self.start_tokens}: it counts tokens, so a whole number from 0")
-        _positive("attention_factor", self.attention_factor)
+        keep("factors", factors)
+        keep("target_length", check_target(self.spec, self.target_length))
+        keep("start_tokens", _whole("start_tokens", self.start_tokens, 0, "it counts tokens, so a whole number from 0"))
+        keep("attention_factor", _above("attention_factor", self.attention_factor, 0))
 
     @property
     def ratio(self) -> float:
@@ -185,12 +183,13 @@ class RopeScaling:
         if self.start_tokens:
             raise ValueError(
                 f"this scaling keeps {self.start_tokens} start tokens, which a RopeSpec cannot express: extend again "
-                "from a scaling with start_tokens=0, or compose two scalings with the same start_tokens"
+                "from a scaling with start_tokens=0, or compose with one of the same start_tokens whose RopeSpec has "
+                "this one's target_length, frequencies and attention_factor"
             )
         return RopeSpec(
             rotary_dim=self.spec.rotary_dim,
             original_length=self.target_length,
-            base_frequencies=tuple(self.frequencies),
+            base_frequencies=tuple(self.frequencies.tolist()),
             attention_factor=self.spec.attention_factor * self.attention_factor,
         )
 
@@ -204,8 +203,8 @@ class RopeScaling:
         if falls.size:
             i = int(falls[0])
             raise ValueError(
-                f"factors fall from {self.factors[i]:g} (dimension {i}) to {self.factors[i + 1]:g} (dimension {i + 1}): "
-                "LongRoPE's factors never decrease; sort them, or build a RopeScaling directly to skip this rule"
+                f"factors fall from {self.factors[i]:g} (dimension {i}) to {self.factors[i + 1]:g} (dimension "
+                f"{i + 1}): LongRoPE's factors never decrease; sort them, or build a RopeScaling to skip this rule"
             )
         return self
 
@@ -241,9 +240,10 @@ class RopeScaling:
         Raises:
             ValueError: naming what is missing or wrong.
         """
+        kind = data.get("kind") if isinstance(data, dict) else None
+        if kind not in ("scaling", None):
+            raise ValueError(f"{source} holds {kind!r}, not one scaling: a schedule is read with RopeSchedule.load")
         try:
-            if data["kind"] != "scaling":
-                raise ValueError(f"{source} holds a {data['kind']}, not one scaling: read it with RopeSchedule.load")
             return cls(
                 spec=RopeSpec(**data["spec"]),
                 factors=np.asarray(data["factors"], dtype=np.float64),
@@ -252,8 +252,8 @@ class RopeScaling:
                 start_tokens=data["start_tokens"],
                 attention_factor=data["attention_factor"],
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{source} is not a scaling that longrope_lab wrote: {error!r}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_ours(source, "scaling", error) from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as JSON; `load` reads it back exactly."""
@@ -271,32 +271,45 @@ class RopeScaling:
         """Read a scaling from JSON, or from a CSV with one factor a line.
 
         The CSV is what microsoft/LongRoPE's search writes. It holds the factors alone, so `spec` and
-        `target_length` must come with it; m defaults to LongRoPE's formula.
+        `target_length` must come with it; m defaults to LongRoPE's formula. A row of factors, the same for
+        every layer, is read too: the published factors of the paper's models are kept that way.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a scaling, or a CSV without `spec` and `target_length`.
+            ValueError: not a scaling, a CSV without `spec` and `target_length`, or JSON that says otherwise
+                than the arguments do.
         """
         path = Path(path)
         if path.suffix.lower() != ".csv":
-            return cls.from_dict(read_json(path), source=str(path))
+            scaling = cls.from_dict(read_json(path), source=str(path))
+            given = {"spec": spec, "target_length": target_length, "attention_factor": attention_factor}
+            for name, value in (given | {"start_tokens": start_tokens or None}).items():
+                if value is not None and value != getattr(scaling, name):
+                    raise ValueError(
+                        f"{path} holds a scaling with {name}={getattr(scaling, name)}, not {value}: the arguments "
+                        "complete a CSV; JSON says everything itself"
+                    )
+            return scaling
         if not path.is_file():
             raise FileNotFoundError(f"no factors at {path}: check the path")
         if spec is None or target_length is None:
             raise ValueError(
                 f"{path} is a CSV of factors alone: pass spec= and target_length= (and start_tokens= if it has any)"
             )
-        try:
-            factors = np.loadtxt(path, delimiter=",", dtype=np.float64, ndmin=1)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a CSV with one factor a line: {error}") from None
+        target_length = check_target(spec, target_length)
         if attention_factor is None:
             attention_factor = longrope_attention_factor(spec, target_length)
-        return cls(spec, factors.reshape(-1), target_length, "longrope", start_tokens, attention_factor)
+        try:
+            return cls(spec, _read_factors(path), target_length, "longrope", start_tokens, attention_factor)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used: {error}") from None
 
 
-def longrope_attention_factor(spec: RopeSpec, target_length: int) -> float:
-    """m = sqrt(1 + ln s / ln L), LongRoPE's attention factor (as in its released code and transformers)."""
+def longrope_attention_factor(spec: RopeSpec, target_length: float) -> float:
+    """m = sqrt(1 + ln s / ln L), LongRoPE's attention factor (as in its released code and transformers).
+
+    `target_length` is in tokens; it need not be whole, since a config may state a ratio that makes no whole number.
+    """
     return math.sqrt(1 + math.log(max(target_length / spec.original_length, 1.0)) / math.log(spec.original_length))
 
 
@@ -310,15 +323,21 @@ def compose(first: RopeScaling, second: RopeScaling) -> RopeScaling:
     """
     if first.start_tokens != second.start_tokens:
         raise ValueError(
-            f"cannot compose scalings with {first.start_tokens} and {second.start_tokens} start tokens: between the two "
-            "counts only one of them would act; search the second with the first's start_tokens"
+            f"cannot compose scalings with {first.start_tokens} and {second.start_tokens} start tokens: between the "
+            "two counts only one of them would act; search the second with the first's start_tokens"
         )
-    if second.spec.original_length != first.target_length or not np.allclose(
-        second.spec.frequencies, first.frequencies, rtol=1e-5, atol=0
+    # What a live model holds is float32, so its frequencies match ours to about 1e-7 only.
+    left = first.spec.attention_factor * first.attention_factor
+    if second.spec.original_length != first.target_length or not (
+        second.spec.rotary_dim == first.spec.rotary_dim
+        and np.allclose(second.spec.frequencies, first.frequencies, rtol=1e-5, atol=0)
+        and math.isclose(second.spec.attention_factor, left, rel_tol=1e-5)
     ):
         raise ValueError(
-            f"the second scaling starts from a window of {second.spec.original_length} tokens and frequencies that are "
-            f"not those the first leaves at {first.target_length} tokens: make it from first.as_spec()"
+            f"the second scaling is not for the embedding that the first leaves (a window of {first.target_length} "
+            f"tokens, attention factor {left:g}, and its frequencies) but for a window of "
+            f"{second.spec.original_length} tokens, attention factor {second.spec.attention_factor:g}, and its own: "
+            "make it from first.as_spec()"
         )
     return RopeScaling(
         spec=first.spec,
@@ -330,9 +349,55 @@ def compose(first: RopeScaling, second: RopeScaling) -> RopeScaling:
     )
 
 
-def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}: it must be a finite number above 0")
+def check_target(spec: RopeSpec, target_length: int) -> int:
+    """`target_length` as an int.
+
+    Raises:
+        ValueError: not a whole number of tokens, or shorter than the window.
+    """
+    target_length = _whole("target_length", target_length, 0, "it counts tokens, so a whole number")
+    if target_length < spec.original_length:
+        raise ValueError(
+            f"target_length {target_length} is shorter than the window of {spec.original_length} tokens: "
+            "a scaling extends the window; for shorter inputs use the model as it is"
+        )
+    return target_length
+
+
+def _whole(name: str, value: Any, least: int, rule: str) -> int:
+    try:
+        if int(value) == value and value >= least:
+            return int(value)
+    except (TypeError, ValueError, OverflowError):  # None or text, NaN, infinity
+        pass
+    raise ValueError(f"{name} is {value}: {rule}")
+
+
+def _above(name: str, value: Any, bound: int) -> float:
+    try:
+        if math.isfinite(value) and value > bound:
+            return float(value)
+    except TypeError:  # None or text
+        pass
+    raise ValueError(f"{name} is {value}: it must be a finite number above {bound}")
+
+
+def _read_factors(path: Path) -> Floats:
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError("the file is empty; it should have one factor a line")
+    table = np.loadtxt(lines, delimiter=",", dtype=np.float64, ndmin=2, comments=None)
+    rows, columns = table.shape
+    if rows > 1 and columns > 1 and (table != table[0]).any():
+        raise ValueError(f"it has {rows} different lines of {columns} values; it should have one factor a line")
+    factors: Floats = table[:, 0] if columns == 1 else table[0]
+    return factors
+
+
+def not_ours(source: str, kind: str, error: Exception) -> ValueError:
+    """The error for a file or dict that cannot be what longrope_lab wrote."""
+    reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return ValueError(f"{source} is not a {kind} that longrope_lab wrote: {reason}")
 
 
 def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> Path:

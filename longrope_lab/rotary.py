@@ -12,6 +12,7 @@ numbers are 0.125 apart, which is a tenth of a radian off in the fastest dimensi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -172,6 +173,13 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
         return rows
 
 
+def scaled(
+    model: nn.Module, scaling: RopeScaling | RopeSchedule | None, *, length: int | None = None
+) -> contextlib.AbstractContextManager[object]:
+    """`apply_scaling`, or nothing at all for None: the model as it stands."""
+    return contextlib.nullcontext() if scaling is None else apply_scaling(model, scaling, length=length)
+
+
 def _cos_sin(scaling: RopeScaling, positions: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin times m, each positions.shape + (d/2,), float64 (LongRoPE, Eq. 3)."""
     device = "cpu" if positions.device.type == "mps" else positions.device  # MPS has no float64
@@ -245,7 +253,9 @@ def _examine(name: str, module: nn.Module) -> RotaryModule:
     layer_type = None
     if types != [None]:
         if FULL_ATTENTION not in types:
-            raise ValueError(f"{where} serves layer types {types}, none of them {FULL_ATTENTION!r}: cannot tell which to scale")
+            raise ValueError(
+                f"{where} serves layer types {types}, none of them {FULL_ATTENTION!r}: cannot tell which to scale"
+            )
         layer_type = FULL_ATTENTION
     frequencies = _fresh_frequencies(module, layer_type)
     positions = torch.arange(8, device=_buffer(module, layer_type).device)[None]  # (1, 8)

@@ -6,23 +6,19 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .methods import ntk_factors
-from .rope import RopeScaling, RopeSpec, read_json, write_json
+from .rope import RopeScaling, RopeSpec, not_ours, read_json, write_json
 
 
 class RopeSchedule(ABC):
     """What gives a `RopeScaling` for each sequence length. `RopeSchedule.stages([...])` makes the usual one."""
 
+    spec: RopeSpec  # the embedding that the schedule is for
     method: str
-
-    @property
-    @abstractmethod
-    def spec(self) -> RopeSpec:
-        """The embedding that the schedule is for."""
 
     @abstractmethod
     def at(self, length: int) -> RopeScaling:
@@ -50,17 +46,16 @@ class RopeSchedule(ABC):
             ValueError: not a schedule.
         """
         data = read_json(Path(path))
+        kind = data.get("kind") if isinstance(data, dict) else None
         try:
-            kind = data["kind"]
             if kind == "dynamic_ntk":
                 return DynamicNTK(RopeSpec(**data["spec"]), data["alpha"])
             if kind == "stages":
-                return StagedSchedule(
-                    tuple(RopeScaling.from_dict(s, str(path)) for s in data["stages"]), data["method"]
-                )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a schedule that longrope_lab wrote: {error!r}") from None
-        raise ValueError(f"{path} holds a {kind}, not a schedule: read one scaling with RopeScaling.load")
+                scalings = [RopeScaling.from_dict(s, f"stage {i}") for i, s in enumerate(data["stages"])]
+                return StagedSchedule(tuple(scalings), data["method"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_ours(str(path), "schedule", error) from None
+        raise ValueError(f"{path} holds {kind!r}, not a schedule: one scaling is read with RopeScaling.load")
 
 
 @dataclass(frozen=True)
@@ -76,21 +71,19 @@ class StagedSchedule(RopeSchedule):
 
     scalings: tuple[RopeScaling, ...]
     method: str = "longrope"
+    spec: RopeSpec = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.scalings, key=lambda s: s.target_length))
-        object.__setattr__(self, "scalings", ordered)
         if not ordered:
             raise ValueError("a schedule needs at least one RopeScaling; this list is empty")
+        object.__setattr__(self, "scalings", ordered)
+        object.__setattr__(self, "spec", ordered[0].spec)
         if len({s.spec for s in ordered}) > 1:
             raise ValueError("the scalings of a schedule must share one RopeSpec: these are for different models")
         lengths = [s.target_length for s in ordered]
         if len(set(lengths)) < len(lengths):
             raise ValueError(f"the scalings of a schedule need different target lengths; these are {lengths}")
-
-    @property
-    def spec(self) -> RopeSpec:
-        return self.scalings[0].spec
 
     def at(self, length: int) -> RopeScaling:
         return next((s for s in self.scalings if length <= s.target_length), self.scalings[-1])
@@ -104,26 +97,25 @@ class DynamicNTK(RopeSchedule):
     """NTK-aware scaling whose ratio follows the running length l > L: s = alpha*l/L - (alpha - 1).
 
     With alpha = 1 the ratio is l/L itself; transformers' ``dynamic`` type calls alpha its ``factor``.
-    Source: u/emozilla's post, LongRoPE's baseline Dy-NTK.
+    Source: u/emozilla's post, LongRoPE's baseline Dy-NTK; YaRN, section 3.3.
+
+    Raises:
+        ValueError: alpha below 1 or not finite.
     """
 
-    model: RopeSpec
+    spec: RopeSpec
     alpha: float = 1.0
 
     method = "dynamic_ntk"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha >= 1):
+        if not (isinstance(self.alpha, int | float) and math.isfinite(self.alpha) and self.alpha >= 1):
             raise ValueError(f"alpha is {self.alpha}: it must be a finite number of at least 1")
-
-    @property
-    def spec(self) -> RopeSpec:
-        return self.model
 
     def at(self, length: int) -> RopeScaling:
         """The NTK scaling for a sequence of `length` tokens; inside the window, none."""
         length = max(length, self.spec.original_length)
-        ratio = self.alpha * length / self.spec.original_length - (self.alpha - 1)
+        ratio = 1 + self.alpha * (length / self.spec.original_length - 1)  # exactly 1 at the window
         return RopeScaling(self.spec, ntk_factors(self.spec, ratio), length, self.method)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""Token losses of a long sequence in bounded memory: the one place that runs a model forward for scoring.
+
+The logits of 256k tokens over a vocabulary of 49k would take 51 GB in float32. Here the decoder runs once
+over the whole sequence, and the head runs over its hidden states a few hundred rows at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# Head rows at a time: 1024 rows of a 49k vocabulary are 0.2 GB in float32.
+HEAD_CHUNK = 1024
+
+# cuDNN's kernel is the fastest on recent GPUs, then flash; the others take what these two refuse (float32, masks).
+FASTEST_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
+def token_losses(model: Any, ids: ArrayLike | Tensor, *, head_chunk: int = HEAD_CHUNK) -> Tensor:
+    """The loss of each token given all before it.
+
+    Args:
+        model: a Hugging Face causal language model.
+        ids: token ids, shape (T,), T at least 2.
+        head_chunk: tokens whose logits are held at a time.
+
+    Returns:
+        (T - 1,) float32 on the model's device, in nats: entry t is minus the log-probability of token t + 1.
+
+    Raises:
+        ValueError: not a single row of at least 2 token ids of the model's vocabulary.
+    """
+    ids = torch.as_tensor(ids)
+    if ids.ndim != 1 or len(ids) < 2:
+        raise ValueError(f"ids have shape {tuple(ids.shape)}: token losses take one row of at least 2 token ids")
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"token id {low if low < 0 else high} is outside the model's vocabulary of {vocabulary}: "
+            "tokenise with this model's own tokenizer"
+        )
+    ids = ids.to(model.device, torch.long)[None]  # (1, T)
+    with torch.inference_mode(), fast_attention():
+        hidden = hidden_states(model, ids)  # (1, T, width)
+        losses = [
+            F.cross_entropy(logits, ids[0, start + 1 : start + 1 + len(logits)], reduction="none")
+            for start, logits in chunked_logits(model, hidden[:, :-1], head_chunk)
+        ]
+    return torch.cat(losses).clone()  # a clone made outside inference mode is an ordinary tensor
+
+
+def hidden_states(model: Any, ids: Tensor) -> Tensor:
+    """What the decoder hands to the head, (B, T) -> (B, T, width), without a key-value cache."""
+    hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden
+
+
+def chunked_logits(model: Any, hidden: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
+    """(start, logits) for `chunk` rows at a time of hidden (1, T, width); logits (rows, V), float32.
+
+    The model's own forward computes them, with its decoder replaced by a stand-in that hands over the
+    rows: whatever a model does to its logits (a scale, a soft cap, a bias) is so done here too.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    decoder: nn.Module = model.base_model
+    before = decoder.__dict__.get("forward")
+    for start in range(0, hidden.shape[1], chunk):
+        rows = hidden[:, start : start + chunk]
+        decoder.forward = lambda *args, rows=rows, **kwargs: BaseModelOutputWithPast(last_hidden_state=rows)
+        try:
+            logits = model(input_ids=torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)).logits
+        finally:
+            if before is None:
+                del decoder.__dict__["forward"]
+            else:
+                decoder.forward = before
+        yield start, logits[0].float()
+
+
+@contextlib.contextmanager
+def fast_attention() -> Iterator[None]:
+    """Prefer the fastest attention kernels that the machine has."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    with sdpa_kernel(FASTEST_FIRST, set_priority=True):
+        yield

