@@ -1,1 +1,52 @@
-"""A package."""
+"""longrope_lab: extend a language model's context window by non-uniform positional interpolation, and see why it works.
+
+import longrope_lab as lab
+model, tokenizer = lab.load_model("lab")
+spec = lab.rope_spec(model)
+docs = lab.load_corpus("kjv", tokenizer, min_tokens=4096, limit=4)
+table = lab.perplexity(model, docs, [512, 4096], {"yarn": lab.rope_scaling(spec, "yarn", 4096)})
+lab.plots.perplexity_curves(table, window=spec.original_length)
+"""
+
+from . import plots, widgets
+from .corpora import Document, load_corpus
+from .cost import scoring_cost
+from .hf_config import scaling_from_config, spec_from_config
+from .losses import token_losses
+from .methods import register_method, rope_scaling
+from .models import load_model
+from .passkey import passkey
+from .perplexity import perplexity
+from .rope import RopeScaling, RopeSpec, compose
+from .rotary import apply_scaling, rope_spec
+from .runs import record
+from .schedule import RopeSchedule
+from .stats import accuracy_summary, paired_comparison, perplexity_summary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Document",
+    "RopeScaling",
+    "RopeSchedule",
+    "RopeSpec",
+    "accuracy_summary",
+    "apply_scaling",
+    "compose",
+    "load_corpus",
+    "load_model",
+    "paired_comparison",
+    "passkey",
+    "perplexity",
+    "perplexity_summary",
+    "plots",
+    "record",
+    "register_method",
+    "rope_scaling",
+    "rope_spec",
+    "scaling_from_config",
+    "scoring_cost",
+    "spec_from_config",
+    "token_losses",
+    "widgets",
+]

@@ -85,6 +85,8 @@ def load_corpus(
             documents of `min_tokens`; the error counts them.
         FileNotFoundError: a path with nothing there.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: it counts documents, so a whole number from 1 (or None for all)")
     if max_tokens is not None and max_tokens < min_tokens:
         raise ValueError(f"max_tokens {max_tokens} is below min_tokens {min_tokens}: no document could satisfy both")
     documents: list[Document] = []
@@ -122,10 +124,11 @@ def iterate_texts(source: str | os.PathLike[str], split: str = "test") -> Iterat
         return _hub_texts(HUB_NAMES[name], split)
     path = Path(name).expanduser()
     if path.exists():
-        files = sorted(p for p in path.rglob("*") if p.suffix in FILE_TYPES) if path.is_dir() else [path]
-        return _file_texts(files, name)
+        found = path.rglob("*") if path.is_dir() else [path]
+        return _file_texts(sorted(p for p in found if p.is_file() and (p.suffix in FILE_TYPES or p == path)), name)
     if glob.has_magic(name):
-        return _file_texts([Path(p) for p in sorted(glob.glob(str(path), recursive=True))], name)
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - pathlib's would match hidden files too
+        return _file_texts(sorted(p for p in map(Path, matches) if p.is_file()), name)
     if path.suffix in FILE_TYPES or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise FileNotFoundError(f"no corpus at {name}: check the path")
     if name.count("/") == 1:
@@ -212,16 +215,18 @@ def _one_file(path: Path) -> Iterator[Text]:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
+        row = 0
         try:
-            file = pyarrow.parquet.ParquetFile(path)
-        except pyarrow.ArrowException as error:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=16):
+                    for values in batch.to_pylist():
+                        yield _from_row(values, f"{path.stem}[{row}]", f"{path}, row {row}")
+                        row += 1
+        except (pyarrow.ArrowException, OSError) as error:  # damaged at the end, or in the middle
             raise ValueError(f"{path} is not a readable parquet file: {error}") from None
-        for batch in file.iter_batches(batch_size=16):
-            for row, values in enumerate(batch.to_pylist()):
-                yield _from_row(values, f"{path.stem}[{row}]", str(path))
         return
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): convert it, "
@@ -230,7 +235,7 @@ def _one_file(path: Path) -> Iterator[Text]:
     if path.suffix == ".txt":
         yield Text(path.stem, text)
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would cut at U+2028 within a string
         if line.strip():
             try:
                 values = json.loads(line)
@@ -284,10 +289,10 @@ def tokenize(text: str, tokenizer: Any) -> NDArray[np.int64]:
     path = cache_dir() / "tokens" / f"{key}.npy"
     if path.is_file():
         try:
-            ids = np.load(path, allow_pickle=False)
-            if ids.ndim == 1 and ids.dtype == np.int32:
-                return ids.astype(np.int64)
-            raise ValueError(f"it holds {ids.dtype} of shape {ids.shape}")
+            cached: NDArray[np.int32] = np.load(path, allow_pickle=False)
+            if cached.ndim == 1 and cached.dtype == np.int32:
+                return cached.astype(np.int64)
+            raise ValueError(f"it holds {cached.dtype} of shape {cached.shape}")
         except (ValueError, EOFError, OSError) as error:
             log.warning("the token cache %s is damaged (%s): tokenising again", path, error)
     ids = np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.int32)
@@ -299,5 +304,10 @@ def _write_atomically(path: Path, ids: NDArray[np.int32]) -> None:
     """All or nothing, also when two processes write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        np.save(part, ids, allow_pickle=False)
-    Path(part.name).replace(path)
+        try:
+            np.save(part, ids, allow_pickle=False)
+            part.close()
+            Path(part.name).replace(path)
+        except BaseException:
+            Path(part.name).unlink(missing_ok=True)
+            raise

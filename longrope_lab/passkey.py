@@ -68,8 +68,15 @@ def passkey(
     Raises:
         ValueError: no trials, filler documents shorter than a length, or what `passkey_sequence` refuses.
     """
-    if trials < 1 or not lengths or not depths:
-        raise ValueError(f"passkey needs lengths, depths and at least one trial; got {trials} trials")
+    if trials < 1 or not len(lengths) or not len(depths):
+        raise ValueError(
+            f"passkey needs a length, a depth and a trial at least; got {len(lengths)} lengths, {len(depths)} depths "
+            f"and {trials} trials"
+        )
+    if filler is not None and not len(filler):
+        raise ValueError("filler is an empty list: pass documents, or None for the paper's repeated sentences")
+    for depth in depths:
+        _check_depth(depth)
     scalings = {"model": None} if scalings is None else scalings
     cells = [(length, depth, trial) for length in lengths for depth in depths for trial in range(trials)]
     prompts = {cell: _prompt(tokenizer, *cell, filler, seed) for cell in cells}
@@ -92,17 +99,22 @@ def passkey(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def _check_depth(depth: float) -> None:
+    if not 0 <= depth <= 1:
+        raise ValueError(f"depth is {depth}: it is a share of the text, from 0.0 (beginning) to 1.0 (end)")
+
+
 def _prompt(
     tokenizer: Any, length: int, depth: float, trial: int, filler: Sequence[Document] | None, seed: int
 ) -> tuple[list[int], str]:
-    rng = np.random.default_rng([seed, length, round(depth * 1e6), trial])
+    rng = np.random.default_rng([seed, max(length, 0), round(depth * 1e6), trial])
     text = None
     if filler is not None:
         document = filler[int(rng.integers(len(filler)))]
         if len(document) < length:
             raise ValueError(
-                f"the filler document {document.title!r} has {len(document):,} tokens and a prompt may need {length:,}: "
-                f"load it with min_tokens={length}"
+                f"the filler document {document.title!r} has {len(document):,} tokens and a prompt may need "
+                f"{length:,}: load it with min_tokens={length}"
             )
         start = int(rng.integers(0, len(document) - length + 1))
         text = document.ids[start : start + length]
@@ -114,15 +126,20 @@ def _answers(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
     from transformers import GenerationConfig
 
     ids = torch.tensor(prompts, device=model.device)  # (B, T)
-    # A config of its own: the model's may sample.
     greedy = GenerationConfig(
         max_new_tokens=ANSWER_TOKENS,
         do_sample=False,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
     )
-    with torch.inference_mode(), fast_attention(), quiet_transformers():
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
+    # generate() takes what `greedy` leaves open from the model's own config: a repetition penalty there would
+    # forbid the very digits that are asked for.
+    before, model.generation_config = model.generation_config, greedy
+    try:
+        with torch.inference_mode(), fast_attention(), quiet_transformers():
+            out = model.generate(ids, attention_mask=torch.ones_like(ids))
+    finally:
+        model.generation_config = before
     return [text.strip() for text in tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)]
 
 
@@ -144,8 +161,7 @@ def passkey_sequence(
     Raises:
         ValueError: a depth outside 0 to 1, a length with no room for the question, or too little filler.
     """
-    if not 0 <= depth <= 1:
-        raise ValueError(f"depth is {depth}: it is a share of the text, from 0.0 (beginning) to 1.0 (end)")
+    _check_depth(depth)
     key = str(rng.integers(10_000, 100_000))
 
     def ids_of(text: str) -> list[int]:

@@ -32,7 +32,8 @@ def perplexity(
     Without `stride`, a document's first `length` tokens are scored. With it, the whole document is
     scored with a sliding window (Press et al., arXiv 2012.15409; LongRoPE Tables 5 and 6): windows of `length`
     tokens, each `stride` tokens further, count the tokens that no earlier window counted, so that all but the
-    first window's have at least ``length - stride`` tokens of context.
+    first window's have at least ``length - stride`` tokens of context. Windows that do not overlap (`stride` the
+    same as the length) leave their first token out: it has no context.
 
     Args:
         model: a Hugging Face causal language model.
@@ -76,13 +77,16 @@ def perplexity(
 
 
 def sliding_losses(model: Any, ids: NDArray[np.int64], length: int, stride: int) -> NDArray[np.float64]:
-    """Losses (T - 1,), nats, of a whole document in windows of `length` tokens, each `stride` further."""
-    counted = 1  # the first token has nothing before it
+    """Losses (T - 1,), nats, of a whole document in windows of `length` tokens, each `stride` further.
+
+    With ``stride == length`` there is one less for each window after the first.
+    """
+    counted = 0
     parts = []
-    for start in range(0, len(ids), stride):
+    for start in range(0, len(ids) - 1, stride):
         window = ids[start : start + length]
         losses = token_losses(model, window).double().cpu().numpy()  # of tokens start + 1 ... start + len(window) - 1
-        parts.append(losses[counted - start - 1 :])
+        parts.append(losses[max(counted - start - 1, 0) :])  # a window's first token has nothing before it
         counted = start + len(window)
         if counted == len(ids):
             break

@@ -13,6 +13,8 @@ numbers are 0.125 apart, which is a tenth of a radian off in the fastest dimensi
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .hf_config import FULL_ATTENTION, scaling_from_config, spec_from_config
@@ -58,12 +61,14 @@ def rope_spec(model: nn.Module) -> RopeSpec:
     Raises:
         ValueError: no rotary embedding, or one of a kind that cannot be rescaled safely.
     """
-    rotary = find_rotary(model)[0]
+    return _spec_of(model, find_rotary(model)[0])
+
+
+def _spec_of(model: Any, rotary: RotaryModule) -> RopeSpec:
     plain = spec_from_config(model.config)
     frequencies = rotary.frequencies.numpy()
-    if plain.rotary_dim == 2 * len(frequencies) and rotary.attention_factor == 1.0:
-        if np.allclose(frequencies, plain.frequencies, rtol=1e-6, atol=0):
-            return plain
+    if _same_rotation(plain, frequencies, rotary.attention_factor, rtol=1e-6):
+        return plain  # with its base, which says more than the frequencies do
     return RopeSpec(
         rotary_dim=2 * len(frequencies),
         original_length=_window(model.config),
@@ -101,7 +106,7 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
     def __init__(self, model: nn.Module, scaling: RopeScaling | RopeSchedule, *, length: int | None = None) -> None:
         self.scaling: RopeScaling | RopeSchedule = scaling if length is None else scaling.at(length)
         found = find_rotary(model)
-        _check_same_embedding(model, self.scaling.spec)
+        _check_same_embedding(model, found[0], self.scaling.spec)
         self._last: tuple[list[RopeScaling], list[int]] = ([], [])
         self._installed: list[tuple[nn.Module, Any, Any]] = []
         for rotary in found:
@@ -165,8 +170,8 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
             for now, was, goes_on in zip(rows, before, continued, strict=True):
                 if goes_on and now != was:
                     raise RuntimeError(
-                        f"the cached keys were rotated with the factors for {was.target_length} tokens, and the sequence "
-                        f"now calls for those of {now.target_length}: fix the set beforehand with "
+                        f"the cached keys were rotated with the factors for {was.target_length} tokens, and the "
+                        f"sequence now calls for those of {now.target_length}: fix the set beforehand with "
                         "apply_scaling(model, schedule, length=prompt tokens + new tokens)"
                     )
         self._last = rows, last
@@ -192,25 +197,35 @@ def _cos_sin(scaling: RopeScaling, positions: Tensor) -> tuple[Tensor, Tensor]:
     return angles.cos() * m, angles.sin() * m
 
 
-def _check_same_embedding(model: nn.Module, spec: RopeSpec) -> None:
-    """A scaling means something only over the frequencies it was made for: the model's, or its config's unscaled ones."""
-    live, plain = rope_spec(model), spec_from_config(model.config)
-    for own in (live, plain):
-        if own.rotary_dim == spec.rotary_dim and np.allclose(own.frequencies, spec.frequencies, rtol=1e-5, atol=0):
-            return
-    raise ValueError(
-        f"this scaling is for rotary_dim {spec.rotary_dim} and {_frequency_words(spec)}; the model has rotary_dim "
-        f"{live.rotary_dim} and {_frequency_words(live)}: make it from rope_spec(model)"
+def _check_same_embedding(model: Any, rotary: RotaryModule, spec: RopeSpec) -> None:
+    """A scaling means something only over what it was made for: the model's rotation, or its config's unscaled one."""
+    live = _spec_of(model, rotary)
+    if not any(
+        _same_rotation(own, spec.frequencies, spec.attention_factor, rtol=1e-5)
+        for own in (live, spec_from_config(model.config))
+    ):
+        raise ValueError(
+            f"this scaling is for {_rotation_words(spec)}; the model has {_rotation_words(live)}: "
+            "make it from rope_spec(model)"
+        )
+
+
+def _same_rotation(spec: RopeSpec, frequencies: NDArray[np.float64], attention_factor: float, rtol: float) -> bool:
+    return (
+        spec.frequencies.shape == frequencies.shape
+        and np.allclose(spec.frequencies, frequencies, rtol=rtol, atol=0)
+        and math.isclose(spec.attention_factor, attention_factor, rel_tol=rtol)
     )
 
 
-def _frequency_words(spec: RopeSpec) -> str:
-    if spec.base is not None:
-        return f"base {spec.base:g}"
-    return f"frequencies {spec.frequencies[0]:.4g} to {spec.frequencies[-1]:.4g}"
+def _rotation_words(spec: RopeSpec) -> str:
+    first, last = spec.frequencies[[0, -1]]
+    turning = f"base {spec.base:g}" if spec.base is not None else f"frequencies {first:.4g} to {last:.4g}"
+    extra = "" if spec.attention_factor == 1.0 else f" and attention factor {spec.attention_factor:.4g}"
+    return f"rotary_dim {spec.rotary_dim}, {turning}{extra}"
 
 
-def find_rotary(model: nn.Module) -> list[RotaryModule]:
+def find_rotary(model: Any) -> list[RotaryModule]:
     """The rotary modules of a model's decoder, all with the same frequencies.
 
     Raises:
@@ -220,8 +235,8 @@ def find_rotary(model: nn.Module) -> list[RotaryModule]:
     holders = [(name, m) for name, m in decoder.named_modules() if _layer_types(m) is not None]
     if not holders:
         raise ValueError(
-            f"{type(model).__name__} has no rotary embedding (no module with inv_freq): "
-            "context extension by rescaling needs a RoPE model such as Llama, Mistral or Qwen"
+            f"{type(model).__name__} has no rotary embedding that can be rescaled (no module with inv_freq): "
+            "context extension needs a RoPE model such as Llama, Mistral or Qwen"
         )
     found = [_examine(name, module) for name, module in holders]
     for other in found[1:]:
@@ -242,8 +257,8 @@ def _layer_types(module: nn.Module) -> list[str | None] | None:
     if "inv_freq" in names:
         return [None]
     suffix = "_inv_freq"
-    types = {n.removesuffix(suffix) for n in names if n.endswith(suffix) and not n.endswith("_original_inv_freq")}
-    return sorted(types - {"original", "long"}) or None
+    types = {n.removesuffix(suffix) for n in names if n.endswith(suffix)}
+    return [t for t in sorted(types) if not f"_{t}".endswith(("_original", "_long"))] or None
 
 
 def _examine(name: str, module: nn.Module) -> RotaryModule:
@@ -257,7 +272,8 @@ def _examine(name: str, module: nn.Module) -> RotaryModule:
                 f"{where} serves layer types {types}, none of them {FULL_ATTENTION!r}: cannot tell which to scale"
             )
         layer_type = FULL_ATTENTION
-    frequencies = _fresh_frequencies(module, layer_type)
+    # A call on a short input resets what a "dynamic" module keeps of a long one: it is made on a copy.
+    probe = copy.deepcopy(module, {id(getattr(module, "config", None)): getattr(module, "config", None)})
     positions = torch.arange(8, device=_buffer(module, layer_type).device)[None]  # (1, 8)
     arguments = (positions,) if layer_type is None else (positions, layer_type)
     outputs = {}
@@ -265,12 +281,13 @@ def _examine(name: str, module: nn.Module) -> RotaryModule:
         x = torch.zeros(1, 8, 1, dtype=dtype, device=positions.device)
         try:
             with torch.no_grad():
-                cos, sin = type(module).forward(module, x, *arguments)  # the class's: a scaling may be in place
+                cos, sin = type(module).forward(probe, x, *arguments)  # the class's: a scaling may be in place
         except Exception as error:
             raise ValueError(f"{where} does not answer (x, position_ids) with cos and sin: {error}") from error
         outputs[dtype] = cos, sin
     cos, sin = (part.double().cpu() for part in outputs[torch.float32])
-    angles = positions.cpu().double()[..., None] * frequencies  # (1, 8, d/2)
+    used = _buffer(probe, layer_type).double().cpu()  # maybe rounded by a cast: what the call just turned by
+    angles = positions.cpu().double()[..., None] * used  # (1, 8, d/2)
     attention_factor = float(cos[0, 0].flatten()[0])  # cos 0 = 1, so position 0 shows the factor alone
     attention_factor = 1.0 if abs(attention_factor - 1) < 1e-6 else attention_factor
     for layout in LAYOUTS.values():
@@ -281,7 +298,13 @@ def _examine(name: str, module: nn.Module) -> RotaryModule:
         ):
             follows = outputs[torch.bfloat16][0].dtype == torch.bfloat16
             return RotaryModule(
-                name, module, layer_type, frequencies, attention_factor, layout, None if follows else torch.float32
+                name=name,
+                module=module,
+                layer_type=layer_type,
+                frequencies=_fresh_frequencies(module, layer_type),
+                attention_factor=attention_factor,
+                layout=layout,
+                output_dtype=None if follows else torch.float32,
             )
     raise ValueError(f"{where} lays out cos and sin of shape {tuple(cos.shape)} in a way that is not known here")
 
@@ -298,14 +321,15 @@ def _fresh_frequencies(module: nn.Module, layer_type: str | None) -> Tensor:
     input's frequencies in it; a module newly made from the config has neither. A buffer that somebody set to
     other values by hand is believed.
     """
-    live = _buffer(module, layer_type)
+    live = _buffer(module, layer_type).double().cpu()
+    make: Any = type(module)
     try:
-        fresh = _buffer(type(module)(module.config), layer_type).double().cpu()
+        fresh = _buffer(make(module.config), layer_type).cpu()
     except Exception:  # a module that cannot be made from its config alone: the live values are all there is
-        return live.double().cpu()
-    rope_type = getattr(module, "rope_type", "default")
+        return live
+    rope_type: Any = getattr(module, "rope_type", "default")
     rope_type = rope_type[layer_type] if isinstance(rope_type, dict) else rope_type
     follows_length = "dynamic" in rope_type or rope_type == "longrope"
-    rounding = max(torch.finfo(live.dtype).eps, 1e-6)
-    same = live.shape == fresh.shape and torch.allclose(live.double().cpu(), fresh, rtol=rounding, atol=0)
-    return fresh if same or follows_length else live.double().cpu()
+    casts = [fresh.to(dtype).double() for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    same = live.shape == fresh.shape and any(torch.allclose(live, cast, rtol=1e-6, atol=0) for cast in casts)
+    return fresh.double() if same or follows_length else live

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
+
+from .errors import unknown
 
 CONFIDENCE = 0.95
+RESAMPLES = 2000
 
 
 def bootstrap_interval(values: ArrayLike, *, confidence: float = CONFIDENCE, seed: int = 0) -> tuple[float, float]:
@@ -20,17 +25,38 @@ def bootstrap_interval(values: ArrayLike, *, confidence: float = CONFIDENCE, see
 
     Returns:
         (low, high); NaN for fewer than two values, which say nothing about their spread.
+
+    Raises:
+        ValueError: values that are no single row, or a confidence that is no share.
     """
     values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"values have shape {values.shape}: the interval takes one value a document")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}: it is a share of the resamples, between 0 and 1")
     if len(values) < 2:
-        return float("nan"), float("nan")
-    if np.ptp(values) == 0:  # scipy warns of a degenerate distribution here; the interval is the value
-        return float(values[0]), float(values[0])
-    result = stats.bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=2000, method="percentile",
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    # One resample at a time: tens of thousands of documents make no table of all the draws.
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def wilson_interval(right: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval (1927) for a share of successes; it stays inside 0 ... 1, also for 0 or all right.
+
+    Raises:
+        ValueError: no trials, or more right than there were.
+    """
+    if not 0 <= right <= trials or trials < 1:
+        raise ValueError(f"{right} right of {trials} trials: at least one trial, and no more right than that")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = right / trials
+    middle = share + z * z / (2 * trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    below, above = ((middle + sign * reach) / (1 + z * z / trials) for sign in (-1, 1))
+    return max(below, 0.0), min(above, 1.0)  # rounding alone could leave 0 ... 1
 
 
 def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -59,17 +85,21 @@ def paired_comparison(table: pd.DataFrame, scaling: str, baseline: str) -> pd.Da
         (its 95 % interval, resampling documents with their pair of losses), wins (documents where it is better).
 
     Raises:
-        ValueError: a name that the table does not have, or documents that only one of them was measured on.
+        ValueError: a name that the table does not have, documents that only one of them was measured on, or a loss
+            that is not a number.
     """
-    columns = table.pivot_table(index=["length", "document"], columns="scaling", values="loss", sort=False)
+    names = list(table["scaling"].unique())
     for name in (scaling, baseline):
-        if name not in columns:
-            raise ValueError(f"no scaling {name!r} in this table: it has {', '.join(map(str, columns))}")
-    both = columns[[scaling, baseline]]
-    if both.isna().any(axis=None):
+        if name not in names:
+            raise unknown("scaling of this table", name, names)
+    ours, theirs = (_losses_by_document(table, name) for name in (scaling, baseline))
+    if set(ours.index) != set(theirs.index):
         raise ValueError(f"{scaling!r} and {baseline!r} were not measured on the same documents and lengths")
+    differences = ours - theirs.reindex(ours.index)
+    if differences.isna().any():
+        raise ValueError(f"a loss of {scaling!r} or {baseline!r} is not a number: there is nothing to compare")
     rows = []
-    for length, difference in (both[scaling] - both[baseline]).groupby("length", sort=False):
+    for length, difference in differences.groupby("length", sort=False):
         low, high = bootstrap_interval(difference)
         rows.append(
             (length, len(difference), np.exp(difference.mean()), np.exp(low), np.exp(high), int((difference < 0).sum()))
@@ -77,11 +107,17 @@ def paired_comparison(table: pd.DataFrame, scaling: str, baseline: str) -> pd.Da
     return pd.DataFrame(rows, columns=["length", "documents", "ratio", "low", "high", "wins"])
 
 
+def _losses_by_document(table: pd.DataFrame, scaling: str) -> pd.Series[float]:
+    """Losses by length, title and, since titles may repeat, a count within the title."""
+    keys = ["length", "document"]
+    rows = table[table["scaling"] == scaling]
+    return rows.assign(repeat=rows.groupby(keys).cumcount()).set_index([*keys, "repeat"])["loss"]
+
+
 def accuracy_summary(table: pd.DataFrame, by: tuple[str, ...] = ("scaling", "length")) -> pd.DataFrame:
     """The accuracy of a `passkey` table, grouped: columns `by`, trials, accuracy, low, high (95 % Wilson interval)."""
     rows = []
     for key, group in table.groupby(list(by), sort=False):
         right, trials = int(group["correct"].sum()), len(group)
-        interval = stats.binomtest(right, trials).proportion_ci(CONFIDENCE, method="wilson")
-        rows.append((*key, trials, right / trials, interval.low, interval.high))
+        rows.append((*key, trials, right / trials, *wilson_interval(right, trials)))
     return pd.DataFrame(rows, columns=[*by, "trials", "accuracy", "low", "high"])

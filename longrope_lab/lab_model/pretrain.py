@@ -1,11 +1,13 @@
 """Makes the lab model: a BPE tokenizer and a small Llama with a window of 512 tokens, from a folder of books.
 
     python -m longrope_lab.lab_model.pretrain tokenizer --books train-*.parquet --out lab_model
-    python -m longrope_lab.lab_model.pretrain model --books train-*.parquet --out lab_model --tokens 2e9
+    python -m longrope_lab.lab_model.pretrain model --books train-*.parquet --out lab_model --tokens 1.5e9
+    python -m longrope_lab.lab_model.pretrain model --books train-00.parquet --out lab_model --tokens 1.5e8 \
+        --start lab_model --lr 1.5e-3 --passkey-share 0.15 --whole-window 0.5
 
-The first takes a minute on a CPU; the second wants a GPU. Most rows are plain text; a share is passkey
-prompts no longer than the window, so that retrieval inside it is perfect and its loss beyond it is the position
-embedding's doing alone.
+The first takes a minute on a CPU; the others want a GPU. Most rows are plain text; a share is passkey
+prompts no longer than the window, so that retrieval inside it is all but perfect and its loss beyond it is the
+position embedding's doing alone. The last command sharpens the farthest retrievals, which are rare in the second.
 """
 
 from __future__ import annotations
@@ -66,17 +68,25 @@ def token_stream(books: list[str], tokenizer: Any) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def passkey_rows(tokenizer: Any, stream: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """(count, WINDOW + 1) rows of passkey sequences with their answers, half with either filler, an END between two."""
+def passkey_rows(
+    tokenizer: Any, stream: Tensor, count: int, rng: np.random.Generator, whole_window: float = 0.0
+) -> Tensor:
+    """(count, WINDOW + 1) rows of passkey sequences with their answers, half with either filler, an END between two.
+
+    Their lengths are uniform, but for a share `whole_window` of the rows: one sequence that fills the window, its
+    key oftener near an end than in the middle.
+    """
     books = stream.numpy()
     rows = np.empty((count, WINDOW + 1), dtype=np.int16)
     for row in rows:
         filled = 0
+        fill = rng.random() < whole_window
         while filled < len(row):
-            length = int(rng.integers(96, WINDOW + 1))
+            length = WINDOW if fill else int(rng.integers(96, WINDOW + 1))
+            depth = float(rng.beta(0.5, 0.5) if fill else rng.random())
             start = int(rng.integers(0, len(books) - WINDOW))
             filler = books[start : start + WINDOW] if rng.random() < 0.5 else None
-            ids, key = passkey_sequence(tokenizer, length, float(rng.random()), rng, filler)
+            ids, key = passkey_sequence(tokenizer, length, depth, rng, filler)
             answer = tokenizer(f" {key}.", add_special_tokens=False)["input_ids"]
             piece = [*ids, *answer, tokenizer.eos_token_id][: len(row) - filled]
             row[filled : filled + len(piece)] = piece
@@ -121,21 +131,22 @@ def new_model(tokenizer: Any) -> Any:
     return LlamaForCausalLM(config)
 
 
-def optimizers(model: nn.Module, lr: float, muon_lr: float | None) -> list[torch.optim.Optimizer]:
-    """AdamW; with `muon_lr`, Muon for the matrices of the layers."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" in n]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups: list[dict[str, Any]] = [
-        {"params": rest, "weight_decay": 0.1},
-        {"params": vectors, "weight_decay": 0.0},
+def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for the embedding and the norms.
+
+    On 80 M tokens Muon reached a loss of 3.13 where AdamW alone reached 3.35.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
+    groups = [
+        {"params": [p for n, p in named if p.ndim == 2 and "embed" in n], "weight_decay": 0.1},
+        {"params": [p for n, p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
-    if muon_lr is None:
-        groups[0]["params"] = rest + matrices
-    out: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)]
-    if muon_lr is not None:
-        out.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
-    return out
+    return [
+        torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True),
+        # Its updates are scaled to the size of AdamW's, so that one learning rate serves both.
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
 
 
 def train(
@@ -143,7 +154,6 @@ def train(
     data: Iterator[Tensor],
     steps: int,
     lr: float,
-    muon_lr: float | None = None,
     warmup: int = 200,
     log_every: int = 250,
 ) -> list[dict[str, float]]:
@@ -157,7 +167,7 @@ def train(
         return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 
     compiled = torch.compile(loss_of) if device.type == "cuda" else loss_of
-    all_optimizers = optimizers(model, lr, muon_lr)
+    all_optimizers = optimizers(model, lr)
     schedulers = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup)))
         for o in all_optimizers
@@ -192,14 +202,14 @@ def main() -> None:
     parser.add_argument("what", choices=["tokenizer", "model"])
     parser.add_argument("--books", nargs="+", required=True, help="text files as load_corpus takes them")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer and the model")
-    parser.add_argument("--tokens", type=float, default=2e9)
+    parser.add_argument("--start", type=Path, help="go on from the model in this folder instead of a fresh one")
+    parser.add_argument("--tokens", type=float, default=1.5e9)
     parser.add_argument("--rows", type=int, default=256, help="rows of 512 tokens a step")
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--muon-lr", type=float, default=None)
+    parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--passkey-share", type=float, default=0.05)
     parser.add_argument("--passkey-rows", type=int, default=40_000)
+    parser.add_argument("--whole-window", type=float, default=0.0, help="share of passkey rows that fill the window")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stream", type=Path, help="keep the tokenised books here")
     arguments = parser.parse_args()
     if arguments.what == "tokenizer":
         train_tokenizer(arguments.books, arguments.out)
@@ -208,19 +218,17 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
     tokenizer = AutoTokenizer.from_pretrained(arguments.out)
-    if arguments.stream and arguments.stream.is_file():
-        stream, passkeys = torch.load(arguments.stream)
-    else:
-        stream = token_stream(arguments.books, tokenizer)
-        rng = np.random.default_rng(arguments.seed)
-        passkeys = passkey_rows(tokenizer, stream, arguments.passkey_rows, rng)
-        if arguments.stream:
-            torch.save((stream, passkeys), arguments.stream)
-    model = new_model(tokenizer).to(device)
+    stream = token_stream(arguments.books, tokenizer)
+    rng = np.random.default_rng(arguments.seed)
+    passkeys = passkey_rows(tokenizer, stream, arguments.passkey_rows, rng, arguments.whole_window)
+    model = new_model(tokenizer)
+    if arguments.start:
+        model = type(model).from_pretrained(arguments.start, dtype=torch.float32)
+    model.to(device).train()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens of text", flush=True)
     data = batches(stream.to(device), passkeys.to(device), arguments.rows, arguments.passkey_share, arguments.seed)
     steps = int(arguments.tokens / (arguments.rows * WINDOW))
-    history = train(model, data, steps, arguments.lr, arguments.muon_lr)
+    history = train(model, data, steps, arguments.lr)
     model.to(torch.bfloat16).save_pretrained(arguments.out)
     (arguments.out / "training.json").write_text(
         json.dumps({"arguments": {k: str(v) for k, v in vars(arguments).items()}, "history": history}, indent=1)

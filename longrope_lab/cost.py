@@ -1,0 +1,103 @@
+"""What scoring costs: seconds and peak memory by length, against the model's own forward pass."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .losses import fast_attention, token_losses
+from .progress import progress
+
+GIB = 2**30
+
+
+def scoring_cost(
+    model: Any, lengths: Sequence[int], *, repeats: int = 3, plain_up_to: int = 0, seed: int = 0
+) -> pd.DataFrame:
+    """Time and memory of `token_losses` at each length, on random token ids (the cost does not depend on them).
+
+    Up to `plain_up_to` tokens it alternates with the plain way, all logits at once, as the yardstick. Each way
+    runs once unmeasured first; figures are medians.
+
+    Args:
+        model: a Hugging Face causal language model.
+        lengths: tokens, measured in rising order, since a CPU's peak memory is known only as the highest so far.
+        repeats: measured runs a length.
+        plain_up_to: longest length at which the plain way is measured too.
+        seed: of the token ids.
+
+    Returns:
+        A row a length: length, seconds, tokens_per_second, peak_gib (above what was in use before, so above the
+        weights), plain_seconds and slowdown (median of the seconds over plain_seconds, pair by pair; NaN beyond
+        `plain_up_to`).
+    """
+    rng = np.random.default_rng(seed)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    in_use = _memory_in_use(model.device)
+    rows = []
+    for length in progress(sorted(lengths), "scoring cost"):
+        ids = torch.from_numpy(rng.integers(0, vocabulary, length)).to(model.device)
+        plain = length <= plain_up_to
+        _reset_peak(model.device)
+        token_losses(model, ids)
+        peak = (_peak_memory(model.device) - in_use) / GIB  # before the plain way, which needs more
+        if plain:
+            _plain_losses(model, ids)
+        pairs = [
+            (_seconds(token_losses, model, ids), _seconds(_plain_losses, model, ids) if plain else float("nan"))
+            for _ in range(repeats)
+        ]
+        seconds = statistics.median(ours for ours, _ in pairs)
+        rows.append(
+            {
+                "length": length,
+                "seconds": seconds,
+                "tokens_per_second": length / seconds,
+                "peak_gib": peak,
+                "plain_seconds": statistics.median(theirs for _, theirs in pairs),
+                "slowdown": statistics.median(ours / theirs for ours, theirs in pairs),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _plain_losses(model: Any, ids: Tensor) -> Tensor:
+    """The bare forward with all logits, and their cross-entropy."""
+    with torch.inference_mode(), fast_attention():
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+        return F.cross_entropy(logits, ids[1:], reduction="none")
+
+
+def _seconds(function: Callable[[Any, Tensor], Tensor], model: Any, ids: Tensor) -> float:
+    started = time.perf_counter()
+    function(model, ids).sum().item()  # the sum on the CPU: a GPU has finished when it is there
+    return time.perf_counter() - started
+
+
+def _memory_in_use(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return _peak_memory(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: on a GPU the most that was allocated since the reset, on a CPU the process's most so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
