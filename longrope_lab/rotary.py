@@ -165,10 +165,9 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
         first, last = position_ids.amin(dim=-1).tolist(), position_ids.amax(dim=-1).tolist()
         rows = [self.scaling.at(n + 1) for n in last]
         before, ends = self._last
-        continued = [n > 0 and n == end + 1 for n, end in zip(first, ends, strict=False)]
-        if len(continued) == len(rows):
-            for now, was, goes_on in zip(rows, before, continued, strict=True):
-                if goes_on and now != was:
+        if len(ends) == len(rows):  # as many rows as the last call had: maybe the same ones, a step further
+            for n, end, now, was in zip(first, ends, rows, before, strict=True):
+                if 0 < n == end + 1 and now != was:
                     raise RuntimeError(
                         f"the cached keys were rotated with the factors for {was.target_length} tokens, and the "
                         f"sequence now calls for those of {now.target_length}: fix the set beforehand with "

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
@@ -42,7 +43,9 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure) -> None:
             item.to_csv(folder / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
         elif isinstance(item, Figure):
             item.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-            item.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            # No date and no random ids, so that the same figure gives the same file.
+            with matplotlib.rc_context({"svg.hashsalt": name}):
+                item.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
         else:
             raise ValueError(f"{name} is a {type(item).__name__}: record takes DataFrames and matplotlib Figures")
 

@@ -56,7 +56,7 @@ def wilson_interval(right: int, trials: int, *, confidence: float = CONFIDENCE) 
     middle = share + z * z / (2 * trials)
     reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     below, above = ((middle + sign * reach) / (1 + z * z / trials) for sign in (-1, 1))
-    return max(below, 0.0), min(above, 1.0)  # rounding alone could leave 0 ... 1
+    return below if right else 0.0, above if right < trials else 1.0  # which rounding would miss by a hair
 
 
 def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -104,7 +104,7 @@ def batches(stream: Tensor, passkeys: Tensor, size: int, share: float, seed: int
         offset = int(torch.randint(WINDOW, (1,), generator=generator, device=device))
         starts = torch.arange(offset, len(stream) - WINDOW - 1, WINDOW, device=device)
         starts = starts[torch.randperm(len(starts), generator=generator, device=device)]
-        for chosen in starts.split(size - of_passkeys):
+        for chosen in torch.split(starts, size - of_passkeys):
             keys = torch.randint(len(passkeys), (of_passkeys,), generator=generator, device=device)
             yield torch.cat([stream[chosen[:, None] + span], passkeys[keys]]).long()
 
@@ -178,7 +178,7 @@ def train(
     for step in range(1, steps + 1):
         rows = next(data)
         loss = compiled(rows)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, scheduler in zip(all_optimizers, schedulers, strict=True):
             optimizer.step()

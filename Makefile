@@ -1,0 +1,29 @@
+# Two commands do everything on a fresh clone with Python 3.11 or newer, make and a package index:
+#   make reproduce   set up, and run every notebook in the cpu profile into results/cpu/
+#   make test        set up, and run all checks
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: reproduce test lab clean
+
+reproduce: .venv/installed
+	$(BIN)/longrope-lab run all --profile cpu
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv results/scratch .pytest_cache .mypy_cache .ruff_cache .coverage

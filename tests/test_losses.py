@@ -1,0 +1,187 @@
+"""Token losses against cross-entropy of all logits at once, and proof that those are never held."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import VOCABULARY, WINDOW, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from longrope_lab.losses import HEAD_CHUNK, chunked_logits, hidden_states, token_losses
+from longrope_lab.methods import rope_scaling
+from longrope_lab.rotary import apply_scaling, rope_spec
+
+IDS = torch.randint(3, VOCABULARY, (301,), generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+def by_full_logits(model, ids):
+    return F.cross_entropy(model(ids[None]).logits[0, :-1].float(), ids[1:], reduction="none")
+
+
+@pytest.mark.parametrize("chunk", [7, 60, HEAD_CHUNK])
+def test_cross_entropy_of_the_full_logits(family, chunk):
+    """Gemma 2 caps its logits, Cohere scales them, the mixtures of experts hand on more than hidden states."""
+    model = tiny_model(family)
+    ids = IDS[:60]
+    losses = token_losses(model, ids, head_chunk=chunk)
+    assert losses.shape == (59,)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, by_full_logits(model, ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("family", "field"), [("cohere", "logit_scale"), ("gemma2", "final_logit_softcapping")])
+def test_what_a_model_does_to_its_logits_counts(family, field):
+    """So that the test above would notice if it were left out."""
+    ids = IDS[:60]
+    losses = [token_losses(tiny_model(family, **{field: value}), ids) for value in (0.25, 2.0)]
+    assert (losses[0] - losses[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("count", [2, 3, 100, 101, 102, 201, 301])
+def test_chunks_do_not_matter(count):
+    """One token to predict, a last chunk of one row, exactly full chunks."""
+    model = tiny_model()
+    expected = by_full_logits(model, IDS[:count])
+    for chunk in (1, 100, 1000):
+        torch.testing.assert_close(token_losses(model, IDS[:count], head_chunk=chunk), expected, atol=1e-5, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """The most rows of the vocabulary that any operation returns."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **kwargs or {})
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.ndim and tensor.shape[-1] == VOCABULARY:
+                self.rows = max(self.rows, tensor.numel() // VOCABULARY)
+        return out
+
+
+def test_full_logits_are_never_made(family):
+    model = tiny_model(family)
+    with Largest() as seen:
+        token_losses(model, IDS, head_chunk=100)
+    assert seen.rows == 100  # more than the 64 of a transposed head, less than the 300 of all logits
+    with Largest() as seen:
+        by_full_logits(model, IDS)
+    assert seen.rows > 100  # the instrument works
+
+
+def test_the_head_sees_each_row_once():
+    model = tiny_model()
+    rows = []
+    hook = model.lm_head.register_forward_hook(lambda module, given, out: rows.append(out.shape[:-1].numel()))
+    token_losses(model, IDS, head_chunk=128)
+    hook.remove()
+    assert rows == [128, 128, 44]
+
+
+def test_no_cache_of_keys_is_made():
+    model = tiny_model()
+    caches = []
+    hook = model.model.register_forward_hook(lambda module, given, out: caches.append(out.past_key_values))
+    token_losses(model, IDS)
+    hook.remove()
+    assert caches[0] is None
+
+
+def test_under_a_scaling():
+    model = tiny_model()
+    plain = token_losses(model, IDS)
+    with apply_scaling(model, rope_scaling(rope_spec(model), "yarn", 8 * WINDOW)):
+        ours = token_losses(model, IDS)
+        torch.testing.assert_close(ours, by_full_logits(model, IDS), atol=1e-5, rtol=0)
+    assert (ours - plain).abs().max() > 0.1
+    assert torch.equal(token_losses(model, IDS), plain)
+
+
+def test_half_precision_gives_float32():
+    model = tiny_model().to(torch.bfloat16)
+    losses = token_losses(model, IDS)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, by_full_logits(model, IDS), atol=1e-3, rtol=0)
+    assert not torch.equal(losses, losses.bfloat16().float())  # the logits are rounded, the losses are not
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [list, tuple, np.array, lambda ids: np.array(ids, np.int32), lambda ids: np.array(ids, np.uint16), torch.tensor],
+)
+def test_ids_of_any_kind(kind):
+    model = tiny_model()
+    assert torch.equal(token_losses(model, kind(IDS.tolist())), token_losses(model, IDS))
+
+
+def test_the_result_can_be_used_in_autograd():
+    losses = token_losses(tiny_model(), IDS)
+    assert not losses.requires_grad
+    weight = torch.ones(len(losses), requires_grad=True)
+    (losses * weight).sum().backward()  # an inference tensor could not be saved for this
+    torch.testing.assert_close(weight.grad, losses)
+
+
+def test_the_decoder_is_left_as_it_was():
+    model = tiny_model()
+    attributes = dict(vars(model.model))
+    token_losses(model, IDS)
+    assert vars(model.model) == attributes
+
+    own = model.model.forward
+    model.model.forward = lambda *args, **kwargs: own(*args, **kwargs)  # as accelerate's hooks do
+    hooked = model.model.forward
+    token_losses(model, IDS)
+    assert model.model.forward is hooked
+
+    model.lm_head.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        token_losses(model, IDS)
+    assert model.model.forward is hooked
+
+
+def test_chunked_logits_can_be_trained_through():
+    """Gradient search and fine-tuning go the same way."""
+    model = tiny_model()
+    hidden = hidden_states(model, IDS[None])
+    logits = torch.cat([part for _, part in chunked_logits(model, hidden, 50)])
+    torch.testing.assert_close(logits, model(IDS[None]).logits[0], atol=1e-5, rtol=0)
+    logits.sum().backward()
+    assert model.model.layers[0].self_attn.q_proj.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([5], r"of shape \(1,\): token losses take one row of at least 2"),
+        ([], r"of shape \(0,\): token losses"),
+        ([[5, 6], [7, 8]], r"of shape \(2, 2\): token losses take one row"),
+        (
+            [5.0, 6.5],
+            r"ids are torch\.float32 of shape \(2,\): token losses take one row of at least 2 whole token ids",
+        ),
+        (
+            [5, VOCABULARY],
+            rf"token id 97 is outside the model's vocabulary of {VOCABULARY}: tokenise with this model's",
+        ),
+        ([5, -1, 98], r"token id -1 is outside"),
+    ],
+)
+def test_ids_that_cannot_be_scored(ids, message):
+    with pytest.raises(ValueError, match=message):
+        token_losses(tiny_model(), ids)
+
+
+@pytest.mark.parametrize("chunk", [0, -5])
+def test_a_chunk_of_nothing(chunk):
+    with pytest.raises(ValueError, match=f"head_chunk is {chunk}"):
+        token_losses(tiny_model(), IDS, head_chunk=chunk)
+
+
+def test_the_lab_model(lab):
+    """Beyond its own window and with more rows than one chunk of the head."""
+    model, tokenizer = lab
+    ids = torch.tensor(tokenizer("It was the best of times, it was the worst of times. " * 100)["input_ids"])[:1100]
+    torch.testing.assert_close(token_losses(model, ids), by_full_logits(model, ids), atol=1e-4, rtol=0)
