@@ -172,7 +172,7 @@ def _kjv_book(book: Any) -> str:
         verses = range(1, pythonbible.get_number_of_verses(book, chapter) + 1)
         ids = (pythonbible.get_verse_id(book, chapter, verse) for verse in verses)
         texts = (pythonbible.get_verse_text(i, version=pythonbible.Version.KING_JAMES) for i in ids)
-        chapters.append(" ".join(text.strip() for text in texts))
+        chapters.append(" ".join(" ".join(texts).split()))  # a few verses have two spaces in a row
     return f"{book.title}\n\n" + "\n\n".join(chapters).replace("[", "").replace("]", "")
 
 
@@ -185,7 +185,9 @@ def _python(split: str) -> Iterator[Text]:
         p for p in root.iterdir() if p.name not in leave_out and (p.suffix == ".py" or (p / "__init__.py").is_file())
     )
     for path in names[SPLITS.index(split) - 1 :: 2]:
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*.py") if "test" not in p.parts)
+        # Parts below the package's own folder: Python itself may be installed under one called "test".
+        below = sorted(p for p in path.rglob("*.py") if {"test", "tests"}.isdisjoint(p.relative_to(path).parts))
+        files = [path] if path.is_file() else below
         # A few of the library's files are in another encoding on purpose; they say nothing about code.
         yield Text(path.stem, "\n\n".join(f.read_text(encoding="utf-8", errors="replace") for f in files))
 
@@ -286,26 +288,29 @@ def tokenize(text: str, tokenizer: Any) -> NDArray[np.int64]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     identity = backend.to_str() if backend is not None else repr((tokenizer.name_or_path, tokenizer.vocab_size))
     key = hashlib.sha256(identity.encode() + b"\0" + text.encode("utf-8", "surrogatepass")).hexdigest()
-    path = cache_dir() / "tokens" / f"{key}.npy"
+    path = cache_dir() / "tokens" / f"{key}.ids"
     if path.is_file():
-        try:
-            cached: NDArray[np.int32] = np.load(path, allow_pickle=False)
-            if cached.ndim == 1 and cached.dtype == np.int32:
-                return cached.astype(np.int64)
-            raise ValueError(f"it holds {cached.dtype} of shape {cached.shape}")
-        except (ValueError, EOFError, OSError) as error:
-            log.warning("the token cache %s is damaged (%s): tokenising again", path, error)
-    ids = np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.int32)
-    _write_atomically(path, ids)
+        check, kept = _split(path.read_bytes())
+        if check == hashlib.sha256(kept).digest():
+            return np.frombuffer(kept, dtype="<i4").astype(np.int64)
+        log.warning("the token cache %s is damaged: tokenising again", path)
+    ids = np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype="<i4")
+    _write_atomically(path, hashlib.sha256(ids.tobytes()).digest() + ids.tobytes())
     return ids.astype(np.int64)
 
 
-def _write_atomically(path: Path, ids: NDArray[np.int32]) -> None:
+def _split(content: bytes) -> tuple[bytes, bytes]:
+    """A cache file's checksum and what it covers."""
+    size = hashlib.sha256().digest_size
+    return content[:size], content[size:]
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
     """All or nothing, also when two processes write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
         try:
-            np.save(part, ids, allow_pickle=False)
+            part.write(content)
             part.close()
             Path(part.name).replace(path)
         except BaseException:

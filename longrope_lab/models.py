@@ -49,11 +49,13 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # The reader of GGUF files runs off the end of a damaged one in many ways.
+    unreadable = (Exception,) if "gguf_file" in options else (OSError, SafetensorError)
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
-    except (OSError, SafetensorError) as error:
+    except unreadable as error:
         raise ValueError(_cannot_load(str(name), Path(source, options.get("gguf_file", "")), error)) from error
     return model.to(device).eval(), tokenizer
 

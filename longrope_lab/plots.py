@@ -232,7 +232,7 @@ def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
         ax.set_ylim(tokens_a_turn.min() / 3, tokens_a_turn.max() * 3)
         shade_unfinished(ax, spec.rotations)
         _length_axis_y(ax, "wavelength (tokens a turn, log scale)")
-        _lengths_across(ax, {"trained window": window, "target": target_length})
+        _lengths_across(ax, {"window": window, "target": target_length})
         for i, shift, side in ((0, -14, "left"), (len(tokens_a_turn) - 1, 8, "right")):
             ax.annotate(f"{_count(tokens_a_turn[i])} tokens", (i, tokens_a_turn[i]), xytext=(0, shift),
                         textcoords="offset points", fontsize=9, ha=side)  # fmt: skip
@@ -264,7 +264,7 @@ def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScal
             shade_unfinished(ax, spec.rotations)
             ax.set_xlabel("dimension pair i (fast to slow)")
         _length_axis_y(left, "wavelength (tokens a turn, log scale)")
-        _lengths_across(left, {"trained window": spec.original_length, "target": target})
+        _lengths_across(left, {"window": spec.original_length, "target": target})
         left.set_title("after scaling: tokens to a full turn", fontsize=10)
         right.set_yscale("log", base=2)
         right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -377,7 +377,11 @@ def phase_curves(
             ticks = [k * target / 4 for k in range(5)]
             right.set_xticks(ticks, [tokens(n) for n in ticks])
             left.set_title(f"{_count(spec.wavelengths[pair])} tokens a turn as trained", fontsize=9)
-            seen = f"{turns:.3g} turns in the window: every phase seen" if finished else f"seen: 0 to {turns:.2g} turns"
+            seen = (
+                f"{_count(turns)} turns in the window: every phase seen"
+                if finished
+                else f"seen: 0 to {turns:.2g} turns"
+            )
             right.set_title(seen, fontsize=9)
         axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
@@ -461,7 +465,8 @@ def score_bounds(table: pd.DataFrame, window: int) -> Figure:
         ax.set_yscale("log")
         ax.set_ylim(top=8 * ax.get_ylim()[1])  # room for the window's name
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        length_axis(ax, [2**k for k in range(int(np.log2(s.max())) + 1)])
+        octaves = int(np.log2(s.max()))
+        length_axis(ax, [2**k for k in range(0, octaves + 1, 1 + octaves // 13)])
         ax.set_xlabel("distance s (tokens, log scale)")
         ax.set_ylabel("attention score / max|h| (log scale)")
         mark_window(ax, window)
@@ -480,12 +485,12 @@ def _length_axis_y(ax: Axes, label: str) -> None:
 
 
 def _lengths_across(ax: Axes, lengths: Mapping[str, int | None]) -> None:
-    """A horizontal line at each length that is given, labelled at its right end."""
+    """A horizontal line at each length that is given, labelled at its left end; "window" is dashed, the rest dotted."""
     for name, length in lengths.items():
         if length is not None:
-            ax.axhline(length, **(WINDOW_STYLE | ({} if name == "trained window" else {"linestyle": ":"})))
-            ax.annotate(f"{name}: {tokens(length)}", (0.99, length), xytext=(0, 3), ha="right", fontsize=8,
-                        textcoords="offset points", xycoords=("axes fraction", "data"), color="#666666")  # fmt: skip
+            ax.axhline(length, **(WINDOW_STYLE | ({} if name == "window" else {"linestyle": ":"})))
+            ax.annotate(f"{name} {tokens(length)}", (0.01, length), xytext=(0, 3), fontsize=8, color="#666666",
+                        textcoords="offset points", xycoords=("axes fraction", "data"))  # fmt: skip
 
 
 def _count(number: float) -> str:

