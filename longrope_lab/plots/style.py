@@ -1,0 +1,92 @@
+"""What all figures share: one colour a method, axes of lengths, the mark of the trained window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+# method: (colour, line style, marker, name in a legend)
+STYLES = {
+    "none": ("#000000", ":", "x", "no scaling"),
+    "pi": ("#E69F00", "-", "s", "PI"),
+    "ntk": ("#56B4E9", "-", "^", "NTK"),
+    "dynamic_ntk": ("#0072B2", "--", "v", "Dynamic NTK"),
+    "yarn": ("#009E73", "-", "D", "YaRN"),
+    "longrope": ("#D55E00", "-", "o", "LongRoPE"),
+}
+OTHERS = ("#CC79A7", "#8C6D31", "#7F7F7F", "#B8A900")
+WINDOW_STYLE: dict[str, Any] = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 1}
+
+# Any: matplotlib types the keys of a style sheet one by one.
+RC: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows as a picture, without pyplot's global state."""
+
+    def _repr_png_(self) -> bytes:
+        picture = BytesIO()
+        self.savefig(picture, format="png", bbox_inches="tight")
+        return picture.getvalue()
+
+
+def subplots(rows: int, columns: int, *, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure that no global state knows, and its axes in reading order; sizes in inches a panel."""
+    figure = NotebookFigure(figsize=(width * columns + 1.4, height * rows), layout="constrained", dpi=120)
+    return figure, list(np.atleast_1d(figure.subplots(rows, columns, **options)).ravel())
+
+
+def styles_of(names: Any) -> dict[str, tuple[str, str, str, str]]:
+    """The fixed style of each method; other names share the remaining colours in order."""
+    rest = cycle(OTHERS)
+    return {str(name): STYLES.get(str(name)) or (next(rest), "-", "o", str(name)) for name in names}
+
+
+def tokens(count: float) -> str:
+    """512, 4k, 2M: a length as people say it."""
+    for unit, size in (("M", 2**20), ("k", 2**10)):
+        if count >= size:
+            return f"{count / size:g}{unit}" if count % size == 0 else f"{count / size:.3g}{unit}"
+    return f"{count:g}"
+
+
+def length_axis(ax: Axes, lengths: Sequence[int]) -> None:
+    """A log axis of base 2 with a tick at each measured length."""
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(list(lengths)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n)))
+    ax.set_xlabel("length (tokens, log scale)")
+
+
+def mark_window(ax: Axes, window: int | None) -> None:
+    """A dashed line at the trained window, if it is in sight."""
+    low, high = ax.get_xlim()
+    if window is not None and low <= window <= high:
+        ax.axvline(window, **WINDOW_STYLE)
+        ax.annotate("trained window", (window, 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
+                    textcoords="offset points", rotation=90, va="top", fontsize=8, color="#777777")  # fmt: skip
+
+
+def shade_unfinished(ax: Axes, rotations: np.ndarray) -> None:
+    """Grey over the dimension pairs that make less than one turn inside the window."""
+    unfinished = np.flatnonzero(rotations < 1)
+    if unfinished.size:
+        ax.axvspan(unfinished[0] - 0.5, len(rotations) - 0.5, color="#EFEFEF", zorder=0)
+        ax.annotate("less than one turn\ninside the window", (unfinished[0] - 0.3, 0.02), fontsize=8, va="bottom",
+                    xycoords=("data", "axes fraction"), color="#777777")  # fmt: skip
