@@ -64,7 +64,7 @@ def token_losses(model: Any, ids: ArrayLike | Tensor, *, head_chunk: int = HEAD_
             F.cross_entropy(logits, ids[0, start + 1 : start + 1 + len(logits)], reduction="none")
             for start, logits in chunked_logits(model, hidden[:, :-1], head_chunk)
         ]
-    return torch.cat(losses).clone()  # a clone made outside inference mode is an ordinary tensor
+    return torch.cat(losses)  # put together outside inference mode: an ordinary tensor
 
 
 def hidden_states(model: Any, ids: Tensor) -> Tensor:

@@ -162,7 +162,10 @@ def test_every_token_is_counted_once_with_enough_context(data, length, total):
     stride = data.draw(st.integers(1, length))
     total = max(total, length)
 
+    passes = []
+
     def position_and_context(model, window):  # ids are the positions themselves
+        passes.append(window)
         assert 2 <= len(window) <= length
         assert window[0] % stride == 0
         return torch.tensor([100 * int(t) + j + 1 for j, t in enumerate(window[1:])])
@@ -177,6 +180,7 @@ def test_every_token_is_counted_once_with_enough_context(data, length, total):
     later = tokens >= length
     assert (context[~later] == tokens[~later]).all()  # the first window's tokens see all there is
     assert (context[later] >= max(length - stride, 1)).all()
+    assert len(passes) <= 1 + math.ceil((total - length) / stride)  # none for tokens that are counted already
 
 
 def test_a_window_as_long_as_the_document_is_the_truncated_mode():

@@ -178,8 +178,10 @@ def test_rows_are_paired_by_document_not_by_place():
 
 def test_documents_of_the_same_title_stay_apart():
     losses = table({"a": [1.0, 2.0, 3.0], "b": [2.0, 3.0, 2.0]}, titles=["Poems", "Poems", "Letters"])
-    (row,) = paired_comparison(losses, "a", "b").itertuples()
-    assert (row.documents, row.wins) == (3, 2)
+    for ours in (losses, losses.iloc[[0, 1, 2, 5, 3, 4]]):
+        (row,) = paired_comparison(ours, "a", "b").itertuples()
+        assert (row.documents, row.wins) == (3, 2)
+        assert row.ratio == pytest.approx(math.exp(-1 / 3))
 
 
 def test_a_row_for_each_length_whatever_the_other_scalings_were_measured_on():

@@ -2,10 +2,10 @@
 
     python -m longrope_lab.lab_model.pretrain tokenizer --books train-*.parquet --out lab_model
     python -m longrope_lab.lab_model.pretrain model --books train-*.parquet --out lab_model --tokens 1.5e9
-    python -m longrope_lab.lab_model.pretrain model --books train-00.parquet --out lab_model --tokens 1.5e8 \
-        --start lab_model --lr 1.5e-3 --passkey-share 0.15 --whole-window 0.5
+    python -m longrope_lab.lab_model.pretrain model --books some.parquet --out lab_model --start lab_model --tokens 3e6 \
+        --rows 32 --lr 8e-4 --passkey-share 0.5 --whole-window 0.8 --passkey-rows 2500 --seed 1
 
-The first takes a minute on a CPU; the others want a GPU. Most rows are plain text; a share is passkey
+The first takes a minute and the last 20 minutes on a CPU; the second wants a GPU. Most rows are plain text; a share is passkey
 prompts no longer than the window, so that retrieval inside it is all but perfect and its loss beyond it is the
 position embedding's doing alone. The last command sharpens the farthest retrievals, which are rare in the second.
 """
