@@ -1,13 +1,15 @@
 """Makes the lab model: a BPE tokenizer and a small Llama with a window of 512 tokens, from a folder of books.
 
-    python -m longrope_lab.lab_model.pretrain tokenizer --books train-*.parquet --out lab_model
-    python -m longrope_lab.lab_model.pretrain model --books train-*.parquet --out lab_model --tokens 1.5e9
-    python -m longrope_lab.lab_model.pretrain model --books some.parquet --out lab_model --start lab_model --tokens 3e6 \
-        --rows 32 --lr 8e-4 --passkey-share 0.5 --whole-window 0.8 --passkey-rows 2500 --seed 1
+    pretrain="python -m longrope_lab.lab_model.pretrain"
+    $pretrain tokenizer --books train-*.parquet --out lab_model
+    $pretrain model --books train-*.parquet --out lab_model --tokens 1.5e9
+    $pretrain model --books some.parquet --out lab_model --start lab_model --tokens 3e6 --rows 32 --lr 8e-4 \\
+        --passkey-share 0.5 --whole-window 0.8 --passkey-rows 2500 --seed 1
 
-The first takes a minute and the last 20 minutes on a CPU; the second wants a GPU. Most rows are plain text; a share is passkey
-prompts no longer than the window, so that retrieval inside it is all but perfect and its loss beyond it is the
-position embedding's doing alone. The last command sharpens the farthest retrievals, which are rare in the second.
+The first takes a minute and the last 20 minutes on a CPU; the second wants a GPU. Most rows are plain text; a
+share is passkey prompts no longer than the window, so that retrieval inside it is all but perfect and its loss
+beyond it is the position embedding's doing alone. The last command sharpens the farthest retrievals, which are
+rare in the second.
 """
 
 from __future__ import annotations
