@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import yaml
+from papermill.exceptions import PapermillExecutionError
 
 from . import runs
 
@@ -28,7 +29,16 @@ def _run(options: argparse.Namespace) -> int:
     for name in names if options.notebook == ["all"] else options.notebook:
         started = time.monotonic()
         print(f"{name} ({options.profile}) ...", flush=True)
-        folder = runs.run(name, options.profile, parameters, options.results)
+        try:
+            folder = runs.run(name, options.profile, parameters, options.results)
+        except PapermillExecutionError as error:  # its own text repeats the whole cell and traceback
+            failed = f"{options.results}/{options.profile}/*.failed"
+            print(
+                f"longrope-lab: {name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"The notebook up to there is in {failed}",
+                file=sys.stderr,
+            )
+            return 1
         print(f"{folder}  {time.monotonic() - started:.0f} s", flush=True)
     return 0
 

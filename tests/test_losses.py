@@ -5,9 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import VOCABULARY, WINDOW, tiny_model
+from torch.nn.attention import sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from longrope_lab import losses as losses_module
 from longrope_lab.losses import HEAD_CHUNK, chunked_logits, hidden_states, token_losses
 from longrope_lab.methods import rope_scaling
 from longrope_lab.rotary import apply_scaling, rope_spec
@@ -114,6 +116,22 @@ def test_half_precision_gives_float32():
 def test_ids_of_any_kind(kind):
     model = tiny_model()
     assert torch.equal(token_losses(model, kind(IDS.tolist())), token_losses(model, IDS))
+
+
+def test_the_order_of_kernels_changes_no_result(monkeypatch):
+    """With a GPU, attention kernels are taken in an order of ours; what a machine lacks is passed over."""
+    model = tiny_model()
+    expected = token_losses(model, IDS)
+    asked = []
+
+    def kernels(order, *, set_priority):
+        asked.append((order, set_priority))
+        return sdpa_kernel(order, set_priority=set_priority)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(losses_module, "sdpa_kernel", kernels)
+    torch.testing.assert_close(token_losses(model, IDS), expected, atol=1e-5, rtol=0)
+    assert asked == [(losses_module.FASTEST_FIRST, True)]
 
 
 def test_the_result_can_be_used_in_autograd():

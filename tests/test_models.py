@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from conftest import tiny_model
+from tokenizers.pre_tokenizers import ByteLevel
 
 from longrope_lab import models
 from longrope_lab.models import LAB_MODEL, SMOLLM2_GGUF, SMOLLM2_HUB, fetch_smollm2, load_model, smollm2_path
@@ -128,12 +129,12 @@ def write_gguf(path, model):
     writer.add_rope_freq_base(10_000.0)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
-    alphabet = sorted(transformers.convert_slow_tokenizer.bytes_to_unicode().values())
-    tokens = ["<s>", "</s>", "<unk>", *alphabet, "ab"]
+    alphabet = sorted(ByteLevel.alphabet())
+    tokens = ["<s>", "</s>", "<unk>", *alphabet, "ab", "cd"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "c d"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_unk_token_id(2)
@@ -170,9 +171,9 @@ def write_gguf(path, model):
 @pytest.fixture
 def gguf_file(tmp_path):
     """A GGUF file, and the model that is in it."""
-    model = tiny_model(vocab_size=260)
+    model = tiny_model(vocab_size=261)
     path = tmp_path / "tiny.gguf"
-    assert write_gguf(path, model) == 260
+    assert write_gguf(path, model) == 261
     return path, model
 
 
@@ -181,7 +182,8 @@ def test_a_gguf_file(gguf_file):
     loaded, tokenizer = load_model(path, device="cpu")
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
     assert rope_spec(loaded) == rope_spec(model)
-    assert tokenizer.decode(tokenizer("abc")["input_ids"], skip_special_tokens=True) == "abc"
+    ids = tokenizer("abcde", add_special_tokens=False)["input_ids"]
+    assert [tokenizer.decode(i) for i in ids] == ["ab", "cd", "e"]
 
 
 # --- SmolLM2 ----------------------------------------------------------------------------------------------------------

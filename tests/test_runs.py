@@ -107,6 +107,13 @@ def test_run_of_several_and_fetch(own_notebooks, monkeypatch, capsys):
     assert "/somewhere/model.gguf" in capsys.readouterr().out
 
 
+def test_a_failing_cell_is_told_in_two_lines(own_notebooks, capsys):
+    assert cli.main(["run", "00", "--results", str(own_notebooks), "-p", "fail=true"]) == 1
+    told = capsys.readouterr().err.splitlines()[-2:]
+    assert told[0].startswith("longrope-lab: 00 failed in cell 2: AssertionError")
+    assert list(own_notebooks.glob("cpu/*.failed")) and told[1].endswith(f"{own_notebooks}/cpu/*.failed")
+
+
 def test_record_refuses_what_it_cannot_save(tmp_path):
     with pytest.raises(ValueError, match="rows is a list: record takes DataFrames and matplotlib Figures"):
         runs.record(tmp_path, rows=[1, 2])
