@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace) -> int:
         try:
             folder = runs.run(name, options.profile, parameters, options.results)
         except PapermillExecutionError as error:  # its own text repeats the whole cell and traceback
-            failed = f"{options.results}/{options.profile}/*.failed"
+            failed = f"{options.results}/{options.profile}/{runs.find_notebook(name).stem}.failed"
             print(
                 f"longrope-lab: {name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                 f"The notebook up to there is in {failed}",
