@@ -104,7 +104,7 @@ def cost_curves(table: pd.DataFrame) -> Figure:
         time.legend()
         memory.plot(table["length"], table["peak_gib"], "-o", color="#0072B2", ms=5)
         memory.set_yscale("log", base=2)
-        memory.set_ylabel("peak memory above the weights (GiB, log scale)")
+        memory.set_ylabel("memory above the weights (GiB, log scale)")
         for ax in (time, memory):
             length_axis(ax, table["length"].tolist())
             ax.tick_params(axis="x", labelrotation=60)

@@ -88,5 +88,11 @@ def shade_unfinished(ax: Axes, rotations: np.ndarray) -> None:
     unfinished = np.flatnonzero(rotations < 1)
     if unfinished.size:
         ax.axvspan(unfinished[0] - 0.5, len(rotations) - 0.5, color="#EFEFEF", zorder=0)
-        ax.annotate("less than one turn\ninside the window", (unfinished[0] - 0.3, 0.02), fontsize=8, va="bottom",
-                    xycoords=("data", "axes fraction"), color="#777777")  # fmt: skip
+        ax.annotate(
+            "less than one turn inside the window",
+            (unfinished[0] - 0.3, 1.01),  # above the axes, where no curve passes
+            xycoords=("data", "axes fraction"),
+            fontsize=8,
+            va="bottom",
+            color="#777777",
+        )
