@@ -89,3 +89,15 @@ def test_tokenizer_recipe(tmp_path, monkeypatch):
     assert len(tokenizer) == 280
     assert tokenizer.decode(tokenizer("40 days")["input_ids"]) == "40 days"
     assert tokenizer.tokenize("40") == ["4", "0"]
+
+
+def test_the_cards_figures_are_measured(lab):
+    from longrope_lab.lab_model.evaluate import evaluate
+
+    model, tokenizer = lab
+    books = load_corpus("kjv", tokenizer, min_tokens=4096, max_tokens=5000, limit=2)
+    figures = evaluate(model, tokenizer, books, trials=1)
+    assert figures["windows"] == 16 and 1 < figures["bits_per_character"] < 2
+    inside, *beyond = [row["perplexity"] for row in figures["perplexity_without_scaling"]]
+    assert beyond[-1] > 2 * inside
+    assert {row["trials"] for rows in figures["passkey"].values() for row in rows} == {5}  # a trial a depth
