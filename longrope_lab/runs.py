@@ -124,7 +124,8 @@ def run(
     try:
         os.environ["LONGROPE_LAB_PROGRESS"] = "lines"  # the kernel inherits it: no bars in an executed notebook
         papermill.execute_notebook(
-            str(notebook), str(folder / notebook.name), parameters=chosen, kernel_name="python3",
+            os.path.relpath(notebook),  # papermill writes the path into the executed notebook
+            str(folder / notebook.name), parameters=chosen, kernel_name="python3",
             progress_bar=False, stderr_file=None,
         )  # fmt: skip
     except BaseException:

@@ -66,7 +66,7 @@ def test_rescaled_wavelengths(scalings):
     assert same_color(none.get_color(), plots.STYLES["none"][0])
     yarn = next(line for line in right.lines if line.get_label() == "YaRN").get_ydata()
     assert (yarn[SPEC.rotations < 1] == 1).all() and (yarn[:3] == 8).all()
-    assert len(right.get_legend().get_texts()) == len(METHODS)
+    assert len(right.get_legend().get_texts()) == len(METHODS) + 1  # and the shade
     assert left.get_yscale() == right.get_yscale() == "log"
     assert "wavelength" in left.get_ylabel() and "4k" in right.get_ylabel()
 
@@ -148,7 +148,7 @@ def test_coefficient_profile():
     h = {"large": np.full(32, 3 - 4j), "small": np.full(32, 0.1j)}
     (ax,) = drawn(plots.coefficient_profile(SPEC, h))
     assert len(line_with(ax, np.full(32, 5.0))) == len(line_with(ax, np.full(32, 0.1))) == 1
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["large", "small"]
+    assert [text.get_text().split()[0] for text in ax.get_legend().get_texts()] == ["large", "small", "less"]
     assert ax.get_yscale() == "log" and "pair" in ax.get_xlabel() and "coefficient" in ax.get_ylabel()
 
 

@@ -67,6 +67,8 @@ def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
         ax.set_title(f"{unfinished} of {len(tokens_a_turn)} pairs never finish a turn inside {tokens(window)} tokens",
                      fontsize=10)  # fmt: skip
         ax.set_xlabel("dimension pair i (fast to slow)")
+        if unfinished:
+            ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

@@ -84,15 +84,8 @@ def mark_window(ax: Axes, window: int | None) -> None:
 
 
 def shade_unfinished(ax: Axes, rotations: np.ndarray) -> None:
-    """Grey over the dimension pairs that make less than one turn inside the window."""
+    """Grey over the dimension pairs that make less than one turn inside the window; the legend says so."""
     unfinished = np.flatnonzero(rotations < 1)
     if unfinished.size:
-        ax.axvspan(unfinished[0] - 0.5, len(rotations) - 0.5, color="#EFEFEF", zorder=0)
-        ax.annotate(
-            "less than one turn inside the window",
-            (unfinished[0] - 0.3, 1.01),  # above the axes, where no curve passes
-            xycoords=("data", "axes fraction"),
-            fontsize=8,
-            va="bottom",
-            color="#777777",
-        )
+        label = "less than one turn\ninside the window"
+        ax.axvspan(unfinished[0] - 0.5, len(rotations) - 0.5, color="#EFEFEF", zorder=0, label=label)
