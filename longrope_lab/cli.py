@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from . import runs
@@ -39,6 +40,12 @@ def _run(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 1
+        except DeadKernelError as error:
+            print(
+                f"longrope-lab: {name}: {error}. Perhaps memory ran out: try shorter lengths or a smaller profile",
+                file=sys.stderr,
+            )
+            return 1
         print(f"{folder}  {time.monotonic() - started:.0f} s", flush=True)
     return 0
 
@@ -47,7 +54,7 @@ def _assignment(text: str) -> tuple[str, object]:
     """``name=value``, the value as YAML, so that numbers and [lists] are what they look like."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"-p takes name=value, got {text!r}: for example -p model=smollm2 or -p lengths=[512,1024]")
+        raise ValueError(f"-p takes name=value, got {text!r}: for example -p model=smollm2 or -p 'lengths=[512,1024]'")
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -4,7 +4,7 @@
     "kjv-parts"   the same in ten long parts (Law, History, ...), for lengths that no single book reaches
     "python"      the installed Python's standard library, one document a module or package; splits alternate
     a path        a .txt, .jsonl or .parquet file, a folder of them, or a glob; splits do not apply
-    "pg19", "proof-pile", or "owner/name"   a data set of the hub, streamed (pip install 'longrope_lab[hub]')
+    "pg19", "proof-pile", or "owner/name"   a data set of the hub, streamed (pip install datasets)
 
 Documents keep their natural length: what is shorter than asked for is left out and counted, never padded.
 """
@@ -258,18 +258,20 @@ def _hub_texts(repository: str, split: str) -> Iterator[Text]:
     try:
         import datasets
     except ImportError:
-        raise ValueError(
-            f"the hub data set {repository!r} needs the datasets package: pip install 'longrope_lab[hub]'"
-        ) from None
-    try:
-        rows = datasets.load_dataset(repository, split=split, streaming=True)
-    except Exception as error:  # the library raises many kinds, its network layer more
-        raise ValueError(
-            f"the hub data set {repository!r} (split {split!r}) cannot be opened: {error}. Without a network, use a "
-            "packaged corpus ('kjv', 'python') or a local file"
-        ) from error
-    for number, values in enumerate(rows):
+        raise ValueError(f"the hub data set {repository!r} needs the datasets package: pip install datasets") from None
+    for number, values in enumerate(_hub_rows(datasets, repository, split)):
         yield _from_row(values, f"{repository}[{number}]", f"{repository}, row {number}")
+
+
+def _hub_rows(datasets: Any, repository: str, split: str) -> Iterator[Any]:
+    try:
+        yield from datasets.load_dataset(repository, split=split, streaming=True)
+    except Exception as error:  # the library raises many kinds, its network layer more, at any row
+        raise ValueError(
+            f"the hub data set {repository!r} (split {split!r}) cannot be read: {error}. Without a network, use a "
+            "packaged corpus ('kjv', 'python') or a local file; a data set that needs its own loading script, "
+            "download as files"
+        ) from error
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------

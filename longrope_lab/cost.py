@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +32,8 @@ def scoring_cost(
 
     Args:
         model: a Hugging Face causal language model.
-        lengths: tokens, measured in rising order, since a CPU's peak memory is known only as the highest so far.
+        lengths: tokens, measured in rising order, since a CPU's peak memory is known only as the highest so far,
+            which makes it an upper bound.
         repeats: measured runs a length.
         plain_up_to: longest length at which the plain way is measured too.
         seed: of the token ids.
@@ -87,7 +89,7 @@ def _seconds(function: Callable[[Any, Tensor], Tensor], model: Any, ids: Tensor)
 def _memory_in_use(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return _peak_memory(device)
+    return int(psutil.Process().memory_info().rss)
 
 
 def _peak_memory(device: torch.device) -> int:

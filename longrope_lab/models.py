@@ -50,7 +50,7 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # The reader of GGUF files runs off the end of a damaged one in many ways.
-    unreadable = (Exception,) if "gguf_file" in options else (OSError, SafetensorError)
+    unreadable = (Exception,) if "gguf_file" in options else (OSError, ValueError, SafetensorError)
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -133,7 +133,8 @@ def _cannot_load(name: str, place: Path, error: Exception) -> str:
         )
     return (
         f"the model {name!r} cannot be loaded ({reason}): without a network only 'lab', 'smollm2' (after "
-        "`longrope-lab fetch smollm2`), a local folder or a .gguf file can be used"
+        "`longrope-lab fetch smollm2`), a local folder or a .gguf file can be used (and HF_HUB_OFFLINE=1 saves "
+        "the wait for the hub)"
     )
 
 

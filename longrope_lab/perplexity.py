@@ -50,6 +50,8 @@ def perplexity(
     Raises:
         ValueError: no documents or lengths, one shorter than a length, or a stride outside 1 to the length.
     """
+    if scalings is not None and not isinstance(scalings, Mapping):
+        raise ValueError(f"scalings is a {type(scalings).__name__}: name them, for example {{'yarn': scaling}}")
     _check(docs, lengths, stride)
     scalings = {"model": None} if scalings is None else scalings
     work = [
@@ -68,7 +70,7 @@ def perplexity(
                 measured = [sliding_losses(model, document.ids, together[0], stride)]
         for length, losses in zip(together, measured, strict=True):
             loss = float(losses.mean())
-            rows.append((name, length, document.title, len(losses), loss, math.exp(min(loss, 700))))
+            rows.append((name, length, document.title, len(losses), loss, math.exp(loss) if loss < 700 else math.inf))
     table = pd.DataFrame(rows, columns=COLUMNS)
     # In the order that was asked for, whatever forward a length came from.
     order = {(n, k): i for i, (n, k) in enumerate((n, k) for n in scalings for k in lengths)}

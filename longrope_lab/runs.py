@@ -109,12 +109,13 @@ def run(
     notebook = find_notebook(name)
     inferred = papermill.inspect_notebook(str(notebook))
     chosen = {**profile_parameters(notebook, profile), **(parameters or {})}
-    for parameter in chosen:
-        if parameter not in inferred:
-            raise unknown(f"parameter of {notebook.stem}", parameter, inferred)
+    _check_parameters(notebook, chosen, inferred)
     folder = Path(results) / profile / notebook.stem
     chosen["out"] = folder.as_posix()
     before, failed = folder.with_suffix(".before"), folder.with_suffix(".failed")
+    if before.exists() and not (folder / "run.json").is_file():  # a run was killed: what it replaced is still good
+        shutil.rmtree(folder, ignore_errors=True)
+        before.rename(folder)
     for leftover in (before, failed):
         shutil.rmtree(leftover, ignore_errors=True)
     if folder.exists():
@@ -140,6 +141,18 @@ def run(
     (folder / "run.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(before, ignore_errors=True)
     return folder
+
+
+def _check_parameters(notebook: Path, chosen: Mapping[str, Any], inferred: Mapping[str, Any]) -> None:
+    for parameter, value in chosen.items():
+        if parameter not in inferred:
+            raise unknown(f"parameter of {notebook.stem}", parameter, inferred)
+        if parameter == "out":
+            raise ValueError("the runner sets 'out' itself: name the folder of the results with --results (results=)")
+        default = yaml.safe_load(str(inferred[parameter]["default"]))
+        if isinstance(default, list) != isinstance(value, list):
+            wanted = f"a list, such as {default}" if isinstance(default, list) else f"one value, such as {default!r}"
+            raise ValueError(f"parameter {parameter!r} of {notebook.stem} is {value!r}: it takes {wanted}")
 
 
 def describe_run(notebook: str, profile: str, parameters: Mapping[str, Any], started: float) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,38 +75,43 @@ def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["scaling", "length", "documents", "loss", "perplexity", "low", "high"])
 
 
-def paired_comparison(table: pd.DataFrame, scaling: str, baseline: str) -> pd.DataFrame:
-    """How one scaling's perplexity compares with another's on the same documents.
+def paired_comparison(table: pd.DataFrame, scaling: str, baseline: str | None = None) -> pd.DataFrame:
+    """How one scaling's perplexity compares with another's, or with each other one's, on the same documents.
 
     Args:
         table: a `perplexity` table with both.
-        scaling, baseline: names in its scaling column.
+        scaling: a name in its scaling column.
+        baseline: another; None for each of the others.
 
     Returns:
-        A row a length: length, documents, ratio (of perplexities, below 1 where `scaling` is better), low, high
-        (its 95 % interval, resampling documents with their pair of losses), wins (documents where it is better).
+        A row a baseline and length: baseline, length, documents, ratio (of perplexities, below 1 where `scaling` is
+        better), low, high (its 95 % interval, resampling documents with their pair of losses), wins (documents
+        where it is better).
 
     Raises:
         ValueError: a name that the table does not have, documents that only one of them was measured on, or a loss
             that is not a number.
     """
     names = list(table["scaling"].unique())
-    for name in (scaling, baseline):
+    baselines = [n for n in names if n != scaling] if baseline is None else [baseline]
+    for name in (scaling, *baselines):
         if name not in names:
             raise unknown("scaling of this table", name, names)
+    rows = [(b, *row) for b in baselines for row in _paired_rows(table, scaling, b)]
+    return pd.DataFrame(rows, columns=["baseline", "length", "documents", "ratio", "low", "high", "wins"])
+
+
+def _paired_rows(table: pd.DataFrame, scaling: str, baseline: str) -> Iterator[tuple[Any, ...]]:
     ours, theirs = (_losses_by_document(table, name) for name in (scaling, baseline))
     if set(ours.index) != set(theirs.index):
         raise ValueError(f"{scaling!r} and {baseline!r} were not measured on the same documents and lengths")
     differences = ours - theirs.reindex(ours.index)
     if differences.isna().any():
         raise ValueError(f"a loss of {scaling!r} or {baseline!r} is not a number: there is nothing to compare")
-    rows = []
     for length, difference in differences.groupby("length", sort=False):
         low, high = bootstrap_interval(difference)
-        rows.append(
-            (length, len(difference), np.exp(difference.mean()), np.exp(low), np.exp(high), int((difference < 0).sum()))
-        )
-    return pd.DataFrame(rows, columns=["length", "documents", "ratio", "low", "high", "wins"])
+        wins = int((difference < 0).sum())
+        yield length, len(difference), np.exp(difference.mean()), np.exp(low), np.exp(high), wins
 
 
 def _losses_by_document(table: pd.DataFrame, scaling: str) -> pd.Series[float]:

@@ -264,7 +264,7 @@ def test_the_hub_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     for source, repository in (("pg19", "emozilla/pg19"), ("some/texts", "some/texts")):
         with pytest.raises(
-            ValueError, match=rf"data set '{repository}' needs the datasets package: pip install 'longrope"
+            ValueError, match=rf"data set '{repository}' needs the datasets package: pip install datasets"
         ):
             load_corpus(source, Words())
 
@@ -292,12 +292,19 @@ def test_the_hub_streams(monkeypatch):
 
 
 def test_the_hub_out_of_reach(monkeypatch):
-    def load_dataset(*_, **__):
+    def at_once(*_, **__):
         raise ConnectionError("no route")
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(ValueError, match=r"'emozilla/pg19' \(split 'test'\) cannot be opened: no route. Without a net"):
-        load_corpus("pg19", Words())
+    def half_way(*_, **__):
+        yield {"text": "a few words"}
+        raise ConnectionError("no route")
+
+    for load_dataset in (at_once, half_way):
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        with pytest.raises(
+            ValueError, match=r"'emozilla/pg19' \(split 'test'\) cannot be read: no route. Without a net"
+        ):
+            load_corpus("pg19", Words())
 
 
 # --- how many, how long -----------------------------------------------------------------------------------------------

@@ -337,11 +337,16 @@ def damage(folder, how):
         weights.write_bytes(weights.read_bytes()[:-100])
     elif how == "weights nonsense":
         weights.write_bytes(b"x" * 100)
+    elif how == "tokenizer nonsense":
+        (folder / "tokenizer.json").write_text("{")
     else:
-        (folder / "config.json").write_text("{")
+        (folder / "config.json").write_text("{}" if how == "config empty" else "{")
 
 
-@pytest.mark.parametrize("how", ["weights missing", "weights cut", "weights nonsense", "config nonsense"])
+DAMAGE = ["weights missing", "weights cut", "weights nonsense", "tokenizer nonsense", "config empty", "config nonsense"]
+
+
+@pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_folder(saved, how):
     damage(saved[0], how)
     with pytest.raises(ValueError, match=r"saved cannot be loaded: a file is missing or damaged \(.*\); save or fetch"):

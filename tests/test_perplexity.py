@@ -217,3 +217,10 @@ def test_a_scaling_for_another_model():
     other = rope_scaling(rope_spec(tiny_model("gemma3")), "pi", 128)
     with pytest.raises(ValueError, match="this scaling is for rotary_dim 32"):
         perplexity(tiny_model(), [document(20)], [8], {"pi": other})
+
+
+def test_scalings_need_names():
+    model = tiny_model()
+    scaling = rope_scaling(rope_spec(model), "pi", 2 * WINDOW)
+    with pytest.raises(ValueError, match="scalings is a RopeScaling: name them, for example {'yarn': scaling}"):
+        perplexity(model, [Document("a", np.arange(8))], [8], scaling)

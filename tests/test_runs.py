@@ -67,6 +67,29 @@ def test_a_failed_run_leaves_the_earlier_one(own_notebooks):
     assert sorted(p.name for p in (own_notebooks / "cpu").iterdir()) == ["00_tiny"]
 
 
+def test_a_killed_run_loses_nothing(own_notebooks, monkeypatch):
+    """Killed, a run leaves the earlier results aside and its own folder unfinished; the next one must not drop both."""
+    import papermill
+
+    folder = runs.run("00_tiny", "cpu", {"number": 3}, own_notebooks)
+    folder.rename(folder.with_suffix(".before"))
+    folder.mkdir()
+    with pytest.raises(papermill.PapermillExecutionError):
+        runs.run("00_tiny", "cpu", {"fail": True}, own_notebooks)
+    assert pd.read_csv(folder / "table.csv")["number"].tolist() == [3]
+
+
+def test_a_kernel_that_dies(own_notebooks, monkeypatch, capsys):
+    from nbclient.exceptions import DeadKernelError
+
+    def dies(*_, **__):
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr("papermill.execute_notebook", dies)
+    assert cli.main(["run", "00", "--results", str(own_notebooks)]) == 1
+    assert "00: Kernel died. Perhaps memory ran out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,6 +98,12 @@ def test_a_failed_run_leaves_the_earlier_one(own_notebooks):
         (["run", "00", "-p", "length=[512]"], "unknown parameter of 00_quickstart 'length': did you mean 'lengths'"),
         (["run", "00", "-p", "lengths"], "-p takes name=value"),
         (["run", "00", "-p", "lengths=[512"], "is not YAML"),
+        (["run", "00", "-p", "lengths=512"], "'lengths' of 00_quickstart is 512: it takes a list, such as [256, 512"),
+        (["run", "00", "-p", "seed=[1]"], "'seed' of 00_quickstart is [1]: it takes one value, such as 0"),
+        (
+            ["run", "00", "-p", "out=elsewhere"],
+            "the runner sets 'out' itself: name the folder of the results with --results",
+        ),
     ],
 )
 def test_command_line_says_what_is_wrong(arguments, message, capsys, tmp_path):

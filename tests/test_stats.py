@@ -224,3 +224,11 @@ def test_accuracy_summary():
     by_cell = accuracy_summary(trials, by=("scaling", "length", "depth"))
     assert by_cell[["depth", "trials", "accuracy"]].to_numpy().tolist() == [[0.5, 3, 1], [1, 1, 0], [0.5, 2, 0]]
     assert accuracy_summary(trials, by=("scaling",))["trials"].tolist() == [4, 2]
+
+
+def test_paired_comparison_with_every_other():
+    losses = table({"a": [1.0, 2.0], "b": [1.5, 2.5], "c": [0.5, 1.5]})
+    rows = paired_comparison(losses, "a")
+    assert rows["baseline"].tolist() == ["b", "c"] and rows["wins"].tolist() == [2, 0]
+    alone = losses[losses["scaling"] == "a"]
+    assert paired_comparison(alone, "a").empty
