@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .files import not_ours, read_json, write_json
 from .methods import ntk_factors
-from .rope import RopeScaling, RopeSpec, not_ours, read_json, write_json
+from .rope import RopeScaling, RopeSpec
 
 
 class RopeSchedule(ABC):
