@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     parameters = dict(_assignment(text) for text in options.parameter)
-    names = [path.stem for path in sorted(runs.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+    names = [path.stem for path in runs.notebooks()]
     for name in names if options.notebook == ["all"] else options.notebook:
         started = time.monotonic()
         print(f"{name} ({options.profile}) ...", flush=True)
@@ -64,7 +64,7 @@ def _assignment(text: str) -> tuple[str, object]:
 def _list(options: argparse.Namespace) -> int:
     import nbformat
 
-    for path in sorted(runs.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+    for path in runs.notebooks():
         title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
         print(f"{path.stem:32} {title}")
     return 0

@@ -19,7 +19,7 @@ from .losses import fast_attention
 from .models import quiet_transformers
 from .progress import progress
 from .rope import RopeScaling
-from .rotary import scaled
+from .rotary import by_name, scaled
 from .schedule import RopeSchedule
 
 TASK = (
@@ -77,7 +77,7 @@ def passkey(
         raise ValueError("filler is an empty list: pass documents, or None for the paper's repeated sentences")
     for depth in depths:
         _check_depth(depth)
-    scalings = {"model": None} if scalings is None else scalings
+    scalings = by_name(scalings)
     cells = [(length, depth, trial) for length in lengths for depth in depths for trial in range(trials)]
     prompts = {cell: _prompt(tokenizer, *cell, filler, seed) for cell in cells}
     batches = [

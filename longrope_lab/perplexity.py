@@ -14,7 +14,7 @@ from .corpora import Document
 from .losses import token_losses
 from .progress import progress
 from .rope import RopeScaling
-from .rotary import scaled
+from .rotary import by_name, scaled
 from .schedule import RopeSchedule
 
 COLUMNS = ["scaling", "length", "document", "tokens", "loss", "perplexity"]
@@ -50,10 +50,8 @@ def perplexity(
     Raises:
         ValueError: no documents or lengths, one shorter than a length, or a stride outside 1 to the length.
     """
-    if scalings is not None and not isinstance(scalings, Mapping):
-        raise ValueError(f"scalings is a {type(scalings).__name__}: name them, for example {{'yarn': scaling}}")
     _check(docs, lengths, stride)
-    scalings = {"model": None} if scalings is None else scalings
+    scalings = by_name(scalings)
     work = [
         (name, together, scaling, document)
         for name, scaling in scalings.items()

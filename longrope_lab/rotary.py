@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -175,6 +175,19 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
                     )
         self._last = rows, last
         return rows
+
+
+def by_name(
+    scalings: Mapping[str, RopeScaling | RopeSchedule | None] | None,
+) -> Mapping[str, RopeScaling | RopeSchedule | None]:
+    """The scalings that a measurement compares, by the names its table gives them; None is the model alone.
+
+    Raises:
+        ValueError: a scaling without a name.
+    """
+    if scalings is not None and not isinstance(scalings, Mapping):
+        raise ValueError(f"scalings is a {type(scalings).__name__}: name them, for example {{'yarn': scaling}}")
+    return {"model": None} if scalings is None else scalings
 
 
 def scaled(

@@ -50,13 +50,18 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure) -> None:
             raise ValueError(f"{name} is a {type(item).__name__}: record takes DataFrames and matplotlib Figures")
 
 
+def notebooks() -> list[Path]:
+    """The numbered notebooks of the repository, in order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
 def find_notebook(name: str) -> Path:
     """The notebook called `name`: its whole name, or its number alone.
 
     Raises:
         ValueError: no such notebook; the nearest is offered.
     """
-    known = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+    known = {path.stem: path for path in notebooks()}
     if not known:
         raise ValueError(f"no notebooks in {NOTEBOOKS}: run from a clone of the repository (pip install -e .)")
     matches = [path for stem, path in known.items() if name in (stem, stem[:2])]

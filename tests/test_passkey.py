@@ -285,3 +285,10 @@ def test_sequence_errors(tokenizer):
         passkey_sequence(tokenizer, 200, 2, rng)
     with pytest.raises(ValueError, match=r"the filler has 5 tokens: a prompt of length 200 needs \d+"):
         passkey_sequence(tokenizer, 200, 0.5, rng, np.arange(5))
+
+
+def test_scalings_need_names(lab):
+    model, tokenizer = lab
+    scaling = rope_scaling(rope_spec(model), "pi", 1024)
+    with pytest.raises(ValueError, match="scalings is a RopeScaling: name them"):
+        passkey(model, tokenizer, [256], scalings=scaling)
