@@ -186,7 +186,7 @@ def describe_run(notebook: str, profile: str, parameters: Mapping[str, Any], sta
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, with "+changes" if files outside ``results/`` differ from it.
+    """The commit of the code that runs, with "+changes" if the package or the notebooks differ from it.
 
     Where there is no repository (a copied tree), the variable ``LONGROPE_LAB_COMMIT`` says it.
     """
@@ -198,6 +198,6 @@ def git_commit() -> str:
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "--", ".", ":!results") else "")
+        return commit + ("+changes" if git("status", "--porcelain", "--", "longrope_lab", "notebooks") else "")
     except (subprocess.CalledProcessError, FileNotFoundError):
         return os.environ.get("LONGROPE_LAB_COMMIT", "unknown")

@@ -166,15 +166,18 @@ def test_git_commit_marks_changes(tmp_path, monkeypatch):
     monkeypatch.delenv("LONGROPE_LAB_COMMIT", raising=False)
     assert runs.git_commit() == "unknown"
     git("init", "-q")
-    (tmp_path / "code.py").write_text("1")
+    code = tmp_path / "longrope_lab" / "code.py"
+    code.parent.mkdir()
+    code.write_text("1")
     git("add", ".")
     git("commit", "-qm", "one")
     head = git("rev-parse", "HEAD")
     assert runs.git_commit() == head
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "new.csv").write_text("1")
-    assert runs.git_commit() == head  # a result is no change of the code
-    (tmp_path / "code.py").write_text("2")
+    (tmp_path / "books.txt").write_text("text")
+    assert runs.git_commit() == head  # a result or a text is no change of the code
+    code.write_text("2")
     assert runs.git_commit() == head + "+changes"
 
 
