@@ -21,15 +21,23 @@ from .rope import RopeScaling, RopeSpec, compose
 from .rotary import apply_scaling, rope_spec
 from .runs import record
 from .schedule import RopeSchedule
+from .search import Budget, Evolution, Gradient, Random, SearchResult, SearchSpace, WorkerProcesses, search
 from .stats import accuracy_summary, paired_comparison, perplexity_summary
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budget",
     "Document",
+    "Evolution",
+    "Gradient",
+    "Random",
     "RopeScaling",
     "RopeSchedule",
     "RopeSpec",
+    "SearchResult",
+    "SearchSpace",
+    "WorkerProcesses",
     "accuracy_summary",
     "apply_scaling",
     "compose",
@@ -46,6 +54,7 @@ __all__ = [
     "rope_spec",
     "scaling_from_config",
     "scoring_cost",
+    "search",
     "spec_from_config",
     "token_losses",
     "widgets",

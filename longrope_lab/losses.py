@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 # Head rows at a time: 1024 rows of a 49k vocabulary are 0.2 GB in float32.
 HEAD_CHUNK = 1024
@@ -67,6 +69,34 @@ def token_losses(model: Any, ids: ArrayLike | Tensor, *, head_chunk: int = HEAD_
     return torch.cat(losses)  # put together outside inference mode: an ordinary tensor
 
 
+def mean_loss(model: Any, ids: Tensor, *, last: int | None = None, head_chunk: int = HEAD_CHUNK) -> Tensor:
+    """The mean token loss of one sequence, differentiable, in the memory of the hidden states.
+
+    The backward pass computes the head again, a chunk at a time; inside `recomputing` the decoder's layers too.
+
+    Args:
+        model: a Hugging Face causal language model.
+        ids: token ids, shape (1, T), T at least 2, on the model's device.
+        last: count only so many tokens at the end; None: all T - 1.
+        head_chunk: tokens whose logits are held at a time.
+
+    Returns:
+        (), float32, nats a token.
+    """
+    hidden = hidden_states(model, ids)[:, :-1]  # (1, T - 1, width)
+    first = 0 if last is None else max(hidden.shape[1] - last, 0)
+    hidden, targets = hidden[:, first:], ids[0, 1 + first :]
+
+    def chunk_loss(rows: Tensor, expected: Tensor) -> Tensor:
+        return F.cross_entropy(_logits(model, rows)[0].float(), expected, reduction="sum")
+
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for start in range(0, hidden.shape[1], head_chunk):
+        rows, expected = hidden[:, start : start + head_chunk], targets[start : start + head_chunk]
+        total = total + checkpoint(chunk_loss, rows, expected, use_reentrant=False)
+    return total / len(targets)
+
+
 def hidden_states(model: Any, ids: Tensor) -> Tensor:
     """What the decoder hands to the head, (B, T) -> (B, T, width), without a key-value cache."""
     hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
@@ -74,7 +104,13 @@ def hidden_states(model: Any, ids: Tensor) -> Tensor:
 
 
 def chunked_logits(model: Any, hidden: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
-    """(start, logits) for `chunk` rows at a time of hidden (1, T, width); logits (rows, V), float32.
+    """(start, logits) for `chunk` rows at a time of hidden (1, T, width); logits (rows, V), float32."""
+    for start in range(0, hidden.shape[1], chunk):
+        yield start, _logits(model, hidden[:, start : start + chunk])[0].float()
+
+
+def _logits(model: Any, rows: Tensor) -> Tensor:
+    """Logits (B, rows, V) of hidden states (B, rows, width).
 
     The model's own forward computes them, with its decoder replaced by a stand-in that hands over the
     rows: whatever a model does to its logits (a scale, a soft cap, a bias) is so done here too.
@@ -83,17 +119,38 @@ def chunked_logits(model: Any, hidden: Tensor, chunk: int) -> Iterator[tuple[int
 
     decoder: nn.Module = model.base_model
     before = decoder.__dict__.get("forward")
-    for start in range(0, hidden.shape[1], chunk):
-        rows = hidden[:, start : start + chunk]
-        decoder.forward = lambda *args, rows=rows, **kwargs: MoeModelOutputWithPast(last_hidden_state=rows)
-        try:
-            logits = model(input_ids=torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)).logits
-        finally:
-            if before is None:
-                del decoder.__dict__["forward"]
+    decoder.forward = lambda *args, **kwargs: MoeModelOutputWithPast(last_hidden_state=rows)
+    try:
+        logits: Tensor = model(input_ids=torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)).logits
+    finally:
+        if before is None:
+            del decoder.__dict__["forward"]
+        else:
+            decoder.forward = before
+    return logits
+
+
+@contextlib.contextmanager
+def recomputing(model: Any) -> Iterator[None]:
+    """Keep only the inputs of the decoder's layers for the backward pass, which computes the rest again.
+
+    transformers' own switch acts in training mode alone, where a model may also drop activations at random,
+    and leaves a hook at the embedding; here the layers that it would wrap are wrapped, and nothing else changes.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    before = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is None:
+                del layer.__dict__["forward"]
             else:
-                decoder.forward = before
-        yield start, logits[0].float()
+                layer.forward = forward
 
 
 @contextlib.contextmanager

@@ -97,14 +97,24 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
             the highest position of the row plus one.
         length: fix a schedule to the scaling for this many tokens. Generation needs it (prompt plus new tokens):
             keys in the cache keep the rotation they were made with, so a change of factors half way would mix two.
+        log_offsets: float64 tensors of shape (d/2,) and (), added to the logarithms of the factors and of the
+            attention factor; gradients flow to them through cos and sin. For the gradient search.
 
     Raises:
         ValueError: the scaling was made for other frequencies than this model's, or the model is not fit.
         RuntimeError: in the forward pass, when a schedule would change factors over cached keys.
     """
 
-    def __init__(self, model: nn.Module, scaling: RopeScaling | RopeSchedule, *, length: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        scaling: RopeScaling | RopeSchedule,
+        *,
+        length: int | None = None,
+        log_offsets: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.scaling: RopeScaling | RopeSchedule = scaling if length is None else scaling.at(length)
+        self._log_offsets = log_offsets
         found = find_rotary(model)
         _check_same_embedding(model, found[0], self.scaling.spec)
         self._last: tuple[list[RopeScaling], list[int]] = ([], [])
@@ -141,7 +151,6 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
     def _forward_of(self, rotary: RotaryModule) -> Callable[..., tuple[Tensor, Tensor]]:
         stock = rotary.module.forward
 
-        @torch.no_grad()
         def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
             if layer_type != rotary.layer_type:  # a local layer of Gemma 3 never sees past its own window
                 result: tuple[Tensor, Tensor] = stock(x, position_ids, layer_type)
@@ -149,14 +158,28 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
             rows = self._rows(position_ids)
             position_ids = position_ids.to(x.device)
             if len(set(rows)) == 1:
-                cos, sin = _cos_sin(rows[0], position_ids)
+                cos, sin = self._cos_sin(rows[0], position_ids)
             else:
-                each = [_cos_sin(s, row) for s, row in zip(rows, position_ids, strict=True)]
+                each = [self._cos_sin(s, row) for s, row in zip(rows, position_ids, strict=True)]
                 cos, sin = (torch.stack(part) for part in zip(*each, strict=True))
             dtype = rotary.output_dtype or x.dtype
             return rotary.layout(cos).to(x.device, dtype), rotary.layout(sin).to(x.device, dtype)
 
         return forward
+
+    def _cos_sin(self, scaling: RopeScaling, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin times m, each positions.shape + (d/2,), float64 (LongRoPE, Eq. 3)."""
+        device = "cpu" if positions.device.type == "mps" else positions.device  # MPS has no float64
+        n = positions.to(device, torch.float64)[..., None]
+        theta = torch.tensor(scaling.frequencies, device=device)
+        m: Any = scaling.spec.attention_factor * scaling.attention_factor
+        if self._log_offsets is not None:
+            factors, attention = (offset.to(device) for offset in self._log_offsets)
+            theta, m = theta * torch.exp(-factors), m * torch.exp(attention)
+        if scaling.start_tokens:
+            theta = torch.where(n < scaling.start_tokens, torch.tensor(scaling.spec.frequencies, device=device), theta)
+        angles = n * theta
+        return angles.cos() * m, angles.sin() * m
 
     def _rows(self, position_ids: Tensor) -> list[RopeScaling]:
         """The scaling in force for each row of positions (B, T)."""
@@ -195,18 +218,6 @@ def scaled(
 ) -> contextlib.AbstractContextManager[object]:
     """`apply_scaling`, or nothing at all for None: the model as it stands."""
     return contextlib.nullcontext() if scaling is None else apply_scaling(model, scaling, length=length)
-
-
-def _cos_sin(scaling: RopeScaling, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin times m, each positions.shape + (d/2,), float64 (LongRoPE, Eq. 3)."""
-    device = "cpu" if positions.device.type == "mps" else positions.device  # MPS has no float64
-    n = positions.to(device, torch.float64)[..., None]
-    theta = torch.tensor(scaling.frequencies, device=device)
-    if scaling.start_tokens:
-        theta = torch.where(n < scaling.start_tokens, torch.tensor(scaling.spec.frequencies, device=device), theta)
-    angles = n * theta
-    m = scaling.spec.attention_factor * scaling.attention_factor
-    return angles.cos() * m, angles.sin() * m
 
 
 def _check_same_embedding(model: Any, rotary: RotaryModule, spec: RopeSpec) -> None:
