@@ -1,9 +1,9 @@
 """Gradient search: descent on the factors through the frozen model.
 
-The loss of a document is differentiable in the factors, so a step learns something about all of them at
-once, where a candidate of the evolution gives one number. log lambda_i is a sum of positive increments (softplus),
-so the factors never fall; Adam moves the increments and, if the space says so, log m. n-hat is a whole number and
-stays at the space's first value.
+The loss of a document is differentiable in the factors, so a step learns something about all of them at once,
+where a candidate of the evolution gives one number. Adam moves log lambda, and log m if the space says so; after each
+step the factors are projected on the space: onto the nearest that never fall (isotonic regression), within the
+bounds. n-hat is a whole number and stays at the space's first value.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import ArrayLike
 
-from ..rope import RopeScaling
+from ..rope import Floats, RopeScaling
 from .objective import Measured, Trial
 from .space import SearchSpace
 
-# Increments of log lambda start at least this large: softplus has no gradient at 0.
-LEAST_INCREMENT = 1e-2
+# Adam's decay rates: a search has tens of steps, not the thousands that (0.9, 0.999) average over.
+BETAS = (0.8, 0.95)
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,7 @@ class Gradient:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be a finite number above 0")
 
     def start(self, space: SearchSpace, documents: int, seed: int) -> GradientSearch:
-        """A search with these settings.
-
-        Raises:
-            ValueError: a space without the monotone rule, which the increments cannot leave.
-        """
+        """A search with these settings."""
         return GradientSearch(self, space, documents, seed)
 
     def identity(self) -> dict[str, Any]:
@@ -71,20 +66,20 @@ class GradientSearch:
     """Ask for the trials of a step or of a validation, tell what they measured."""
 
     def __init__(self, settings: Gradient, space: SearchSpace, documents: int, seed: int) -> None:
-        if not space.monotone:
-            raise ValueError("the gradient search moves rising factors only: use a space with monotone=True")
         self.settings, self.space = settings, space
         self.documents = tuple(range(documents))
         self.rng = np.random.default_rng(seed)
         self.order: list[int] = []
-        low, high = (torch.from_numpy(np.log(bound)) for bound in space.bounds)
-        self.low, self.high = low, high
-        start = torch.from_numpy(np.log(space.formula(settings.initial).factors))
-        increments = torch.diff(start, prepend=torch.zeros(1, dtype=torch.float64)).clamp(min=LEAST_INCREMENT)
-        self.raw = torch.log(torch.expm1(increments)).requires_grad_()  # softplus(raw) = increments
-        self.log_m = torch.tensor(math.log(space.formula_attention_factor), dtype=torch.float64, requires_grad=True)
-        learned = [self.raw] if space.attention_factors is None else [self.raw, self.log_m]
-        self.adam = torch.optim.Adam(learned, lr=settings.learning_rate)
+        self.log_factors = torch.from_numpy(np.log(space.formula(settings.initial).factors))
+        self.log_m = torch.tensor(math.log(space.formula_attention_factor), dtype=torch.float64)
+        self.adam = torch.optim.Adam(
+            [
+                {"params": [self.log_factors], "pace": 1.0},
+                # m acts on every dimension, so half the pace of one of them.
+                {"params": [self.log_m], "pace": 0.0 if space.attention_factors is None else 0.5},
+            ],
+            betas=BETAS,
+        )
         self.step = 0
         self.validated = -1  # the step that was last measured on all documents
 
@@ -103,36 +98,46 @@ class GradientSearch:
         if not gradients:
             self.validated = self.step
             return
-        mean = torch.tensor(gradients, dtype=torch.float64).mean(dim=0)
+        mean = torch.tensor(gradients, dtype=torch.float64).mean(dim=0)  # (d/2 + 1,)
         self.step += 1
         if not torch.isfinite(mean).all():
             return
-        self.adam.zero_grad()
-        self._log_factors().backward(mean[:-1])  # type: ignore[no-untyped-call]
-        self.log_m.grad = mean[-1]
+        self.log_factors.grad, self.log_m.grad = mean[:-1], mean[-1]
         for group in self.adam.param_groups:
-            group["lr"] = self.settings.learning_rate * self._fall()
+            group["lr"] = self.settings.learning_rate * group["pace"] * self._fall()
         self.adam.step()
+        self.log_factors.copy_(torch.from_numpy(self._project(self.log_factors.numpy())))
         if self.space.attention_factors is not None:
-            lowest, highest = self.space.attention_factors
-            self.log_m.data.clamp_(math.log(lowest), math.log(highest))
+            self.log_m.clamp_(*map(math.log, self.space.attention_factors))
 
     def _fall(self) -> float:
         """Cosine from 1 to 0.1 over the steps."""
         return 0.55 + 0.45 * math.cos(math.pi * (self.step - 1) / self.settings.steps)
 
-    def _log_factors(self) -> Tensor:
-        rising = F.softplus(self.raw).cumsum(0)
-        return torch.maximum(torch.minimum(rising, self.high), self.low)
+    def _project(self, log_factors: Floats) -> Floats:
+        rising = isotonic(log_factors) if self.space.monotone else log_factors
+        return np.clip(rising, *np.log(self.space.bounds))
 
     def _scaling(self) -> RopeScaling:
-        with torch.no_grad():
-            # Rounding in exp and log must not leave the bounds.
-            factors = np.clip(self._log_factors().exp().numpy(), *self.space.bounds)
-            m = None if self.space.attention_factors is None else math.exp(self.log_m.item())
+        # Rounding in exp and log must not leave the bounds.
+        factors = np.clip(np.exp(self.log_factors.numpy()), *self.space.bounds)
+        m = None if self.space.attention_factors is None else math.exp(self.log_m.item())
         return self.space.scaling_at(factors, attention_factor=m)
 
     def _next(self) -> int:
         if not self.order:
             self.order = self.rng.permutation(len(self.documents)).tolist()
         return self.order.pop()
+
+
+def isotonic(values: ArrayLike) -> Floats:
+    """The nearest sequence, in least squares, that never falls; shape (N,).
+
+    By the min-max formula (Barlow et al., Statistical Inference under Order Restrictions, 1972): entry i is the
+    largest, over starts a <= i, of the smallest, over ends b >= i, mean of values[a ... b].
+    """
+    sums = np.concatenate(([0.0], np.cumsum(np.asarray(values, dtype=np.float64))))
+    start, end = np.indices((len(sums) - 1,) * 2)
+    means = np.where(end >= start, (sums[end + 1] - sums[start]) / np.maximum(end - start + 1, 1), np.inf)  # (a, b)
+    smallest = np.minimum.accumulate(means[:, ::-1], axis=1)[:, ::-1]  # (a, i): over ends b >= i
+    return np.array([smallest[: i + 1, i].max() for i in range(len(sums) - 1)])
