@@ -24,17 +24,19 @@ import yaml
 from matplotlib.figure import Figure
 
 from .errors import unknown
+from .rope import RopeScaling
+from .schedule import RopeSchedule
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PACKAGES = ("longrope_lab", "torch", "transformers", "tokenizers", "numpy", "pandas", "matplotlib", "papermill")
 
 
-def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure) -> None:
-    """Save what a notebook made, under the names given: a table as CSV, a figure as PNG and SVG.
+def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | RopeScaling | RopeSchedule) -> None:
+    """Save what a notebook made, under the names given: a table as CSV, a figure as PNG and SVG, a scaling as JSON.
 
     Raises:
-        ValueError: something that is neither.
+        ValueError: something else.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,8 +48,12 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure) -> None:
             # No date and no random ids, so that the same figure gives the same file.
             with matplotlib.rc_context({"svg.hashsalt": name}):
                 item.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+        elif isinstance(item, RopeScaling | RopeSchedule):
+            item.save(folder / f"{name}.json")
         else:
-            raise ValueError(f"{name} is a {type(item).__name__}: record takes DataFrames and matplotlib Figures")
+            raise ValueError(
+                f"{name} is a {type(item).__name__}: record takes DataFrames, matplotlib Figures and scalings"
+            )
 
 
 def notebooks() -> list[Path]:

@@ -144,7 +144,7 @@ def test_a_failing_cell_is_told_in_two_lines(own_notebooks, capsys):
 
 
 def test_record_refuses_what_it_cannot_save(tmp_path):
-    with pytest.raises(ValueError, match="rows is a list: record takes DataFrames and matplotlib Figures"):
+    with pytest.raises(ValueError, match="rows is a list: record takes DataFrames, matplotlib Figures and scalings"):
         runs.record(tmp_path, rows=[1, 2])
 
 
