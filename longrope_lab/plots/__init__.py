@@ -16,6 +16,7 @@ from .rotary import (
     telling_pairs,
     wavelengths,
 )
+from .search import search_curves
 from .style import STYLES, tokens
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "rescaled_wavelengths",
     "score_bounds",
     "score_fit",
+    "search_curves",
     "telling_pairs",
     "tokens",
     "wavelengths",

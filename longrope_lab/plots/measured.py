@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -15,6 +12,7 @@ from ..stats import accuracy_summary, perplexity_summary
 from .style import (
     RC,
     WINDOW_STYLE,
+    few_minor_labels,
     length_axis,
     mark_window,
     styles_of,
@@ -42,7 +40,7 @@ def perplexity_curves(table: pd.DataFrame, window: int | None = None, panels: st
                 ax.fill_between(curve["length"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
             ax.set_yscale("log")
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-            ax.yaxis.set_minor_formatter(FuncFormatter(_few_minor_labels(ax)))
+            ax.yaxis.set_minor_formatter(FuncFormatter(few_minor_labels(ax)))
             length_axis(ax, sorted(table["length"].unique()))
             mark_window(ax, window)
             ax.set_title("" if panels is None else f"{panels} {value!s}", fontsize=10)
@@ -111,14 +109,3 @@ def cost_curves(table: pd.DataFrame) -> Figure:
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
             ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
-
-
-def _few_minor_labels(ax: Axes) -> Any:
-    """Labels 2 and 5 of each decade, if the axis spans less than two; matplotlib would print none or all."""
-
-    def label(y: float, _: int | None = None) -> str:
-        low, high = ax.get_ylim()
-        leading = round(y / 10 ** np.floor(np.log10(y)))
-        return f"{y:g}" if high / low < 300 and leading in (2, 5) else ""
-
-    return label

@@ -20,8 +20,11 @@ STYLES = {
     "dynamic_ntk": ("#0072B2", "--", "v", "Dynamic NTK"),
     "yarn": ("#009E73", "-", "D", "YaRN"),
     "longrope": ("#D55E00", "-", "o", "LongRoPE"),
+    "evolution": ("#D55E00", "-", "o", "evolution"),
+    "gradient": ("#CC79A7", "-", "P", "gradient"),
+    "random": ("#8C6D31", "-", ".", "random"),
 }
-OTHERS = ("#CC79A7", "#8C6D31", "#7F7F7F", "#B8A900")
+OTHERS = ("#7F7F7F", "#B8A900", "#5D3FD3", "#A0522D")
 WINDOW_STYLE: dict[str, Any] = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 1}
 
 # Any: matplotlib types the keys of a style sheet one by one.
@@ -89,3 +92,15 @@ def shade_unfinished(ax: Axes, rotations: np.ndarray) -> None:
     if unfinished.size:
         label = "less than one turn\ninside the window"
         ax.axvspan(unfinished[0] - 0.5, len(rotations) - 0.5, color="#EFEFEF", zorder=0, label=label)
+
+
+def few_minor_labels(ax: Axes) -> Any:
+    """Labels 2 and 5 of each decade, if the axis spans less than two, and all if it spans little of one."""
+
+    def label(y: float, _: int | None = None) -> str:
+        low, high = ax.get_ylim()
+        leading = round(y / 10 ** np.floor(np.log10(y)))
+        shown = range(1, 10) if high / low < 4 else (2, 5)
+        return f"{y:g}" if high / low < 300 and leading in shown else ""
+
+    return label

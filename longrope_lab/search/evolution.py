@@ -65,7 +65,7 @@ PRESETS = {
     "paper": Evolution(),
     "paper_512k": Evolution(population=32, mutations=8, crossovers=8),
     "small": Evolution(population=24, mutations=8, crossovers=8, top=12, rounds=12),
-    "tiny": Evolution(population=6, mutations=3, crossovers=3, top=4, rounds=2),
+    "tiny": Evolution(population=8, mutations=4, crossovers=4, top=4, rounds=8),
 }
 
 

@@ -1,0 +1,42 @@
+"""Figures of a search: how far it has come after how many forward passes."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from .style import RC, few_minor_labels, styles_of, subplots
+
+
+def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
+    """Best validation perplexity so far against forward passes spent, a line a search; dots are its candidates.
+
+    Args:
+        table: histories of `search` one below the other, with a further column "search" that names each.
+        panels: a further column of the table; one panel for each of its values.
+    """
+    groups = [("", table)] if panels is None else list(table.groupby(panels, sort=False))
+    styles = styles_of(table["search"].unique())
+    with mpl.rc_context(RC):
+        figure, axes = subplots(1, len(groups), width=4.6, height=3.9)
+        for ax, (value, group) in zip(axes, groups, strict=True):
+            for name, history in group.groupby("search", sort=False):
+                colour, line, _, label = styles[str(name)]
+                whole = history[(history["kind"] != "step") & ~history["dropped"] & np.isfinite(history["loss"])]
+                ax.scatter(whole["forwards"], np.exp(whole["loss"]), s=7, color=colour, alpha=0.3, lw=0)
+                known = history[np.isfinite(history["best_perplexity"])]
+                ax.step(known["forwards"], known["best_perplexity"], line, color=colour, where="post", label=label)
+            best = group.loc[np.isfinite(group["best_perplexity"]), "best_perplexity"]
+            # Candidates far worse than the start would squeeze what matters into a corner.
+            ax.set_ylim(best.min() / 1.03, best.groupby(group["search"]).first().max() * 1.25)
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            ax.yaxis.set_minor_formatter(FuncFormatter(few_minor_labels(ax)))
+            ax.set_xlabel("forward passes of one document (a gradient counts 4)")
+            ax.set_title("" if panels is None else f"{panels} {value!s}", fontsize=10)
+        axes[0].set_ylabel("best validation perplexity (log scale)")
+        axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
