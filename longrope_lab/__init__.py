@@ -10,7 +10,7 @@ lab.plots.perplexity_curves(table, window=spec.original_length)
 
 from . import plots, widgets
 from .corpora import Document, load_corpus
-from .cost import scoring_cost
+from .cost import scoring_cost, search_cost, worker_cost
 from .hf_config import scaling_from_config, spec_from_config
 from .losses import token_losses
 from .methods import register_method, rope_scaling
@@ -55,7 +55,9 @@ __all__ = [
     "scaling_from_config",
     "scoring_cost",
     "search",
+    "search_cost",
     "spec_from_config",
     "token_losses",
     "widgets",
+    "worker_cost",
 ]

@@ -1,4 +1,4 @@
-"""What scoring costs: seconds and peak memory by length, against the model's own forward pass."""
+"""What scoring and searching cost: seconds and peak memory, as ratios within one run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .corpora import Document
 from .losses import fast_attention, token_losses
 from .progress import progress
+from .rotary import rope_spec
+from .search.objective import Objective, Trial, model_of
+from .search.run import Settings, on_workers, search
+from .search.space import SearchSpace
+from .search.workers import WorkerProcesses
 
 GIB = 2**30
 
@@ -68,6 +74,101 @@ def scoring_cost(
                 "peak_gib": peak,
                 "plain_seconds": statistics.median(theirs for _, theirs in pairs),
                 "slowdown": statistics.median(ours / theirs for ours, theirs in pairs),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def search_cost(
+    model: Any, docs: Sequence[Document], target_length: int, searches: Mapping[str, Settings], *, seed: int = 0
+) -> pd.DataFrame:
+    """What each search spends to its end, beside the bare scoring of a document.
+
+    Args:
+        model: a Hugging Face causal language model.
+        docs: documents of at least `target_length` tokens.
+        target_length: L' in tokens.
+        searches: name -> settings.
+        seed: of the searches.
+
+    Returns:
+        A row a search: search, trials, dropped (by racing), forwards (of one document, as counted), forward_tokens,
+        seconds, seconds_a_forward (over those of bare scoring, pair by pair in time: 1 means that all it spends is
+        forward passes, as counted), peak_gib (above what was in use before; on a CPU the highest so far, an upper
+        bound), best_perplexity.
+    """
+    objective = Objective.of(docs, target_length)
+    in_use = _memory_in_use(model.device)
+    rows = []
+    for name, settings in searches.items():
+        _reset_peak(model.device)
+        ids = [torch.from_numpy(ids) for ids in objective.documents]
+        token_losses(model, ids[0])  # the first pass of all also prepares the machine
+        bare = statistics.mean(_seconds(token_losses, model, each) for each in ids)
+        found = search(model, docs, target_length, settings, seed=seed)
+        peak = (_peak_memory(model.device) - in_use) / GIB
+        bare = statistics.mean([bare, *(_seconds(token_losses, model, each) for each in ids)])
+        forwards = int(found.history["forwards"].iloc[-1])
+        rows.append(
+            {
+                "search": name,
+                "trials": len(found.history),
+                "dropped": int(found.history["dropped"].sum()),
+                "forwards": forwards,
+                "forward_tokens": forwards * target_length,
+                "seconds": found.seconds,
+                "seconds_a_forward": found.seconds / forwards / bare,
+                "peak_gib": peak,
+                "best_perplexity": float(np.exp(found.best_loss)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def worker_cost(
+    model: Any,
+    docs: Sequence[Document],
+    target_length: int,
+    *,
+    counts: Sequence[int] = (1, 2),
+    candidates: int = 8,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Candidates a second with so many worker processes of one CPU thread (or one GPU) each, their start left out.
+
+    Args:
+        model: a name for `load_model`, or a function without arguments that returns a model: each worker calls it.
+        docs: documents of at least `target_length` tokens.
+        target_length: L' in tokens.
+        counts: numbers of processes to compare, the first being the yardstick.
+        candidates: measured for each count.
+        seed: of the candidates.
+
+    Returns:
+        A row a count: workers, candidates, seconds, candidates_a_second, speedup (over the first count).
+    """
+    objective = Objective.of(docs, target_length)
+    space = SearchSpace(rope_spec(model_of(model)), target_length)
+    rng = np.random.default_rng(seed)
+    everything = tuple(range(len(docs)))
+    trials = {i: Trial("random", space.scaling(space.random(rng)), everything) for i in range(candidates)}
+    rows: list[dict[str, float]] = []
+    for count in counts:
+        with WorkerProcesses(count, threads=1) as executor:
+            warm = {i: Trial("random", trials[0].scaling, (0,)) for i in range(count)}  # each loads the model
+            list(on_workers(executor, "cost", model, objective, warm))
+            started = time.perf_counter()
+            list(on_workers(executor, "cost", model, objective, trials))
+            seconds = time.perf_counter() - started
+        a_second = candidates / seconds
+        speedup = a_second / (rows[0]["candidates_a_second"] if rows else a_second)
+        rows.append(
+            {
+                "workers": count,
+                "candidates": candidates,
+                "seconds": seconds,
+                "candidates_a_second": a_second,
+                "speedup": speedup,
             }
         )
     return pd.DataFrame(rows)

@@ -185,7 +185,7 @@ def search(
     else:
         del live
         key, workers = str(identity["model"]), executor
-        run = _Run(log, budget or Budget(), target_length, lambda t: _on_workers(workers, key, model, objective, t))
+        run = _Run(log, budget or Budget(), target_length, lambda t: on_workers(workers, key, model, objective, t))
     return run.result(settings.start(space, len(docs), seed), type(settings).__name__.lower())
 
 
@@ -323,7 +323,7 @@ def _here(model: Any, objective: Objective, trials: dict[int, Trial]) -> Results
         yield i, measured, time.perf_counter() - started
 
 
-def _on_workers(executor: Executor, key: str, model: Any, objective: Objective, trials: dict[int, Trial]) -> Results:
+def on_workers(executor: Executor, key: str, model: Any, objective: Objective, trials: dict[int, Trial]) -> Results:
     """Measure on workers, all trials under way at once; a trial whose worker dies gets one more try."""
 
     def submit(trial: Trial) -> Future[Any]:
