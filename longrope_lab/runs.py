@@ -194,8 +194,10 @@ def describe_run(notebook: str, profile: str, parameters: Mapping[str, Any], sta
 def git_commit() -> str:
     """The commit of the code that runs, with "+changes" if the package or the notebooks differ from it.
 
-    Where there is no repository (a copied tree), the variable ``LONGROPE_LAB_COMMIT`` says it.
+    For a copied tree, which has no repository or another one's, the variable ``LONGROPE_LAB_COMMIT`` says it.
     """
+    if "LONGROPE_LAB_COMMIT" in os.environ:
+        return os.environ["LONGROPE_LAB_COMMIT"]
     root = NOTEBOOKS.parent
 
     def git(*arguments: str) -> str:
@@ -206,4 +208,4 @@ def git_commit() -> str:
         commit = git("rev-parse", "HEAD")
         return commit + ("+changes" if git("status", "--porcelain", "--", "longrope_lab", "notebooks") else "")
     except (subprocess.CalledProcessError, FileNotFoundError):
-        return os.environ.get("LONGROPE_LAB_COMMIT", "unknown")
+        return "unknown"

@@ -29,9 +29,11 @@ def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
                 ax.scatter(whole["forwards"], np.exp(whole["loss"]), s=7, color=colour, alpha=0.3, lw=0)
                 known = history[np.isfinite(history["best_perplexity"])]
                 ax.step(known["forwards"], known["best_perplexity"], line, color=colour, where="post", label=label)
-            best = group.loc[np.isfinite(group["best_perplexity"]), "best_perplexity"]
-            # Candidates far worse than the start would squeeze what matters into a corner.
-            ax.set_ylim(best.min() / 1.03, best.groupby(group["search"]).first().max() * 1.25)
+            best = group[np.isfinite(group["best_perplexity"])]
+            # The axis begins at the best of each first round: worse candidates would squeeze the rest into a corner.
+            first = best[best["round"] == best.groupby("search")["round"].transform("min")]
+            highest = first.groupby("search")["best_perplexity"].last().max()
+            ax.set_ylim(best["best_perplexity"].min() / 1.02, highest * 1.15)
             ax.set_yscale("log")
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
             ax.yaxis.set_minor_formatter(FuncFormatter(few_minor_labels(ax)))
