@@ -34,7 +34,7 @@ class Gradient:
         batch: documents a step, drawn in shuffled passes over all.
         learning_rate: Adam's, falling to a tenth along a cosine.
         validate_every: steps between two measurements on all documents; the best of these is the result.
-        initial: the formula to start from: "pi", "ntk" or "yarn".
+        initial: where to start: "pi", "ntk", "yarn", or "high", the space's upper bounds.
 
     Raises:
         ValueError: a number below 1, or a learning rate that is not above 0.
@@ -70,13 +70,13 @@ class GradientSearch:
         self.documents = tuple(range(documents))
         self.rng = np.random.default_rng(seed)
         self.order: list[int] = []
-        self.log_factors = torch.from_numpy(np.log(space.formula(settings.initial).factors))
-        self.log_m = torch.tensor(math.log(space.formula_attention_factor), dtype=torch.float64)
+        self.log_factors = torch.from_numpy(np.log(space.formula_factors(settings.initial)))
+        self.log_m = torch.tensor(math.log(space.default_attention_factor), dtype=torch.float64)
         self.adam = torch.optim.Adam(
             [
                 {"params": [self.log_factors], "pace": 1.0},
                 # m acts on every dimension, so half the pace of one of them.
-                {"params": [self.log_m], "pace": 0.0 if space.attention_factors is None else 0.5},
+                {"params": [self.log_m], "pace": 0.0 if space.searched_attention_factors is None else 0.5},
             ],
             betas=BETAS,
         )
@@ -107,8 +107,8 @@ class GradientSearch:
             group["lr"] = self.settings.learning_rate * group["pace"] * self._fall()
         self.adam.step()
         self.log_factors.copy_(torch.from_numpy(self._project(self.log_factors.numpy())))
-        if self.space.attention_factors is not None:
-            self.log_m.clamp_(*map(math.log, self.space.attention_factors))
+        if self.space.searched_attention_factors is not None:
+            self.log_m.clamp_(*map(math.log, self.space.searched_attention_factors))
 
     def _fall(self) -> float:
         """Cosine from 1 to 0.1 over the steps."""
@@ -121,7 +121,7 @@ class GradientSearch:
     def _scaling(self) -> RopeScaling:
         # Rounding in exp and log must not leave the bounds.
         factors = np.clip(np.exp(self.log_factors.numpy()), *self.space.bounds)
-        m = None if self.space.attention_factors is None else math.exp(self.log_m.item())
+        m = None if self.space.searched_attention_factors is None else math.exp(self.log_m.item())
         return self.space.scaling_at(factors, attention_factor=m)
 
     def _next(self) -> int:

@@ -165,9 +165,9 @@ def search(
     live = model_of(model)
     spec = rope_spec(live)
     space = SearchSpace(spec, target_length) if space is None else space
-    if space.spec != spec or space.target_length != target_length:
+    if space.model_spec != spec or space.target_length != target_length:
         raise ValueError(
-            f"the space is for {space.spec} and {space.target_length} tokens, the search for {spec} and "
+            f"the space is for {space.model_spec} and {space.target_length} tokens, the search for {spec} and "
             f"{target_length}: make it as SearchSpace(rope_spec(model), {target_length})"
         )
     identity = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..methods import rope_scaling
-from ..rope import Floats, RopeScaling, RopeSpec, check_target, longrope_attention_factor
+from ..rope import Floats, RopeScaling, RopeSpec, check_target, compose, longrope_attention_factor
 
 # Table 4's values of n-hat, the number of first tokens left alone.
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
@@ -41,8 +41,10 @@ class SearchSpace:
         high: largest factor, likewise; None for 1.25 s (Table 4).
         step: distance between two factors tried by the methods that draw from a grid.
         start_tokens: the values of n-hat to try; the gradient search keeps the first.
-        attention_factors: (lowest, highest) m to search in; None for the formula sqrt(1 + ln s / ln L).
+        attention_factors: (lowest, highest) m to search in; one number fixes it; None for the formula
+            sqrt(1 + ln s / ln L).
         monotone: demand that factors never fall from a dimension to the next (section 3.2).
+        over: an extension that is in place already, whose factors multiply those of this space; see `on_top_of`.
 
     Raises:
         ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step that is not
@@ -55,8 +57,9 @@ class SearchSpace:
     high: float | tuple[float, ...] | None = None
     step: float = STEP
     start_tokens: tuple[int, ...] = START_TOKENS
-    attention_factors: tuple[float, float] | None = None
+    attention_factors: tuple[float, float] | float | None = None
     monotone: bool = True
+    over: RopeScaling | None = None
 
     def __post_init__(self) -> None:
         check_target(self.spec, self.target_length)
@@ -71,12 +74,32 @@ class SearchSpace:
             raise ValueError(f"start_tokens is {self.start_tokens}: name at least one whole number from 0")
         object.__setattr__(self, "start_tokens", tuple(int(n) for n in self.start_tokens))
         if self.attention_factors is not None:
-            lowest, highest = self.attention_factors
+            lowest, highest = np.broadcast_to(self.attention_factors, 2).tolist()
             if not 0 < lowest <= highest < math.inf:
                 raise ValueError(
                     f"attention_factors is {self.attention_factors}: give (lowest, highest), 0 < lowest <= highest"
                 )
         self.grid  # noqa: B018 - checks the bounds
+
+    @classmethod
+    def on_top_of(cls, first: RopeScaling, target_length: int, **options: Any) -> SearchSpace:
+        """The space of a second search (LongRoPE section 3.3), on a model that `first` has extended.
+
+        Its scalings are composed with `first`, so they apply to the model as it was loaded. n-hat stays that of
+        `first`: between two counts only one of the scalings would act.
+        """
+        spec = replace(first, start_tokens=0).as_spec()
+        return cls(spec, target_length, start_tokens=(first.start_tokens,), over=first, **options)
+
+    @property
+    def model_spec(self) -> RopeSpec:
+        """The embedding of the model that this space's scalings apply to."""
+        return self.spec if self.over is None else self.over.spec
+
+    @property
+    def searched_attention_factors(self) -> tuple[float, float] | None:
+        """(lowest, highest) m, if m is searched."""
+        return self.attention_factors if isinstance(self.attention_factors, tuple) else None
 
     @property
     def bounds(self) -> tuple[Floats, Floats]:
@@ -125,19 +148,19 @@ class SearchSpace:
         """The point of the space nearest to these values; m, where it is searched, in steps of 0.01."""
         steps = np.clip(np.rint(np.asarray(factors, dtype=np.float64) / self.step).astype(np.int64), *self.grid)
         m = None
-        if self.attention_factors is not None:
-            wanted = self.formula_attention_factor if attention_factor is None else attention_factor
-            m = round(float(np.clip(wanted, *self.attention_factors)) / STEP)
+        if self.searched_attention_factors is not None:
+            wanted = self.default_attention_factor if attention_factor is None else attention_factor
+            m = round(float(np.clip(wanted, *self.searched_attention_factors)) / STEP)
         nearest = min(self.start_tokens, key=lambda n: abs(n - start_tokens))
         return Candidate(tuple(steps.tolist()), nearest, m)
 
-    def formula(self, method: str) -> RopeScaling:
-        """The scaling of "pi", "ntk" or "yarn", as an individual of this space: its factors, within the bounds.
-
-        As in the paper's search, m is LongRoPE's and not the formula's own.
-        """
-        scaling = rope_scaling(self.spec, method, self.target_length)
-        return self.scaling_at(np.clip(scaling.factors, *self.bounds))
+    def formula_factors(self, method: str) -> Floats:
+        """The factors of "pi", "ntk" or "yarn", within the bounds, (d/2,); or "high", the upper bounds themselves."""
+        low, high = self.bounds
+        if method == "high":
+            return high
+        factors: Floats = rope_scaling(self.spec, method, self.target_length).factors
+        return np.clip(factors, low, high)
 
     def scaling(self, candidate: Candidate) -> RopeScaling:
         """The scaling that a candidate stands for."""
@@ -149,24 +172,19 @@ class SearchSpace:
         self, factors: ArrayLike, start_tokens: int | None = None, attention_factor: float | None = None
     ) -> RopeScaling:
         """These values as a scaling; the first start_tokens of the space and the formula's m unless they are given."""
+        values = np.asarray(factors, dtype=np.float64)
         start_tokens = self.start_tokens[0] if start_tokens is None else start_tokens
-        if not self.monotone:
-            m = self.formula_attention_factor if attention_factor is None else attention_factor
-            values = np.asarray(factors, dtype=np.float64)
-            return RopeScaling(self.spec, values, self.target_length, "longrope", start_tokens, m)
-        scaling: RopeScaling = rope_scaling(
-            self.spec,
-            "longrope",
-            self.target_length,
-            factors=factors,
-            start_tokens=start_tokens,
-            attention_factor=attention_factor,
-        )
-        return scaling
+        m = self.default_attention_factor if attention_factor is None else attention_factor
+        scaling = RopeScaling(self.spec, values, self.target_length, "longrope", start_tokens, m)
+        if self.monotone:
+            scaling.check_monotone()
+        return scaling if self.over is None else compose(self.over, scaling)
 
     @property
-    def formula_attention_factor(self) -> float:
-        """m = sqrt(1 + ln s / ln L)."""
+    def default_attention_factor(self) -> float:
+        """The m that is fixed, or sqrt(1 + ln s / ln L)."""
+        if isinstance(self.attention_factors, int | float):
+            return float(self.attention_factors)
         return longrope_attention_factor(self.spec, self.target_length)
 
     def random(self, rng: np.random.Generator) -> Candidate:
@@ -179,9 +197,9 @@ class SearchSpace:
 
     def random_attention_factor(self, rng: np.random.Generator) -> int | None:
         """A value of m in whole steps, uniform; None where it is not searched."""
-        if self.attention_factors is None:
+        if self.searched_attention_factors is None:
             return None
-        lowest, highest = (round(m / STEP) for m in self.attention_factors)
+        lowest, highest = (round(m / STEP) for m in self.searched_attention_factors)
         return int(rng.integers(lowest, highest + 1))
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,6 +212,7 @@ class SearchSpace:
             "high": high,
             "step": self.step,
             "start_tokens": list(self.start_tokens),
-            "attention_factors": None if self.attention_factors is None else list(self.attention_factors),
+            "attention_factors": self.attention_factors,
             "monotone": self.monotone,
+            "over": None if self.over is None else self.over.to_dict(),
         }
