@@ -5,6 +5,7 @@ the trained window marked, intervals drawn.
 """
 
 from .measured import cost_curves, passkey_heatmap, perplexity_curves
+from .nonuniformity import paired_ratios, start_token_curves
 from .rotary import (
     coefficient_profile,
     factor_profile,
@@ -24,6 +25,7 @@ __all__ = [
     "coefficient_profile",
     "cost_curves",
     "factor_profile",
+    "paired_ratios",
     "passkey_heatmap",
     "perplexity_curves",
     "phase_circles",
@@ -32,6 +34,7 @@ __all__ = [
     "score_bounds",
     "score_fit",
     "search_curves",
+    "start_token_curves",
     "telling_pairs",
     "tokens",
     "wavelengths",
