@@ -1,4 +1,4 @@
-"""Reads the rotary embedding, and the scaling if it has one, out of a Hugging Face config.
+"""Reads the rotary embedding, and the scaling if it has one, out of a Hugging Face config; writes a scaling into one.
 
 Both of transformers' forms are understood: `rope_parameters` (5.x) and `rope_scaling` with `rope_theta` (4.x,
 Phi-3's "su" among them). A config *object* is the safer thing to pass: its class fills in what a plain dict leaves
@@ -7,21 +7,32 @@ out, GPT-NeoX's share of rotated dimensions for one.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from .errors import unknown
 from .methods import none_scaling, yarn_attention_factor, yarn_factors
-from .rope import RopeScaling, RopeSpec, longrope_attention_factor
-from .schedule import DynamicNTK, RopeSchedule
+from .rope import Floats, RopeScaling, RopeSpec, longrope_attention_factor
+from .schedule import DynamicNTK, RopeSchedule, StagedSchedule
 
 # Models such as Gemma 3 have parameters for each layer type; long range is this one's business.
 FULL_ATTENTION = "full_attention"
 
 KINDS = ("default", "linear", "dynamic", "yarn", "longrope")
+
+# What a scaling replaces in a config's rope parameters; the rest (base, share of dimensions) is the model's own.
+SCALING_FIELDS = (
+    "rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor", "short_factor",
+    "long_factor", "short_mscale", "long_mscale", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate",
+    "low_freq_factor", "high_freq_factor",
+)  # fmt: skip
+
+# What a live model holds is float32: nearer than this, two frequencies are the same.
+SAME = 1e-6
 
 
 def spec_from_config(config: Any) -> RopeSpec:
@@ -62,8 +73,8 @@ def scaling_from_config(config: Any) -> RopeScaling | RopeSchedule:
     """The scaling that `config` carries, relative to `spec_from_config(config)`.
 
     "default" gives "none", "linear" PI, "yarn" YaRN; "dynamic" and "longrope" (Phi-3's `short_factor` and
-    `long_factor`) give schedules, as they depend on the length. Formulas and defaults are those of transformers'
-    ``modeling_rope_utils.py``.
+    `long_factor`) give schedules, as they depend on the length; "longrope" whose two sets are the same gives one
+    scaling. Formulas and defaults are those of transformers' ``modeling_rope_utils.py``.
 
     Args:
         config: a transformers config, or its dict.
@@ -103,11 +114,134 @@ def scaling_from_config(config: Any) -> RopeScaling | RopeSchedule:
         m = parameters.get("attention_factor", longrope_attention_factor(spec, spec.original_length * ratio))
         short = RopeScaling(spec, parameters["short_factor"], spec.original_length, attention_factor=m)
         long = RopeScaling(spec, parameters["long_factor"], target, attention_factor=m)
-        return RopeSchedule.stages([short, long])
+        return long if (short.factors == long.factors).all() else RopeSchedule.stages([short, long])
     except KeyError as error:
         raise ValueError(f"the config's rope type {kind!r} lacks {error}") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"the config's rope type {kind!r} cannot be read: {error}") from None
+
+
+def config_with_scaling(config: Any, scaling: RopeScaling | RopeSchedule) -> Any:
+    """A copy of `config` that carries `scaling`: what `scaling_from_config` reads, the other way round.
+
+    Written is the simplest rope type that turns by the same angles ("default", "linear", "yarn", and else "longrope")
+    and that the config's class accepts: Phi-3's knows "longrope" alone. Factors and attention factor are those over
+    the config's own base, whatever embedding the scaling starts from. `max_position_embeddings` becomes the
+    target length; the window before it is kept as `original_max_position_embeddings` ("longrope": the length that the
+    short factors serve; "dynamic": both are the window, which its formula divides by).
+
+    Args:
+        config: a transformers config object; parameters of other layer types than full attention stay.
+        scaling: a `RopeScaling`, a staged schedule of at most two, or Dynamic NTK.
+
+    Raises:
+        ValueError: what a config cannot express: start tokens, other schedules, two attention factors, Dynamic NTK
+            over a model that was already extended, another rotary dimension.
+    """
+    if not isinstance(scaling, RopeScaling | RopeSchedule):
+        raise ValueError(f"scaling is a {type(scaling).__name__}: pass a RopeScaling or a RopeSchedule")
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    plain = spec_from_config(text)
+    if scaling.spec.rotary_dim != plain.rotary_dim:
+        raise ValueError(
+            f"this scaling is for rotary_dim {scaling.spec.rotary_dim}; the config has {plain.rotary_dim}: make it "
+            "from rope_spec(model)"
+        )
+    before = text.rope_parameters
+    nested = FULL_ATTENTION in before
+    kept = {k: v for k, v in (before[FULL_ATTENTION] if nested else before).items() if k not in SCALING_FIELDS}
+    refusal: Exception | None = None
+    for parameters, original, longest in _rope_parameters(scaling, plain):
+        text.rope_parameters = before | {FULL_ATTENTION: kept | parameters} if nested else kept | parameters
+        text.max_position_embeddings = longest
+        # "linear" has no such field among its parameters; Phi-3's stands beside them, and is the one that counts.
+        if parameters["rope_type"] == "linear" or hasattr(text, "original_max_position_embeddings"):
+            text.original_max_position_embeddings = original
+        try:
+            text.validate_rope()
+        except (ValueError, KeyError) as error:
+            refusal = error
+        else:
+            return config
+    raise ValueError(f"a {text.model_type} config does not take rope type {parameters['rope_type']!r}: {refusal}")
+
+
+def _rope_parameters(scaling: RopeScaling | RopeSchedule, plain: RopeSpec) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """(rope parameters, original window, longest input), both in tokens, that express `scaling`; the simplest first."""
+    if isinstance(scaling, DynamicNTK):
+        spec = scaling.spec
+        if not (_same(spec.frequencies, plain.frequencies) and _same(spec.attention_factor, 1)):
+            raise ValueError(
+                "Dynamic NTK over a model that was already extended cannot be written: a config's dynamic type starts "
+                "from its base; make it from spec_from_config(model.config)"
+            )
+        yield {"rope_type": "dynamic", "factor": scaling.alpha}, spec.original_length, spec.original_length
+        return
+    short, long = _two_sets(scaling)
+    m = long.spec.attention_factor * long.attention_factor
+    low, high = _factors_over(plain, short), _factors_over(plain, long)
+    target = long.target_length
+    original = plain.original_length if short is long else short.target_length
+    ratio = target / original
+    common = {"factor": ratio, "original_max_position_embeddings": original, "attention_factor": m}
+    if short is long:
+        if _same(high, 1) and _same(m, 1):
+            yield {"rope_type": "default"}, target, target
+        if _same(high, ratio) and _same(m, 1):
+            yield {"rope_type": "linear", "factor": ratio}, original, target
+        if _same(high, yarn_factors(plain, ratio)):
+            yield {"rope_type": "yarn"} | common, original, target
+    yield (
+        {"rope_type": "longrope", "short_factor": low.tolist(), "long_factor": high.tolist()} | common,
+        original,
+        target,
+    )
+
+
+def _two_sets(scaling: RopeScaling | RopeSchedule) -> tuple[RopeScaling, RopeScaling]:
+    """The scalings of short and of long inputs: one and the same, where only one is given."""
+    if isinstance(scaling, RopeScaling):
+        stages: tuple[RopeScaling, ...] = (scaling,)
+    elif isinstance(scaling, StagedSchedule):
+        stages = scaling.scalings
+    else:
+        raise ValueError(
+            f"a {type(scaling).__name__} cannot be written into a config: it takes a RopeScaling, a schedule of two "
+            "stages, or Dynamic NTK"
+        )
+    short, long = stages[0], stages[-1]
+    if len(stages) > 2:
+        lengths = ", ".join(str(s.target_length) for s in stages)
+        raise ValueError(
+            f"this schedule has {len(stages)} stages (up to {lengths} tokens), and a config holds two sets of factors, "
+            "one for short and one for long inputs: keep two, for example "
+            f"RopeSchedule.stages([schedule.at({short.target_length}), schedule.at({long.target_length})])"
+        )
+    kept = max(s.start_tokens for s in stages)
+    if kept:
+        raise ValueError(
+            f"this scaling keeps {kept} start tokens, for which a config has no place: save_pretrained(..., "
+            "drop_start_tokens=True) leaves them out, and with documents= measures what that costs"
+        )
+    if not _same(short.attention_factor, long.attention_factor):
+        raise ValueError(
+            f"the stages have attention factors {short.attention_factor:.6g} (up to {short.target_length} tokens) and "
+            f"{long.attention_factor:.6g}, and a config holds one, for short inputs too: give the short stage the long "
+            f"one's, dataclasses.replace(stage, attention_factor={long.attention_factor!r}), and measure it"
+        )
+    return short, long
+
+
+def _factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
+    """Factors (d/2,) that take the frequencies of `plain` to the scaling's own."""
+    over_spec = plain.frequencies / scaling.spec.frequencies  # exactly 1 where it starts from the same base
+    over_spec[np.isclose(over_spec, 1, rtol=SAME, atol=0)] = 1
+    return scaling.factors * over_spec
+
+
+def _same(a: Floats | float, b: Floats | float) -> bool:
+    return np.allclose(a, b, rtol=SAME, atol=0)
 
 
 def _yarn_attention_factor(parameters: Mapping[str, Any], ratio: float) -> float:

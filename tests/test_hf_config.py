@@ -25,9 +25,10 @@ from transformers import (
 from transformers import logging as transformers_logging
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from longrope_lab.hf_config import scaling_from_config, spec_from_config
+from longrope_lab.hf_config import config_with_scaling, scaling_from_config, spec_from_config
+from longrope_lab.methods import rope_scaling
 from longrope_lab.rope import RopeScaling, RopeSpec
-from longrope_lab.schedule import DynamicNTK, StagedSchedule
+from longrope_lab.schedule import DynamicNTK, RopeSchedule, StagedSchedule
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -164,7 +165,7 @@ def test_longrope(setting, factor, stretch):
         rope["factor"] = factor
     config = LlamaConfig(**fields, max_position_embeddings=longest, rope_parameters=rope)
     ours = scaling_from_config(config)
-    assert isinstance(ours, StagedSchedule)
+    assert isinstance(ours, RopeScaling if rope["short_factor"] == rope["long_factor"] else StagedSchedule)
     assert ours.spec.original_length == window
     for length in (max(1, int(window * stretch)), window, window + 1, longest + 1):
         assert_parity(ours.at(length), stock(config, "longrope", seq_len=length))
@@ -307,6 +308,98 @@ def test_parity_with_transformers_as_it_is(rope, length):
     ours = scaling_from_config(config).at(length)
     np.testing.assert_allclose(ours.frequencies, frequencies.numpy(), rtol=1e-6)
     assert ours.attention_factor == pytest.approx(m, rel=1e-6)
+
+
+def test_two_sets_that_are_one():
+    """They act at every length: one scaling, whose window is the target."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 1024}
+    rope |= {"short_factor": [1.0, 2.0, 3.0, 4.0], "long_factor": [1.0, 2.0, 3.0, 4.0], "attention_factor": 1.1}
+    config = LlamaConfig(hidden_size=16, num_attention_heads=2, max_position_embeddings=4096, rope_parameters=rope)
+    spec = RopeSpec(8, 1024, 1e4)
+    assert scaling_from_config(config) == RopeScaling(spec, [1, 2, 3, 4], 4096, attention_factor=1.1)
+
+
+# --- writing ---
+
+
+@st.composite
+def written(draw):
+    """(config, scaling for it): any of those that a config can express."""
+    fields, rope, rotated = draw(shapes())
+    window = draw(windows)
+    config = LlamaConfig(**fields, max_position_embeddings=window, rope_parameters=rope | {"rope_type": "default"})
+    spec = RopeSpec(rotated, window, rope["rope_theta"])
+    target = draw(st.integers(window, 64 * window))
+    kind = draw(st.sampled_from(["none", "pi", "ntk", "dynamic_ntk", "yarn", "longrope", "stages"]))
+    factors = st.lists(st.floats(1, 80), min_size=rotated // 2, max_size=rotated // 2)
+    m = draw(st.floats(0.5, 2))
+    if kind not in ("longrope", "stages"):
+        return config, rope_scaling(spec, kind, target)
+    long = RopeScaling(spec, draw(factors), target + 1, attention_factor=m)
+    if kind == "longrope":
+        return config, long
+    switch = draw(st.integers(window, target))
+    return config, RopeSchedule.stages([RopeScaling(spec, draw(factors), switch, attention_factor=m), long])
+
+
+@parity
+@given(setting=written(), stretch=st.floats(0.01, 64))
+def test_what_is_written_is_what_transformers_and_we_read(setting, stretch):
+    config, scaling = setting
+    before = json.dumps(config.to_dict(), default=str)
+    made = config_with_scaling(config, scaling)
+    assert json.dumps(config.to_dict(), default=str) == before
+    made = LlamaConfig(**json.loads(json.dumps(made.to_dict())))
+    kind, window = made.rope_parameters["rope_type"], scaling.spec.original_length
+    switch = made.rope_parameters.get("original_max_position_embeddings", window)
+    for length in (max(1, int(window * stretch)), window, window + 1, switch, switch + 1):
+        ours = scaling.at(length)
+        if kind != "default":  # which has no entry in transformers' table
+            assert_near(ours, *stock(made, kind, seq_len=length))
+        read = scaling_from_config(made).at(length)
+        assert_near(read, ours.frequencies, ours.attention_factor)
+
+
+def assert_near(ours, frequencies, m):
+    np.testing.assert_allclose(
+        ours.frequencies, frequencies, rtol=1e-6
+    )  # as near as the writing takes a formula for it
+    assert ours.attention_factor == pytest.approx(m, rel=1e-6)
+
+
+PARTS = {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}, "full_attention": dict(FULL)}
+
+
+def test_writing_touches_full_attention_alone():
+    config = Gemma3TextConfig(head_dim=32, max_position_embeddings=2048, rope_parameters=PARTS)
+    scaling = rope_scaling(RopeSpec(32, 2048, 1e6), "yarn", 8192)
+    for made in (config, Gemma3Config(text_config=config.to_dict())):
+        text = config_with_scaling(made, scaling).get_text_config()
+        assert text.rope_parameters["sliding_attention"] == PARTS["sliding_attention"]
+        assert text.rope_parameters["full_attention"].keys() == {
+            "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "attention_factor"
+        }  # fmt: skip
+        assert scaling_from_config(text) == scaling
+        assert text.max_position_embeddings == 8192
+    assert config.rope_parameters["full_attention"] == FULL  # the config that was given stays
+
+
+def test_phi3_counts_from_the_window_beside_its_parameters():
+    config = Phi3Config(hidden_size=64, num_attention_heads=2, max_position_embeddings=256, pad_token_id=0)
+    assert config.original_max_position_embeddings == 4096
+    scaling = rope_scaling(spec_from_config(config), "pi", 1024)
+    made = Phi3Config(**json.loads(json.dumps(config_with_scaling(config, scaling).to_dict())))
+    assert made.rope_parameters["original_max_position_embeddings"] == made.original_max_position_embeddings == 256
+    assert scaling_from_config(made) == RopeScaling(scaling.spec, scaling.factors, 1024)
+
+
+def test_a_scaling_written_twice_leaves_nothing_of_the_first():
+    config = LlamaConfig(hidden_size=64, num_attention_heads=2, max_position_embeddings=256)
+    spec = spec_from_config(config)
+    for kind in ("pi", "yarn", "dynamic_ntk", "none"):
+        config = config_with_scaling(config, rope_scaling(spec, kind, 1024))
+    assert config.rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
+    assert spec_from_config(config) == RopeSpec(32, 1024, 10000.0)
 
 
 # --- messages ---

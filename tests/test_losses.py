@@ -1,5 +1,7 @@
 """Token losses against cross-entropy of all logits at once, and proof that those are never held."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longrope_lab import losses as losses_module
-from longrope_lab.losses import HEAD_CHUNK, chunked_logits, hidden_states, token_losses
+from longrope_lab.losses import HEAD_CHUNK, chunked_logits, hidden_states, mean_loss, recomputing, token_losses
 from longrope_lab.methods import rope_scaling
 from longrope_lab.rotary import apply_scaling, rope_spec
 
@@ -168,6 +170,72 @@ def test_chunked_logits_can_be_trained_through():
     torch.testing.assert_close(logits, model(IDS[None]).logits[0], atol=1e-5, rtol=0)
     logits.sum().backward()
     assert model.model.layers[0].self_attn.q_proj.weight.grad is not None
+
+
+@pytest.mark.parametrize("last", [None, 1, 17, 59])
+@pytest.mark.parametrize("chunk", [7, HEAD_CHUNK])
+def test_the_mean_loss_is_the_mean_of_token_losses(family, chunk, last):
+    model = tiny_model(family)
+    expected = token_losses(model, IDS[:60])[-last if last else 0 :].mean()
+    loss = mean_loss(model, IDS[None, :60], last=last, head_chunk=chunk)
+    assert loss.shape == () and loss.dtype == torch.float32
+    torch.testing.assert_close(loss.detach(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "gpt_oss"])
+def test_the_gradient_of_the_mean_loss(family, again):
+    """Of every weight, in chunks and with layers computed again, against one pass through all logits."""
+    gradients = []
+    for ours in (True, False):
+        model = tiny_model(family)
+        with recomputing(model) if ours and again else contextlib.nullcontext():
+            if ours:
+                loss = mean_loss(model, IDS[None, :60], last=40, head_chunk=16)
+            else:
+                loss = F.cross_entropy(model(IDS[None, :60]).logits[0, :-1].float(), IDS[1:60], reduction="none")[-40:]
+            loss.mean().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-3)
+
+
+def test_layers_are_computed_again_and_full_logits_never_made():
+    model = tiny_model()
+    counts = {}
+    for again in (False, True):
+        passes = []
+        hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        with recomputing(model) if again else contextlib.nullcontext(), Largest() as seen:
+            mean_loss(model, IDS[None], head_chunk=100).backward()
+        hook.remove()
+        counts[again] = len(passes)
+        assert seen.rows == 100
+    assert counts == {False: 1, True: 2}
+
+
+def test_no_logits_are_kept_for_the_backward_pass():
+    """Each chunk's are made again: kept, they would add up to full logits."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        mean_loss(tiny_model(), IDS[None], head_chunk=100)
+    assert kept and not [shape for shape in kept if shape and shape[-1] == VOCABULARY]
+
+
+def test_recomputing_ends_with_its_block():
+    model = tiny_model()
+    layers = model.model.layers
+    stock = model(IDS[None, :60]).logits
+    own = layers[1].forward
+    layers[1].forward = lambda *args, **kwargs: own(*args, **kwargs)  # as accelerate's hooks do
+    before = [dict(vars(layer)) for layer in layers]
+    with pytest.raises(ZeroDivisionError), recomputing(model):
+        assert all(vars(layer)["forward"] is not was.get("forward") for layer, was in zip(layers, before, strict=True))
+        assert not any(module.training for module in model.modules())
+        assert torch.equal(model(IDS[None, :60]).logits, stock)
+        raise ZeroDivisionError
+    assert [dict(vars(layer)) for layer in layers] == before and "forward" not in before[0]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 import pytest
 import tqdm.auto
 
-from longrope_lab.progress import LINE_EVERY, progress
+from longrope_lab.progress import LINE_EVERY, Progress, progress
 
 
 class Screen(io.StringIO):
@@ -51,9 +51,17 @@ def test_items_are_not_taken_ahead(headless, clock):
 
 @pytest.fixture
 def bars(monkeypatch):
-    """What tqdm is called with."""
+    """What tqdm is called with, and what its bars are told."""
     calls = []
-    monkeypatch.setattr(tqdm.auto, "tqdm", lambda items, **options: calls.append((list(items), options)) or iter(items))
+
+    class Bar:
+        def __init__(self, **options):
+            calls.append(options)
+
+        def __getattr__(self, name):
+            return lambda *args, **options: calls.append((name, *args))
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
     monkeypatch.delenv("LONGROPE_LAB_PROGRESS", raising=False)
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     return calls
@@ -62,13 +70,49 @@ def bars(monkeypatch):
 def test_a_terminal_gets_a_bar(bars, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Screen())
     assert list(progress([1, 2], "scoring")) == [1, 2]
-    assert bars == [([1, 2], {"desc": "scoring", "leave": False})]
+    assert bars == [{"desc": "scoring", "total": 2, "leave": False}, ("update", 1), ("update", 1), ("close",)]
 
 
 def test_a_live_notebook_gets_a_bar(bars, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert list(progress([1, 2], "scoring")) == [1, 2]
-    assert len(bars) == 1
+    assert bars[0] == {"desc": "scoring", "total": 2, "leave": False}
+
+
+def test_notes_and_words_beside_a_bar(bars, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Screen())
+    with pytest.raises(KeyError), Progress("searching") as shown:
+        shown.advance(3, "best 12")
+        shown.advance(0)
+        shown.say("stopped")
+        raise KeyError
+    assert bars == [
+        {"desc": "searching", "total": None, "leave": False},
+        ("update", 3),
+        ("set_postfix_str", "best 12"),
+        ("update", 0),
+        ("write", "searching: stopped"),
+        ("close",),
+    ]
+    assert shown.done == 3
+
+
+def test_notes_and_words_without_a_bar(headless, clock, capsys):
+    with Progress("searching") as shown:
+        for note in ("", "best 12"):
+            clock[0] += 21
+            shown.advance(4, note)
+        shown.advance(1, "too soon to tell")
+        shown.say("stopped")
+    with Progress("searching", 50) as shown:
+        clock[0] += 30
+        shown.advance(5, "best 11")
+    assert capsys.readouterr().err.splitlines() == [
+        "searching: 4 after 21 s",
+        "searching: 8 after 42 s, best 12",
+        "searching: stopped",
+        "searching: 5 of 50 after 30 s, best 11",
+    ]
 
 
 def test_a_headless_notebook_does_not(bars, monkeypatch, headless):
@@ -90,3 +134,14 @@ def test_a_real_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
     assert list(progress(range(3), "scoring")) == [0, 1, 2]
     assert "scoring" in screen.getvalue()
+
+
+def test_words_above_a_real_bar(monkeypatch):
+    monkeypatch.delenv("LONGROPE_LAB_PROGRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with Progress("searching", 9) as shown:
+        shown.advance(2, "best 12")
+        shown.say("stopped by hand")
+    assert "searching: stopped by hand\n" in screen.getvalue() and "best 12" in screen.getvalue()

@@ -691,3 +691,50 @@ def test_a_spec_that_forgets_the_models_attention_factor_is_refused():
     forgetful = RopeSpec(16, 4 * WINDOW, base_frequencies=spec.base_frequencies)
     with pytest.raises(ValueError, match=r"the model has .* and attention factor 1\.139"):
         apply_scaling(model, rope_scaling(forgetful, "pi", 8 * WINDOW))
+
+
+# --- offsets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start_tokens", [0, 20])
+def test_offsets_are_added_to_the_logarithms(start_tokens, family):
+    """Of the factors and of m; tokens that keep their angles keep them."""
+    model = tiny_model(family)
+    spec = rope_spec(model)
+    pairs = spec.rotary_dim // 2
+    factors, m = np.linspace(1.2, 3, pairs), 1.1
+    moved, moved_m = np.linspace(0.3, -0.1, pairs), -0.2
+    scaling = RopeScaling(spec, factors, 4 * WINDOW, start_tokens=start_tokens, attention_factor=m)
+    expected = RopeScaling(
+        spec,
+        factors * np.exp(moved),
+        4 * WINDOW,
+        start_tokens=start_tokens,
+        attention_factor=m * math.exp(moved_m),
+    )
+    with apply_scaling(model, expected):
+        theirs = logits(model)
+    offsets = torch.from_numpy(moved), torch.tensor(moved_m, dtype=torch.float64)
+    with apply_scaling(model, scaling, log_offsets=offsets):
+        torch.testing.assert_close(logits(model), theirs, atol=2e-5, rtol=1e-5)
+    with apply_scaling(model, scaling, log_offsets=(torch.zeros(pairs).double(), torch.zeros(()).double())):
+        none = logits(model)
+    with apply_scaling(model, scaling):
+        assert torch.equal(logits(model), none)
+        assert (none - theirs).abs().max() > 1e-3
+    assert "forward" not in vars(find_rotary(model)[0].module)
+
+
+def test_gradients_flow_to_the_offsets():
+    """In closed form: d cos(n theta exp(-x)) / dx = n theta sin(n theta), and m is its own derivative by its log."""
+    model = tiny_model()
+    scaling = RopeScaling(rope_spec(model), np.linspace(1, 3, 8), 4 * WINDOW, start_tokens=4, attention_factor=1.3)
+    offsets = torch.zeros(8, dtype=torch.float64, requires_grad=True), torch.zeros(()).double().requires_grad_()
+    for n in (3, 4, 50):
+        with apply_scaling(model, scaling, log_offsets=offsets):
+            cos, _ = cos_sin(model, [n], torch.float64)
+        by_factors, by_m = torch.autograd.grad(cos.sum(), offsets)
+        angles = n * scaling.frequencies
+        expected = 2 * 1.3 * angles * np.sin(angles) * (n >= 4)  # each angle serves two dimensions
+        np.testing.assert_allclose(by_factors.numpy(), expected, atol=1e-9)
+        assert by_m.item() == pytest.approx(cos.sum().item())

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from longrope_lab import cli, runs
+from longrope_lab.methods import rope_scaling
+from longrope_lab.rope import RopeScaling, RopeSpec
+from longrope_lab.schedule import RopeSchedule
 
 NOTEBOOKS = sorted(path.stem for path in runs.NOTEBOOKS.glob("*.ipynb"))
 
@@ -146,6 +150,16 @@ def test_a_failing_cell_is_told_in_two_lines(own_notebooks, capsys):
 def test_record_refuses_what_it_cannot_save(tmp_path):
     with pytest.raises(ValueError, match="rows is a list: record takes DataFrames, matplotlib Figures and scalings"):
         runs.record(tmp_path, rows=[1, 2])
+
+
+def test_record_saves_scalings(tmp_path):
+    spec = RopeSpec(8, 512, base=10000.0)
+    scaling = RopeScaling(spec, np.array([1, 1.5, 2, 2.5]), 1024, start_tokens=4, attention_factor=1.07)
+    schedule = RopeSchedule.stages([scaling, rope_scaling(spec, "pi", 4096)])
+    runs.record(tmp_path / "deep", best=scaling, stages=schedule)
+    assert RopeScaling.load(tmp_path / "deep" / "best.json") == scaling
+    assert RopeSchedule.load(tmp_path / "deep" / "stages.json") == schedule
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["best.json", "stages.json"]
 
 
 def test_record_writes_the_same_bytes_again(tmp_path):

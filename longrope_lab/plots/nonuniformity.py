@@ -28,8 +28,9 @@ def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) 
     styles = styles_of(baselines)
     rows = {name: row for row, name in enumerate(baselines)}
     ends = table[["ratio", "low", "high"]].to_numpy(dtype=float)
+    left, right = np.nanmin(ends) / 1.15, max(np.nanmax(ends), 1) * 1.15
     with mpl.rc_context(RC):
-        figure, axes = subplots(1, len(groups), width=2.5, height=0.45 * len(baselines) + 1.1, sharex=True, sharey=True)
+        figure, axes = subplots(1, len(groups), width=2.6, height=0.45 * len(baselines) + 1.1, sharex=True, sharey=True)
         for ax, (value, group) in zip(axes, groups, strict=True):
             ax.axvline(1, color="#777777", lw=1.2, zorder=1)
             for _, line in group.iterrows():
@@ -37,25 +38,26 @@ def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) 
                 row = rows[line["baseline"]]
                 ax.plot([line["low"], line["high"]], [row, row], color=colour, lw=2.5, alpha=0.45)
                 ax.plot(line["ratio"], row, marker, color=colour, ms=6)
-                # Two decimals would call 0.996 a draw.
-                ax.annotate(f"{line['ratio']:.3f}", (line["ratio"], row), xytext=(0, 6), textcoords="offset points",
-                            ha="center", fontsize=8)  # fmt: skip
+                # Three decimals: two would call 0.996 a draw.
+                words = f"{line['ratio']:.3f} ({line['low']:.3f} to {line['high']:.3f})"
+                middle = min(max(line["ratio"], left * 2), right / 2)
+                ax.annotate(words, (middle, row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7.5)
             ax.set_title(str(value), fontsize=10)
         axes[0].set_xscale("log")
-        axes[0].set_xlim(np.nanmin(ends) / 1.12, max(np.nanmax(ends), 1) * 1.12)
+        axes[0].set_xlim(left, right)
         axes[0].set_ylim(len(baselines) - 0.5, -0.7)
         axes[0].set_yticks(range(len(baselines)), [f"against {styles[str(n)][3]}" for n in baselines])
         for ax in axes:
             _plain_log_axis(ax)
-        figure.supxlabel(f"perplexity with {scaling} / with the other (log scale): left of the line, {scaling} is better",
-                         fontsize=10)  # fmt: skip
+        label = f"perplexity with {scaling} / with the other (log scale): left of the line, {scaling} is better"
+        figure.supxlabel(label, fontsize=10)
     return figure
 
 
 def start_token_curves(table: pd.DataFrame, panels: str | None = None, top: float = 1.25) -> Figure:
     """Perplexity with the first n-hat tokens left unscaled over that with none, against n-hat.
 
-    A colour a method, a line style a target; the 95 % interval as a band where there is one.
+    A colour a method, a line style a target, a bar for the 95 % interval where there is one.
 
     Args:
         table: columns method, target, start_tokens, ratio, low, high; rows with start_tokens = 0 are left out, since
@@ -69,29 +71,33 @@ def start_token_curves(table: pd.DataFrame, panels: str | None = None, top: floa
     targets = list(table["target"].unique())
     counts = sorted(table["start_tokens"].unique())
     with mpl.rc_context(RC):
-        figure, axes = subplots(1, len(groups), width=3.9, height=3.9, sharey=True)
+        figure, axes = subplots(1, len(groups), width=3.9, height=3.9, sharex=True, sharey=True)
         for ax, (value, group) in zip(axes, groups, strict=True):
             ax.axhline(1, color="#777777", lw=1.2, zorder=1)
-            over = 0
-            for (method, target), curve in group.groupby(["method", "target"], sort=False):
+            over, curves = 0, list(group.groupby(["method", "target"], sort=False))
+            for number, ((method, target), curve) in enumerate(curves):
                 colour, _, marker, label = styles[str(method)]
                 line, filled = LINES[targets.index(target) % len(LINES)]
-                ax.plot(curve["start_tokens"], curve["ratio"], line, color=colour, marker=marker, ms=5,
+                # Side by side, a twelfth of a doubling apart: intervals on top of each other cannot be read.
+                x = curve["start_tokens"] * 2 ** ((number - (len(curves) - 1) / 2) / 12)
+                ax.vlines(x, curve["low"], curve["high"], color=colour, alpha=0.45, lw=2)
+                ax.plot(x, curve["ratio"], line, color=colour, marker=marker, ms=5, lw=1.2,
                         mfc=colour if filled else "white", label=f"{label}, {target}")  # fmt: skip
-                ax.fill_between(curve["start_tokens"], curve["low"], curve["high"], color=colour, alpha=0.13, lw=0)
-                for _, point in curve[curve["ratio"] > top].iterrows():
-                    ax.annotate(f"{point['ratio']:.2f} ↑", (point["start_tokens"], top), xytext=(-2, -11 - 12 * over),
-                                textcoords="offset points", ha="right", color=colour, fontsize=9)  # fmt: skip
-                    over += 1
+                for at, ratio in zip(x, curve["ratio"], strict=True):
+                    if ratio > top:
+                        ax.annotate(f"↑ {ratio:.2f}", (at, top), xytext=(0, -9 - 13 * over), ha="center", zorder=5,
+                                    textcoords="offset points", color=colour, fontsize=9,
+                                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+                        over += 1
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_locator(FixedLocator(counts))
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:g}"))
             ax.set_xlabel("n̂, first tokens left alone (log scale)")
             ax.set_title(str(value), fontsize=10)
-        drawn = table[["ratio", "low", "high"]].clip(upper=top).to_numpy(dtype=float)
-        room = 0.08 * (np.nanmax(drawn) - np.nanmin(drawn)) + 0.002
-        axes[0].set_ylim(np.nanmin(drawn) - room, min(np.nanmax(drawn) + room, top))
+        ends = table[["ratio", "low", "high"]].to_numpy(dtype=float)
+        room = 0.05 * (min(np.nanmax(ends), top) - np.nanmin(ends)) + 0.002
+        axes[0].set_ylim(np.nanmin(ends) - room, min(np.nanmax(ends) + room, top))
         axes[0].set_ylabel("perplexity / perplexity at n̂ = 0")
         axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure

@@ -80,7 +80,7 @@ class Log:
     def _append(self, line: dict[str, Any]) -> None:
         assert self.path is not None
         with self.path.open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
+            file.write(_line(line))
             file.flush()
             os.fsync(file.fileno())
 
@@ -88,6 +88,8 @@ class Log:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         try:
+            if not whole and not _line(identity).startswith(content):
+                raise ValueError("it has not one whole line")
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [identity]
             theirs = dict(first)
             for line in lines:
@@ -110,6 +112,10 @@ class Log:
                 file.truncate(len(whole))
         if not whole:
             self._append(identity)
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values).encode() + b"\n"
 
 
 def _short(value: Any) -> str:

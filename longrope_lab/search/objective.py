@@ -85,10 +85,14 @@ class Measured:
     dropped: bool = False  # a race was lost before the last document
 
     @property
+    def mean(self) -> float:
+        """Over the documents measured; not a number if one of them is none."""
+        return math.fsum(self.losses) / len(self.losses) if all(map(math.isfinite, self.losses)) else sum(self.losses)
+
+    @property
     def loss(self) -> float:
         """The mean over documents; infinite for a trial that was dropped or whose loss is not a number."""
-        mean = math.fsum(self.losses) / len(self.losses) if all(map(math.isfinite, self.losses)) else math.inf
-        return math.inf if self.dropped else mean
+        return self.mean if math.isfinite(self.mean) and not self.dropped else math.inf
 
 
 @dataclass(frozen=True, eq=False)

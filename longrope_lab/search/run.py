@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import time
@@ -88,6 +89,8 @@ class Budget:
             amount = getattr(self, name)
             if amount is not None and not amount > 0:
                 raise ValueError(f"the budget's {name} is {amount}: it must be above 0, or None for no limit")
+            if amount is not None and name != "seconds":
+                object.__setattr__(self, name, int(amount))  # 1e6 is a float
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +159,8 @@ def search(
         RuntimeError: no trial gave a finite loss, a worker died twice on the same trial, or measuring failed there.
     """
     settings = _settings(method, preset)
+    # Out of an array these are numpy's, which JSON does not know.
+    target_length, seed, last = int(target_length), int(seed), None if last is None else int(last)
     if executor is not None and isinstance(model, torch.nn.Module):
         raise ValueError(
             "workers load the model themselves: with executor=, pass a name for load_model, or a function without "
@@ -295,7 +300,7 @@ class _Run:
         if not trial.gradient and measured.loss < self.best[0]:
             self.best = measured.loss, trial.scaling
         self.forwards += len(measured.losses) * (GRADIENT_FORWARDS if trial.gradient else 1)
-        loss, best = sum(measured.losses) / len(measured.losses), self.best[0]
+        best = self.best[0]
         self.scalings.append(trial.scaling)
         self.rows.append(
             (
@@ -303,7 +308,7 @@ class _Run:
                 i,
                 trial.kind,
                 len(measured.losses),
-                loss,
+                measured.mean,
                 best,
                 math.exp(best) if best < 700 else math.inf,
                 measured.dropped,
@@ -367,8 +372,9 @@ def _timed(key: str, model: Any, objective: Objective, trial: Trial) -> tuple[Me
 
 
 def model_digest(model: Any) -> str:
-    """Tells a model from another by a sample of its weights, whatever device or process holds them."""
-    content = hashlib.sha256()
+    """Tells a model from another by its config and a sample of its weights, whatever device or process holds them."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    content = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.state_dict().items()):
         flat = weight.detach().flatten()
         sample = flat[:: max(len(flat) // 256, 1)][:256].float().cpu().numpy()

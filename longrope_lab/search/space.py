@@ -69,16 +69,26 @@ class SearchSpace:
             object.__setattr__(self, "high", max(HIGHEST * self.target_length / self.spec.original_length, 1.0))
         for name in ("low", "high"):
             value = getattr(self, name)
-            object.__setattr__(self, name, tuple(map(float, value)) if np.ndim(value) else float(value))
-        if not self.start_tokens or any(n != int(n) or n < 0 for n in self.start_tokens):
+            if np.ndim(value) < 2:  # `bounds` refuses what has more
+                object.__setattr__(self, name, tuple(map(float, value)) if np.ndim(value) else float(value))
+        counts = np.asarray(self.start_tokens, dtype=np.float64)
+        if counts.ndim != 1 or not counts.size or not ((counts >= 0) & (counts % 1 == 0)).all():
             raise ValueError(f"start_tokens is {self.start_tokens}: name at least one whole number from 0")
         object.__setattr__(self, "start_tokens", tuple(int(n) for n in self.start_tokens))
         if self.attention_factors is not None:
-            lowest, highest = np.broadcast_to(self.attention_factors, 2).tolist()
+            ends = np.asarray(self.attention_factors, dtype=np.float64)
+            lowest, highest = np.broadcast_to(ends, 2).tolist() if ends.shape in ((), (2,)) else (0.0, 0.0)
             if not 0 < lowest <= highest < math.inf:
                 raise ValueError(
                     f"attention_factors is {self.attention_factors}: give (lowest, highest), 0 < lowest <= highest"
                 )
+            if ends.ndim:
+                object.__setattr__(self, "attention_factors", (lowest, highest))
+        if self.over is not None and self.start_tokens != (self.over.start_tokens,):
+            raise ValueError(
+                f"start_tokens is {self.start_tokens}, and the extension below leaves {self.over.start_tokens} "
+                "start tokens alone: between two counts only one would act; use SearchSpace.on_top_of"
+            )
         self.grid  # noqa: B018 - checks the bounds
 
     @classmethod
@@ -165,7 +175,9 @@ class SearchSpace:
     def scaling(self, candidate: Candidate) -> RopeScaling:
         """The scaling that a candidate stands for."""
         factors = np.round(np.array(candidate.factors) * self.step, 12)
-        m = None if candidate.attention_factor is None else candidate.attention_factor * STEP
+        m = None
+        if candidate.attention_factor is not None:  # the ends of its range need not be whole steps
+            m = float(np.clip(candidate.attention_factor * STEP, *(self.searched_attention_factors or (0, np.inf))))
         return self.scaling_at(np.maximum(factors, 1.0), candidate.start_tokens, m)
 
     def scaling_at(

@@ -1,0 +1,571 @@
+"""Checkpoints for stock transformers: what they hold, what they give, and what is refused."""
+
+import copy
+import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import peft
+import pytest
+import torch
+from conftest import FAMILIES, VOCABULARY, WINDOW, tiny_model
+from test_models import write_gguf
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from longrope_lab import export
+from longrope_lab.corpora import Document
+from longrope_lab.export import save_pretrained
+from longrope_lab.hf_config import scaling_from_config, spec_from_config
+from longrope_lab.methods import rope_scaling
+from longrope_lab.models import load_model
+from longrope_lab.perplexity import perplexity
+from longrope_lab.rope import RopeScaling, RopeSpec, compose
+from longrope_lab.rotary import apply_scaling, rope_spec
+from longrope_lab.schedule import DynamicNTK, RopeSchedule
+
+TARGET = 4 * WINDOW
+SWITCH = WINDOW + 32  # where the two stages below meet
+KINDS = {  # what is saved, and the rope type that says it
+    "none": "default",
+    "pi": "linear",
+    "dynamic_ntk": "dynamic",
+    "yarn": "yarn",
+    "longrope": "longrope",
+    "two stages": "longrope",
+}
+
+
+def rising(spec, highest, **fields):
+    """Factors that rise from 1 in a curve that no formula has."""
+    factors = 1 + (highest - 1) * np.linspace(0, 1, spec.rotary_dim // 2) ** 1.7
+    return RopeScaling(spec, factors, **{"target_length": TARGET, "attention_factor": 1.07} | fields)
+
+
+def two_stages(spec):
+    return RopeSchedule.stages([rising(spec, 1.4, target_length=SWITCH), rising(spec, 5)])
+
+
+def scaling_of(kind, spec):
+    if kind == "longrope":
+        return rising(spec, 5)
+    return two_stages(spec) if kind == "two stages" else rope_scaling(spec, kind, TARGET)
+
+
+@torch.no_grad()
+def logits(model, length, vocabulary=VOCABULARY):
+    ids = torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(3))
+    return model(ids).logits
+
+
+def stock(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def assert_stock_gives_ours(folder, model, scaling, lengths=(WINDOW, WINDOW + 1, SWITCH, SWITCH + 1, TARGET)):
+    """Each length in a model of its own: nothing of an earlier input is left in it."""
+    reloaded = stock(folder)
+    for length in lengths:
+        with apply_scaling(model, scaling):
+            ours = logits(model, length)
+        torch.testing.assert_close(logits(reloaded, length), ours, atol=1e-4, rtol=0)
+    return reloaded
+
+
+def full_attention(config):
+    return config.rope_parameters.get("full_attention", config.rope_parameters)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "made" / "out"
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def spec(model):
+    return rope_spec(model)
+
+
+# --- what stock transformers makes of it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stock_transformers_loads_it(family, kind, out, tokenizer):
+    model = tiny_model(family)
+    spec = rope_spec(model)
+    scaling = scaling_of(kind, spec)
+    if (family, kind) == ("phi3", "dynamic_ntk"):
+        with pytest.raises(ValueError, match="a phi3 config does not take rope type 'dynamic': "):
+            save_pretrained(model, tokenizer, scaling, out)
+        return
+    assert save_pretrained(model, tokenizer, scaling, out) == out
+    reloaded = assert_stock_gives_ours(out, model, scaling)
+
+    config = AutoConfig.from_pretrained(out)
+    rope_type = "longrope" if family == "phi3" and kind != "none" else KINDS[kind]
+    assert full_attention(config)["rope_type"] == rope_type
+    assert config.max_position_embeddings == (WINDOW if kind == "dynamic_ntk" else TARGET)
+    read = scaling_from_config(config)
+    for length in (1, WINDOW, WINDOW + 1, SWITCH, SWITCH + 1, TARGET, 2 * TARGET):
+        np.testing.assert_allclose(read.at(length).frequencies, scaling.at(length).frequencies, rtol=1e-12)
+        assert read.at(length).attention_factor == scaling.at(length).attention_factor
+    if kind in ("pi", "yarn", "dynamic_ntk", "longrope") and family != "phi3":
+        assert read == scaling
+
+    again = rope_spec(reloaded)
+    if kind == "two stages":
+        assert again.original_length == SWITCH  # up to there the short factors, which are those of a short input
+        np.testing.assert_allclose(again.frequencies, scaling.at(1).frequencies, rtol=1e-6)
+    elif kind == "dynamic_ntk":
+        assert again == spec
+    else:
+        extended = scaling.as_spec()  # what a second extension starts from
+        assert again.original_length == extended.original_length == TARGET
+        assert again.attention_factor == pytest.approx(extended.attention_factor, rel=1e-6)
+        np.testing.assert_allclose(again.frequencies, extended.frequencies, rtol=1e-6)
+
+
+def test_the_lab_model(lab, out):
+    """Loaded in bfloat16, saved in bfloat16, compared in float32."""
+    model, tokenizer = load_model("lab", device="cpu", dtype=torch.bfloat16)
+    scaling = rising(rope_spec(model), 5, target_length=2048)
+    save_pretrained(model, tokenizer, scaling, out)
+    reloaded = stock(out)
+    assert reloaded.dtype == torch.bfloat16
+    for length in (300, 700):
+        with apply_scaling(lab[0], scaling):
+            ours = logits(lab[0], length, vocabulary=4096)
+        torch.testing.assert_close(logits(reloaded.float(), length, vocabulary=4096), ours, atol=3e-4, rtol=0)
+    again = AutoTokenizer.from_pretrained(out)
+    assert (again.model_max_length, tokenizer.model_max_length) == (2048, 512)
+    assert again("In the beginning 7")["input_ids"] == tokenizer("In the beginning 7")["input_ids"]
+    ours, _ = load_model(out, device="cpu")
+    assert rope_spec(ours).original_length == 2048
+    assert "lab_model, its context window extended from 512 to 2,048 tokens" in (out / "README.md").read_text()
+
+
+def test_factors_decide_and_not_the_name_of_the_method(model, spec, out, tokenizer):
+    uniform = np.full(8, 4.0)
+    cases = [
+        (RopeScaling(spec, uniform, TARGET, "longrope"), "linear"),
+        (RopeScaling(spec, uniform, TARGET, "pi", attention_factor=1.1), "longrope"),
+        (RopeScaling(spec, uniform, 2 * TARGET, "pi"), "longrope"),  # linear's factor is the ratio of the windows
+        (RopeScaling(spec, np.where(np.arange(8) == 3, 4.00001, 4.0), TARGET, "pi"), "longrope"),
+        (replace(rope_scaling(spec, "yarn", TARGET), method="longrope", attention_factor=1.0), "yarn"),
+        (rope_scaling(spec, "yarn", TARGET, truncate=False), "longrope"),
+        (rope_scaling(spec, "ntk", TARGET), "longrope"),
+        (RopeScaling(spec, np.ones(8), TARGET, "yarn"), "default"),
+        (RopeScaling(spec, np.ones(8), TARGET, "none", attention_factor=1.1), "longrope"),
+        (RopeSchedule.stages([RopeScaling(spec, uniform, TARGET)]), "linear"),  # one stage is one scaling
+    ]
+    for i, (scaling, rope_type) in enumerate(cases):
+        folder = save_pretrained(model, tokenizer, scaling, out / str(i))
+        assert AutoConfig.from_pretrained(folder).rope_parameters["rope_type"] == rope_type, i
+        assert_stock_gives_ours(folder, model, scaling, lengths=(WINDOW, TARGET))
+
+
+def test_dynamic_ntk_keeps_its_alpha_and_the_tokenizer_its_length(model, spec, out, tokenizer):
+    save_pretrained(model, tokenizer, DynamicNTK(spec, 2.5), out)
+    assert scaling_from_config(AutoConfig.from_pretrained(out)) == DynamicNTK(spec, 2.5)
+    assert AutoTokenizer.from_pretrained(out).model_max_length == tokenizer.model_max_length
+    assert "1 + 2.5 (l / L - 1)" in (out / "README.md").read_text()
+
+
+# --- models that were extended before ---------------------------------------------------------------------------------
+
+
+CARRIED = {
+    "linear": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": WINDOW},
+    "llama3": {
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": WINDOW,
+    },
+    "dynamic": {"factor": 2.0},
+    "longrope": {
+        "short_factor": [1.0, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5],
+        "long_factor": [1.0, 1.1, 1.5, 2.0, 3.0, 4.0, 4.5, 5.0],
+        "original_max_position_embeddings": WINDOW,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+def test_a_config_that_carries_a_scaling_already(kind, out, tokenizer):
+    """Factors are written over the config's base; nothing of its old parameters stays."""
+    longest = WINDOW if kind in ("linear", "dynamic") else TARGET
+    rope = {"rope_type": kind, "rope_theta": 10_000.0} | CARRIED[kind]
+    model = tiny_model(rope_parameters=rope, max_position_embeddings=longest)
+    spec = rope_spec(model)
+    scaling = rising(spec, 3, target_length=8 * WINDOW)
+    save_pretrained(model, tokenizer, scaling, out)
+    assert_stock_gives_ours(out, model, scaling)
+    written = json.loads((out / "config.json").read_text())["rope_parameters"]
+    assert written["rope_type"] == "longrope"
+    assert not {"low_freq_factor", "mscale"} & set(written)
+    base = spec_from_config(model.config).frequencies
+    np.testing.assert_allclose(written["long_factor"], base / scaling.frequencies, rtol=1e-6)
+    assert written["attention_factor"] == pytest.approx(spec.attention_factor * 1.07)
+    # The scaling of the config's own base is as good; and the model as it stands is one, too.
+    over_base = rising(spec_from_config(model.config), 5)
+    assert_stock_gives_ours(save_pretrained(model, tokenizer, over_base, out.with_name("base")), model, over_base)
+    as_it_is = rope_scaling(spec, "none", spec.original_length)
+    folder = save_pretrained(model, tokenizer, as_it_is, out.with_name("as it is"))
+    assert_stock_gives_ours(folder, model, as_it_is)
+    expected = {"linear": "linear", "yarn": "yarn", "dynamic": "default"}.get(kind, "longrope")
+    assert AutoConfig.from_pretrained(folder).rope_parameters["rope_type"] == expected
+
+
+def test_a_second_extension(model, spec, out, tokenizer):
+    """Composed, over the first's base; and again on what the first extension left behind."""
+    first = rope_scaling(spec, "yarn", 2 * WINDOW)
+    second = rising(first.as_spec(), 2)
+    both = compose(first, second)
+    folder = save_pretrained(model, tokenizer, both, out / "both")
+    assert_stock_gives_ours(folder, model, both)
+    extended = stock(save_pretrained(model, tokenizer, first, out / "first"))
+    on_top = replace(second, spec=rope_spec(extended))
+    assert on_top.spec.base is None
+    again = save_pretrained(extended, tokenizer, on_top, out / "second")
+    assert_stock_gives_ours(again, model, both)
+    read = scaling_from_config(AutoConfig.from_pretrained(again))
+    np.testing.assert_allclose(read.factors, both.factors, rtol=1e-6)
+
+
+def test_frequencies_set_by_hand(model, out, tokenizer):
+    """The config's base is not the model's: the factors make up for it."""
+    model.model.rotary_emb.inv_freq.copy_(torch.tensor(RopeSpec(16, WINDOW, 50_000.0).frequencies))
+    spec = rope_spec(model)
+    assert spec.base is None
+    scaling = rising(spec, 3)
+    save_pretrained(model, tokenizer, scaling, out)
+    assert_stock_gives_ours(out, model, scaling)
+
+
+def test_gemma3_keeps_what_its_other_layers_have(out, tokenizer):
+    model = tiny_model("gemma3")
+    save_pretrained(model, tokenizer, rising(rope_spec(model), 5), out)
+    config = AutoConfig.from_pretrained(out)
+    assert config.rope_parameters["sliding_attention"] == model.config.rope_parameters["sliding_attention"]
+    assert config.rope_parameters["full_attention"]["rope_theta"] == 1_000_000.0
+
+
+# --- the live model ---------------------------------------------------------------------------------------------------
+
+
+def test_the_live_model_stays_as_it_is(family, out, tokenizer):
+    model = tiny_model(family).train()
+    model.requires_grad_(True)
+    spec = rope_spec(model)
+    config, weights = copy.deepcopy(model.config.to_dict()), copy.deepcopy(model.state_dict())
+    generation, length = model.generation_config.to_dict(), tokenizer.model_max_length
+    before = logits(model.eval(), 100)
+    model.train()
+    with apply_scaling(model, rope_scaling(spec, "pi", 2 * WINDOW)):
+        scaled_before = logits(model, 100)
+        save_pretrained(model, tokenizer, rising(spec, 5), out)
+        assert torch.equal(logits(model, 100), scaled_before)  # the scaling in place is there still
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert model.config.to_dict() == config and model.generation_config.to_dict() == generation
+    assert tokenizer.model_max_length == length
+    assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
+    assert torch.equal(logits(model.eval(), 100), before)
+    assert_stock_gives_ours(out, model, rising(spec, 5), lengths=(TARGET,))  # and it was no part of what was written
+
+
+def test_a_peft_model_is_merged_in_a_copy(model, out, tokenizer):
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(model, settings).eval()
+    scaling = rising(rope_spec(wrapped), 5)
+    weights = copy.deepcopy(wrapped.state_dict())
+    with apply_scaling(wrapped, scaling):
+        ours = logits(wrapped, TARGET)
+        save_pretrained(wrapped, tokenizer, scaling, out)
+    torch.testing.assert_close(logits(stock(out), TARGET), ours, atol=1e-4, rtol=0)
+    assert all(torch.equal(weights[name], weight) for name, weight in wrapped.state_dict().items())
+
+
+def test_updates_that_nobody_merges(model, spec, out, tokenizer):
+    peft.inject_adapter_in_model(peft.LoraConfig(r=4, target_modules=["q_proj"]), model)
+    with pytest.raises(ValueError, match="low-rank updates that are not merged into its weights: pass peft's PeftM"):
+        save_pretrained(model, tokenizer, rising(spec, 5), out)
+    assert not out.parent.exists()
+
+
+def test_a_gguf_file_loaded_is_an_ordinary_model(tmp_path, out):
+    write_gguf(tmp_path / "tiny.gguf", tiny_model(vocab_size=261))
+    model, tokenizer = load_model(tmp_path / "tiny.gguf", device="cpu")
+    scaling = rising(rope_spec(model), 5)
+    save_pretrained(model, tokenizer, scaling, out)
+    assert_stock_gives_ours(out, model, scaling, lengths=(WINDOW, TARGET))
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
+    assert model.hf_quantizer is not None
+
+
+def test_a_quantised_model(model, spec, out, tokenizer):
+    method = SimpleNamespace(value="bitsandbytes")
+    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(quant_method=method))
+    with pytest.raises(
+        ValueError, match=r"quantised \(bitsandbytes\), and its weights cannot be compared .*: load it unq"
+    ):
+        save_pretrained(model, tokenizer, rising(spec, 5), out)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def wrong_for(spec):
+    """(scaling, message) of all that cannot be saved for a plain model of this spec."""
+    other_base, other_window = replace(spec, base=20_000.0), replace(spec, original_length=32)
+    three = RopeSchedule.stages([rising(spec, 2, target_length=n) for n in (WINDOW, 100, TARGET)])
+    unequal = RopeSchedule.stages([rising(spec, 2, target_length=WINDOW, attention_factor=1.0), rising(spec, 5)])
+    extended = RopeSpec(16, WINDOW, base_frequencies=tuple((spec.frequencies / 2).tolist()))
+
+    class OwnSchedule(RopeSchedule):
+        def __init__(self):
+            self.spec, self.method = spec, "own"
+
+        def at(self, length):
+            return rising(spec, 2)
+
+        def to_dict(self):
+            return {}
+
+    return [
+        (
+            rising(RopeSpec(8, WINDOW, 1e4), 2),
+            "this scaling is for rotary_dim 8; the config has 16: make it from rope_s",
+        ),
+        (
+            rising(other_base, 2),
+            "this scaling is for rotary_dim 16, base 20000; the model has rotary_dim 16, base 10000",
+        ),
+        (DynamicNTK(other_base), "Dynamic NTK over a model that was already extended cannot be written"),
+        (DynamicNTK(extended), "starts from its base; make it from spec_from_config(model.config)"),
+        (
+            rising(other_window, 2),
+            "this scaling is for a window of 32 tokens; the model's is 64: make it from rope_spec(",
+        ),
+        (three, "this schedule has 3 stages (up to 64, 100, 256 tokens), and a config holds two sets of factors"),
+        (three, "keep two, for example RopeSchedule.stages([schedule.at(64), schedule.at(256)])"),
+        (unequal, "attention factors 1 (up to 64 tokens) and 1.07, and a config holds one, for short inputs too"),
+        (unequal, "give the short stage the long one's, dataclasses.replace(stage, attention_factor=1.07)"),
+        (rising(spec, 2, start_tokens=4), "keeps 4 start tokens, for which a config has no place"),
+        (RopeSchedule.stages([rising(spec, 2, start_tokens=2)]), "save_pretrained(..., drop_start_tokens=True) leaves"),
+        (OwnSchedule(), "a OwnSchedule cannot be written into a config: it takes a RopeScaling, a schedule of two"),
+        (None, "scaling is a NoneType: pass a RopeScaling or a RopeSchedule"),
+        ("yarn", "scaling is a str: pass a RopeScaling or a RopeSchedule"),
+    ]
+
+
+@pytest.mark.parametrize("i", range(14))
+def test_scalings_that_cannot_be_written(i, model, spec, out, tokenizer):
+    scaling, message = wrong_for(spec)[i]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        save_pretrained(model, tokenizer, scaling, out)
+    assert not out.parent.exists()
+
+
+def test_folders_that_are_taken(model, spec, tmp_path, tokenizer):
+    scaling = rising(spec, 5)
+    note = tmp_path / "full" / "note.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    with pytest.raises(
+        FileExistsError, match=r"full is not empty, and nothing is written over: name a new folder, or e"
+    ):
+        save_pretrained(model, tokenizer, scaling, note.parent)
+    with pytest.raises(FileExistsError, match=r"note\.txt is a file: name a folder"):
+        save_pretrained(model, tokenizer, scaling, note)
+    assert note.read_text() == "mine"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    save_pretrained(model, tokenizer, scaling, empty)
+    names = {"config.json", "generation_config.json", "model.safetensors", "README.md", "scaling.json"}
+    assert names < {path.name for path in empty.iterdir()}
+    assert empty.stat().st_mode & 0o777 == note.parent.stat().st_mode & 0o777
+    assert RopeScaling.load(empty / "scaling.json") == scaling
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["_write", "_check", "_card"])
+def test_an_interrupted_save_leaves_nothing(error, where, model, spec, out, tokenizer, monkeypatch):
+    work = getattr(export, where)
+
+    def stops(*arguments):
+        work(*arguments)
+        raise error
+
+    monkeypatch.setattr(export, where, stops)
+    with pytest.raises(type(error)):
+        save_pretrained(model, tokenizer, rising(spec, 5), out)
+    assert list(out.parent.iterdir()) == []
+    out.mkdir()
+    with pytest.raises(type(error)):
+        save_pretrained(model, tokenizer, rising(spec, 5), out)
+    assert list(out.parent.iterdir()) == [out] and not any(out.iterdir())
+
+
+def spoil_config(monkeypatch, **rope):
+    right = export.config_with_scaling
+
+    def wrong(config, scaling):
+        config = right(config, scaling)
+        config.rope_parameters |= rope
+        return config
+
+    monkeypatch.setattr(export, "config_with_scaling", wrong)
+
+
+def test_a_config_that_says_something_else(model, spec, out, tokenizer, monkeypatch):
+    """A slow dimension's factor, wrong by a thousandth: it hardly shows in the logits."""
+    scaling = rising(spec, 5)
+    spoil_config(monkeypatch, long_factor=[*scaling.factors[:-1].tolist(), 5.005])
+    message = (
+        r"turns dimension 7 otherwise than apply_scaling does for an input of 128 tokens, m sin θ/λ .*: use apply_sc"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        save_pretrained(model, tokenizer, scaling, out)
+    spoil_config(monkeypatch, attention_factor=1.0)
+    with pytest.raises(RuntimeError, match="for an input of 64 tokens"):
+        save_pretrained(model, tokenizer, scaling, out)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_weights_that_are_not_ours(model, spec, out, tokenizer, monkeypatch):
+    right = export._write
+
+    def wrong(part, shell, *arguments):
+        other = tiny_model(seed=1)
+        right(part, other, *arguments)
+
+    monkeypatch.setattr(export, "_write", wrong)
+    message = (
+        r"other logits than apply_scaling for an input of 64 tokens: off by .* at position 0 \(.* is allowed\), by "
+    )
+    with pytest.raises(RuntimeError, match=message):
+        save_pretrained(model, tokenizer, rising(spec, 5), out)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_what_stock_transformers_cannot_load(model, spec, out, tokenizer, monkeypatch):
+    spoil_config(monkeypatch, long_factor=[1.0] * 3)
+    with pytest.raises(
+        RuntimeError, match=r"stock transformers 5\S+ cannot run what was written \(.*\); nothing was kept"
+    ):
+        save_pretrained(model, tokenizer, rising(spec, 5), out)
+    assert list(out.parent.iterdir()) == []
+
+
+# --- start tokens -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def documents():
+    rng = np.random.default_rng(0)
+    return [Document(str(n), rng.integers(0, VOCABULARY, n)) for n in (200, 230)]
+
+
+def test_dropping_start_tokens_is_measured(model, spec, out, tokenizer, documents, caplog):
+    given = rising(spec, 5, start_tokens=16)
+    save_pretrained(model, tokenizer, given, out, drop_start_tokens=True, documents=documents)
+    kept = replace(given, start_tokens=0)
+    assert_stock_gives_ours(out, model, kept)
+    assert RopeScaling.load(out / "scaling.json") == given  # exact: apply_scaling takes it on the reloaded model
+    with apply_scaling(stock(out), given):
+        pass
+    table = perplexity(model, documents, [200], {"with": given, "without": kept})  # the shorter document's length
+    before, after = table.groupby("scaling").loss.mean()[["with", "without"]]
+    assert abs(after - before) > 1e-3
+    words = (
+        f"The scaling's 16 start tokens, which transformers has no place for, were left out: that costs "
+        f"{after - before:.4f} nats a token (mean loss {before:.4f} with them, {after:.4f} without, over the first 200 "
+        "tokens of 2 documents)."
+    )
+    assert words in (out / "README.md").read_text()
+    assert caplog.messages == [words]
+    assert "| start tokens | 16 (left out) |" in (out / "README.md").read_text()
+
+
+def test_dropping_start_tokens_of_stages_unmeasured(model, spec, out, tokenizer, caplog):
+    given = RopeSchedule.stages([replace(s, start_tokens=2) for s in two_stages(spec).scalings])
+    save_pretrained(model, tokenizer, given, out, drop_start_tokens=True)
+    assert_stock_gives_ours(out, model, two_stages(spec))
+    card = (out / "README.md").read_text()
+    assert "The scaling's 2 start tokens, which transformers has no place for, were left out; what that costs" in card
+    assert RopeSchedule.load(out / "scaling.json") == given
+
+
+def test_nothing_to_drop(model, spec, out, tokenizer, documents, caplog):
+    save_pretrained(model, tokenizer, DynamicNTK(spec), out / "dynamic", drop_start_tokens=True, documents=documents)
+    save_pretrained(model, tokenizer, rising(spec, 5), out / "one", drop_start_tokens=True, documents=documents)
+    assert "left out" not in (out / "one" / "README.md").read_text()
+    assert not caplog.messages
+
+
+# --- the card ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_card(model, spec, out, tokenizer):
+    model.config._name_or_path = "owner/base-1b"
+    figures = pd.DataFrame({"length": [512, 4096], "perplexity": [12.3456789, 123456.7], "scaling": ["a|b", "yarn"]})
+    save_pretrained(model, tokenizer, two_stages(spec), out, figures=figures)
+    card = (out / "README.md").read_text()
+    for line in (
+        "base_model: owner/base-1b",
+        "owner/base-1b, its context window extended from 64 to 256 tokens with longrope_lab (`longrope`).",
+        'model = AutoModelForCausalLM.from_pretrained("out")',
+        "| rope type | `longrope` |",
+        "| window before, tokens | 64 |",
+        "| rotary dimension | 16 |",
+        "| base | 10,000 |",
+        "| target length (for 96), tokens | 96 |",
+        "| factors λ (for 256) | 1, 1.146, 1.475, 1.947, 2.545, 3.258, 4.078, 5 |",
+        "| start tokens (for 96) | 0 |",
+        "| attention factor m (for 256) | 1.07 |",
+        "| length | perplexity | scaling |",
+        "| 512 | 12.35 | a\\|b |",
+        "| 4,096 | 123,457 | yarn |",
+    ):
+        assert line in card.splitlines()
+    assert "The first factors serve inputs of up to 96 tokens, the second longer ones." in card
+    assert re.search(r"gives longrope_lab's logits to \S+, for random tokens at inputs of 96 and 160 tokens", card)
+
+
+def test_the_card_of_a_local_model_names_no_path(model, spec, out, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "my model")
+    local = stock(tmp_path / "my model")
+    save_pretrained(local, tokenizer, rising(spec, 5), out, figures={"perplexity": 12.0, "tokens": 4096, "good": True})
+    card = (out / "README.md").read_text()
+    assert "base_model" not in card and str(tmp_path) not in card and "\nmy model, its context window" in card
+    assert "| perplexity | 12 |\n| tokens | 4,096 |\n| good | True |" in card
+
+
+def test_figures_of_another_kind(model, spec, out, tokenizer):
+    with pytest.raises(ValueError, match="figures is a list: pass a DataFrame, or a dict of names and numbers"):
+        save_pretrained(model, tokenizer, rising(spec, 5), out, figures=[1, 2])
+
+
+# --- what is compared -------------------------------------------------------------------------------------------------
+
+
+def test_a_long_input_is_checked_at_few_positions():
+    assert export._positions(200).tolist() == list(range(200))
+    for length in (257, 8192, 2_097_152):
+        positions = export._positions(length)
+        assert 100 <= len(positions) <= export.POSITIONS
+        assert (positions[0], positions[-1]) == (0, length - 1)
+        assert (positions.diff() > 0).all()
+
+
+def test_every_family_is_here():
+    assert {"llama", "mistral", "qwen2", "phi3", "gemma2", "gpt_neox", "olmo2", "stablelm", "cohere"} <= set(FAMILIES)
