@@ -39,9 +39,12 @@ def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) 
                 ax.plot([line["low"], line["high"]], [row, row], color=colour, lw=2.5, alpha=0.45)
                 ax.plot(line["ratio"], row, marker, color=colour, ms=6)
                 # Three decimals: two would call 0.996 a draw.
-                words = f"{line['ratio']:.3f} ({line['low']:.3f} to {line['high']:.3f})"
-                middle = min(max(line["ratio"], left * 2), right / 2)
-                ax.annotate(words, (middle, row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7.5)
+                words = f"{line['ratio']:.3f}"
+                if np.isfinite(line["low"]):
+                    words += f" ({line['low']:.3f} to {line['high']:.3f})"
+                middle = np.clip(np.log(line["ratio"] / left) / np.log(right / left), 0.3, 0.7)  # the words fit inside
+                ax.annotate(words, (middle, row), xycoords=("axes fraction", "data"), xytext=(0, 7), ha="center",
+                            textcoords="offset points", fontsize=7.5)  # fmt: skip
             ax.set_title(str(value), fontsize=10)
         axes[0].set_xscale("log")
         axes[0].set_xlim(left, right)
