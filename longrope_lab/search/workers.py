@@ -32,10 +32,13 @@ class WorkerProcesses(Executor):
         count = (gpus or os.cpu_count() or 1) if count is None else count
         if count < 1 or threads < 1:
             raise ValueError(f"count is {count} and threads {threads}: both must be at least 1")
+        # GPUs that a scheduler has given this process keep the names that it gave them.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        names = visible.split(",") if visible else [str(number) for number in range(gpus)]
         self._threads = threads
         self._idle: queue.SimpleQueue[tuple[str, ProcessPoolExecutor]] = queue.SimpleQueue()
         for number in range(count):
-            device = str(number % gpus) if gpus else ""
+            device = names[number % gpus] if gpus else ""
             self._idle.put((device, self._process(device)))
         self._waiting = ThreadPoolExecutor(count)
 
