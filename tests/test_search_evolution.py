@@ -154,7 +154,7 @@ def test_random_search_ends_too():
 def test_random_search_draws_as_many_as_asked_for():
     """A draw that came before is drawn again, and does not count."""
     space = SearchSpace(RopeSpec(4, 512, base=10000.0), 1024, high=1.1, start_tokens=(0,))  # 66 points
-    asked = scalings(rounds_of(Random(40), space))
+    asked = scalings(rounds_of(Random(40), space, far([1.01, 1.02])))
     assert len(asked) == len({key(s) for s in asked}) == 40
 
 

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from .objective import Measured, Trial
-from .space import SearchSpace
+from .space import Candidate, SearchSpace
 
 # Candidates asked for at a time, so that workers never wait long.
 ROUND = 16
+
+# Draws for a candidate that was not measured yet, before the space counts as exhausted.
+TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,20 @@ class RandomSearch:
         self.space, self.left = space, settings.candidates
         self.documents = tuple(range(documents))
         self.rng = np.random.default_rng(seed)
-        self.seen: set[Any] = set()
+        self.seen: set[Candidate] = set()
 
     def ask(self) -> list[Trial]:
-        """The next trials; empty when the search is over."""
-        asked = min(ROUND, self.left)
-        drawn = [self.space.random(self.rng) for _ in range(asked)]
-        self.left -= asked
-        new = [c for c in dict.fromkeys(drawn) if c not in self.seen]
-        self.seen.update(new)
+        """The next trials, none of them measured before; empty when the search is over or the space exhausted."""
+        new: list[Candidate] = []
+        while len(new) < min(ROUND, self.left):
+            drawn = (self.space.random(self.rng) for _ in range(TRIES))
+            candidate = next((c for c in drawn if c not in self.seen), None)
+            if candidate is None:
+                self.left = len(new)
+                break
+            self.seen.add(candidate)
+            new.append(candidate)
+        self.left -= len(new)
         return [Trial("random", self.space.scaling(c), self.documents) for c in new]
 
     def tell(self, results: Sequence[Measured]) -> None:
