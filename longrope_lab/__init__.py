@@ -11,6 +11,7 @@ lab.plots.perplexity_curves(table, window=spec.original_length)
 from . import plots, widgets
 from .corpora import Document, load_corpus
 from .cost import scoring_cost, search_cost, worker_cost
+from .generation import generate
 from .hf_config import scaling_from_config, spec_from_config
 from .losses import token_losses
 from .methods import register_method, rope_scaling
@@ -41,6 +42,7 @@ __all__ = [
     "accuracy_summary",
     "apply_scaling",
     "compose",
+    "generate",
     "load_corpus",
     "load_model",
     "paired_comparison",

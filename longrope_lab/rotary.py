@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from .hf_config import FULL_ATTENTION, scaling_from_config, spec_from_config
@@ -95,13 +95,16 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
         model: any Hugging Face causal language model with rotary embeddings.
         scaling: a `RopeScaling`, or a `RopeSchedule`: then each row of a batch gets the scaling for its own length,
             the highest position of the row plus one.
-        length: fix a schedule to the scaling for this many tokens. Generation needs it (prompt plus new tokens):
-            keys in the cache keep the rotation they were made with, so a change of factors half way would mix two.
+        length: fix a schedule to the scaling for this many tokens, one number for all or one a row (B,). Generation
+            needs it (prompt plus new tokens, which `generate` counts): keys in the cache keep the rotation they were
+            made with, so a change of factors half way would mix two. In a batch of k times B rows each length serves
+            k rows on end, as `generate` repeats them for beams and several answers.
         log_offsets: float64 tensors of shape (d/2,) and (), added to the logarithms of the factors and of the
             attention factor; gradients flow to them through cos and sin. For the gradient search.
 
     Raises:
-        ValueError: the scaling was made for other frequencies than this model's, or the model is not fit.
+        ValueError: the scaling was made for other frequencies than this model's, the model is not fit, or a length is
+            no whole number from 1; in the forward pass, when lengths and rows do not match.
         RuntimeError: in the forward pass, when a schedule would change factors over cached keys.
     """
 
@@ -110,10 +113,12 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
         model: nn.Module,
         scaling: RopeScaling | RopeSchedule,
         *,
-        length: int | None = None,
+        length: ArrayLike | Tensor | None = None,
         log_offsets: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.scaling: RopeScaling | RopeSchedule = scaling if length is None else scaling.at(length)
+        self.scaling = scaling
+        each = None if length is None else [scaling.at(n) for n in _lengths(length)]
+        self._fixed = [scaling] if isinstance(scaling, RopeScaling) else each
         self._log_offsets = log_offsets
         found = find_rotary(model)
         _check_same_embedding(model, found[0], self.scaling.spec)
@@ -155,49 +160,73 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
             if layer_type != rotary.layer_type:  # a local layer of Gemma 3 never sees past its own window
                 result: tuple[Tensor, Tensor] = stock(x, position_ids, layer_type)
                 return result
-            rows = self._rows(position_ids)
-            position_ids = position_ids.to(x.device)
-            if len(set(rows)) == 1:
-                cos, sin = self._cos_sin(rows[0], position_ids)
-            else:
-                each = [self._cos_sin(s, row) for s, row in zip(rows, position_ids, strict=True)]
-                cos, sin = (torch.stack(part) for part in zip(*each, strict=True))
+            rows = self._rows_running(position_ids) if self._fixed is None else self._rows_fixed(self._fixed, len(x))
+            cos, sin = self._cos_sin(rows, position_ids.to(x.device))
             dtype = rotary.output_dtype or x.dtype
             return rotary.layout(cos).to(x.device, dtype), rotary.layout(sin).to(x.device, dtype)
 
         return forward
 
-    def _cos_sin(self, scaling: RopeScaling, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin times m, each positions.shape + (d/2,), float64 (LongRoPE, Eq. 3)."""
+    def _cos_sin(self, rows: list[RopeScaling], positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin times m, each (B, T, d/2), float64 (LongRoPE, Eq. 3); one scaling for all rows or one a row.
+
+        Positions are (B, T), or (1, T) where all rows share them.
+        """
         device = "cpu" if positions.device.type == "mps" else positions.device  # MPS has no float64
+
+        def by_row(values: list[Any]) -> Tensor:
+            return torch.tensor(np.array(values), device=device).reshape(len(rows), 1, -1)
+
         n = positions.to(device, torch.float64)[..., None]
-        theta = torch.tensor(scaling.frequencies, device=device)
-        m: Any = scaling.spec.attention_factor * scaling.attention_factor
+        theta = by_row([s.frequencies for s in rows])
+        m = by_row([s.spec.attention_factor * s.attention_factor for s in rows])
         if self._log_offsets is not None:
             factors, attention = (offset.to(device) for offset in self._log_offsets)
             theta, m = theta * torch.exp(-factors), m * torch.exp(attention)
-        if scaling.start_tokens:
-            theta = torch.where(n < scaling.start_tokens, torch.tensor(scaling.spec.frequencies, device=device), theta)
+        if any(s.start_tokens for s in rows):
+            start = by_row([s.start_tokens for s in rows])
+            theta = torch.where(n < start, by_row([s.spec.frequencies for s in rows]), theta)
         angles = n * theta
         return angles.cos() * m, angles.sin() * m
 
-    def _rows(self, position_ids: Tensor) -> list[RopeScaling]:
-        """The scaling in force for each row of positions (B, T)."""
-        if isinstance(self.scaling, RopeScaling):
-            return [self.scaling]
+    @staticmethod
+    def _rows_fixed(fixed: list[RopeScaling], rows: int) -> list[RopeScaling]:
+        """The scaling of each row: one for all, or each for as many rows on end as a batch has for one length."""
+        repeats, rest = divmod(rows, len(fixed))
+        if len(fixed) > 1 and rest:
+            raise ValueError(
+                f"{len(fixed)} lengths were given, one a row, and this batch has {rows} rows: give one length for all, "
+                "or one for each row"
+            )
+        return fixed if len(fixed) == 1 else [s for s in fixed for _ in range(repeats)]
+
+    def _rows_running(self, position_ids: Tensor) -> list[RopeScaling]:
+        """The schedule's scaling for each row of positions (B, T), as long as the row is by now."""
         first, last = position_ids.amin(dim=-1).tolist(), position_ids.amax(dim=-1).tolist()
         rows = [self.scaling.at(n + 1) for n in last]
         before, ends = self._last
         if len(ends) == len(rows):  # as many rows as the last call had: maybe the same ones, a step further
             for n, end, now, was in zip(first, ends, rows, before, strict=True):
-                if 0 < n == end + 1 and now != was:
+                if 0 < n <= end + 1 and now != was:  # below it where tokens are taken back, as in assisted decoding
                     raise RuntimeError(
                         f"the cached keys were rotated with the factors for {was.target_length} tokens, and the "
-                        f"sequence now calls for those of {now.target_length}: fix the set beforehand with "
+                        f"sequence now calls for those of {now.target_length}: fix the set beforehand, with "
+                        "longrope_lab.generate(model, ids, schedule, max_new_tokens=...) or, stepping yourself, with "
                         "apply_scaling(model, schedule, length=prompt tokens + new tokens)"
                     )
         self._last = rows, last
         return rows
+
+
+def _lengths(length: ArrayLike | Tensor) -> list[int]:
+    """One length for all rows, or one a row, as a list."""
+    try:
+        values = torch.as_tensor(length)
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
+    if values.ndim > 1 or not values.numel() or values.is_floating_point() or values.min() < 1:
+        raise ValueError(f"length is {length!r}: it counts tokens, a whole number from 1 for all rows or one a row")
+    return [int(n) for n in values.reshape(-1)]
 
 
 def by_name(
@@ -214,7 +243,7 @@ def by_name(
 
 
 def scaled(
-    model: nn.Module, scaling: RopeScaling | RopeSchedule | None, *, length: int | None = None
+    model: nn.Module, scaling: RopeScaling | RopeSchedule | None, *, length: ArrayLike | Tensor | None = None
 ) -> contextlib.AbstractContextManager[object]:
     """`apply_scaling`, or nothing at all for None: the model as it stands."""
     return contextlib.nullcontext() if scaling is None else apply_scaling(model, scaling, length=length)

@@ -603,11 +603,67 @@ def test_one_row_that_crosses_the_border_is_enough():
     module = model.model.rotary_emb
     x = torch.zeros(2, 1)
     with apply_scaling(model, recovery(rope_spec(model))):
-        module(x, torch.stack((torch.arange(20), torch.arange(45, 65))))
+        module(x, padded(20, 65))
         module(x, torch.tensor([[20], [65]]))  # the second was beyond from the start
-        module(x, torch.stack((torch.arange(20), torch.arange(44, 64))))
+        module(x, padded(20, 64))
         with pytest.raises(RuntimeError, match="factors for 64 tokens"):
             module(x, torch.tensor([[20], [64]]))
+
+
+def test_tokens_taken_back_do_not_hide_the_border():
+    """Assisted decoding tries tokens 60 to 62, keeps one, and goes on from 61 to 65 over keys of the short set."""
+    model = tiny_model()
+    module = model.model.rotary_emb
+    x = torch.zeros(1, 1)
+    with apply_scaling(model, recovery(rope_spec(model))):
+        module(x, torch.arange(60)[None])
+        module(x, torch.arange(60, 63)[None])
+        module(x, torch.arange(61, 64)[None])
+        with pytest.raises(RuntimeError, match="factors for 64 tokens"):
+            module(x, torch.arange(61, 66)[None])
+
+
+def padded(*lengths):
+    """Positions (B, T) of rows of these lengths, padded on the left."""
+    longest = max(lengths)
+    return torch.stack([(torch.arange(longest) - (longest - n)).clamp(min=0) for n in lengths])
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_length_for_each_row(repeats):
+    """Rows of very different lengths, each with its own n-hat and m; three times each, as beams repeat them."""
+    model = tiny_model()
+    spec = rope_spec(model)
+    schedule = RopeSchedule.stages(
+        [
+            RopeScaling(spec, np.ones(8), WINDOW),
+            RopeScaling(spec, np.linspace(1, 2, 8), 100, start_tokens=4, attention_factor=1.2),
+            RopeScaling(spec, np.linspace(2, 4, 8), 4 * WINDOW, start_tokens=9),
+        ]
+    )
+    lengths = np.array([200, 30, 90])
+    ids = torch.stack([IDS[0, i : i + 40] for i in range(3 * repeats)])
+    with apply_scaling(model, schedule, length=lengths):
+        together = logits(model, ids)
+    for row, each in enumerate(together):
+        with apply_scaling(model, schedule.at(lengths[row // repeats])):
+            torch.testing.assert_close(each[None], logits(model, ids[row : row + 1]), atol=2e-5, rtol=0)
+    with apply_scaling(model, schedule):
+        assert (together[0] - logits(model, ids)[0]).abs().max() > 0.01  # their own length is 40 for all
+
+
+def test_lengths_that_are_none():
+    model = tiny_model()
+    schedule = recovery(rope_spec(model))
+    for length in (0, -3, [], [5, 0], 2.5, "long", [[5]]):
+        with pytest.raises(ValueError, match=r"length is .*: it counts tokens, a whole number from 1 for all rows or"):
+            apply_scaling(model, schedule, length=length)
+    assert "forward" not in vars(model.model.rotary_emb)
+    with apply_scaling(model, schedule, length=[40, 70]):
+        with pytest.raises(ValueError, match="2 lengths were given, one a row, and this batch has 3 rows"):
+            logits(model, IDS[:, :10].expand(3, -1))
+        with pytest.raises(ValueError, match="2 lengths were given, one a row, and this batch has 1 rows"):
+            logits(model)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
