@@ -15,11 +15,12 @@ import torch
 from numpy.typing import ArrayLike
 
 from .corpora import Document
+from .generation import generate
 from .losses import fast_attention
 from .models import quiet_transformers
 from .progress import progress
 from .rope import RopeScaling
-from .rotary import by_name, scaled
+from .rotary import by_name
 from .schedule import RopeSchedule
 
 TASK = (
@@ -90,8 +91,7 @@ def passkey(
     ]
     rows = []
     for name, scaling, batch in progress(batches, "passkey"):
-        with scaled(model, scaling, length=batch[0][0]):
-            answers = _answers(model, tokenizer, [prompts[cell][0] for cell in batch])
+        answers = _answers(model, tokenizer, [prompts[cell][0] for cell in batch], scaling)
         for cell, answer in zip(batch, answers, strict=True):
             key = prompts[cell][1]
             number = re.search(r"\d+", answer)
@@ -121,13 +121,14 @@ def _prompt(
     return passkey_sequence(tokenizer, length, depth, rng, text)
 
 
-def _answers(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
+def _answers(
+    model: Any, tokenizer: Any, prompts: list[list[int]], scaling: RopeScaling | RopeSchedule | None
+) -> list[str]:
     """The greedy continuation of each of several prompts of one length, as text."""
     from transformers import GenerationConfig
 
     ids = torch.tensor(prompts, device=model.device)  # (B, T)
     greedy = GenerationConfig(
-        max_new_tokens=ANSWER_TOKENS,
         do_sample=False,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
@@ -137,7 +138,7 @@ def _answers(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
     before, model.generation_config = model.generation_config, greedy
     try:
         with torch.inference_mode(), fast_attention(), quiet_transformers():
-            out = model.generate(ids, attention_mask=torch.ones_like(ids))
+            out = generate(model, ids, scaling, attention_mask=torch.ones_like(ids), max_new_tokens=ANSWER_TOKENS)
     finally:
         model.generation_config = before
     return [text.strip() for text in tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)]

@@ -38,7 +38,7 @@ class Reader:
         self.tokenizer, self.say, self.prompts = tokenizer, say, []
         self.generation_config = GenerationConfig()
 
-    def generate(self, ids, attention_mask):
+    def generate(self, ids, attention_mask, max_new_tokens):
         assert attention_mask.shape == ids.shape
         rows = []
         for row in ids.tolist():
@@ -174,7 +174,7 @@ def test_batches_are_bounded(tokenizer):
     sizes = []
     reader = Reader(tokenizer, " {}".format)
     answer = reader.generate
-    reader.generate = lambda ids, attention_mask: (sizes.append(tuple(ids.shape)), answer(ids, attention_mask))[1]
+    reader.generate = lambda ids, **options: (sizes.append(tuple(ids.shape)), answer(ids, **options))[1]
     passkey(reader, tokenizer, [4096, 9000], [0.5], trials=3)
     assert sizes == [(2, 4088), (1, 4088), (1, 8992), (1, 8992), (1, 8992)]
 
@@ -222,13 +222,13 @@ def test_a_schedule_is_fixed_to_the_prompts_length(tokenizer):
 def test_a_tokenizer_without_a_padding_token(tokenizer):
     given_to = {}
 
-    def generate(ids, attention_mask):
-        given_to.update(model.generation_config.to_dict())
+    def generate(ids, attention_mask, max_new_tokens):
+        given_to.update(model.generation_config.to_dict() | {"max_new_tokens": max_new_tokens})
         return ids
 
     model = SimpleNamespace(device="cpu", generate=generate, generation_config=None)
     bare = SimpleNamespace(eos_token_id=2, pad_token_id=None, batch_decode=lambda rows, skip_special_tokens: [""])
-    module._answers(model, bare, [[5, 6]])
+    module._answers(model, bare, [[5, 6]], None)
     assert (given_to["pad_token_id"], given_to["eos_token_id"], given_to["max_new_tokens"]) == (2, 2, ANSWER_TOKENS)
 
 
