@@ -93,3 +93,21 @@ def test_cost_curves_show_both_ways():
 )
 def test_tokens(count, words):
     assert plots.tokens(count) == words
+
+
+def test_loss_curves_smooth_over_an_eighth_of_the_steps():
+    rows = [("yarn", step, 5 + (-1) ** step, 1e-4, 2048 * step) for step in range(1, 17)]
+    rows += [("control", step, 4.0, 1e-4, 2048 * step) for step in range(1, 4)]
+    table = pd.DataFrame(rows, columns=["scaling", "step", "loss", "learning_rate", "tokens"])
+    (ax,) = plots.loss_curves(table).axes
+    yarn, control = ax.get_lines()
+    assert [yarn.get_label(), control.get_label()] == ["YaRN", "control"]
+    np.testing.assert_allclose(yarn.get_ydata()[1:], 5)  # each with a neighbour: the zigzag is gone
+    np.testing.assert_allclose(control.get_xdata(), [2048, 4096, 6144])
+    assert "tokens" in ax.get_xlabel() and "nats" in ax.get_ylabel()
+
+
+def test_documents_are_counted_a_panel(losses):
+    both = pd.concat({"a": losses, "b": losses.assign(document="other " + losses["document"])}, names=["corpus"])
+    figure = plots.perplexity_curves(both.reset_index(level=0), panels="corpus")
+    assert figure.axes[0].get_ylabel() == "perplexity (log scale), 3 documents"

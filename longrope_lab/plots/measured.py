@@ -44,8 +44,8 @@ def perplexity_curves(table: pd.DataFrame, window: int | None = None, panels: st
             length_axis(ax, sorted(table["length"].unique()))
             mark_window(ax, window)
             ax.set_title("" if panels is None else f"{panels} {value!s}", fontsize=10)
-        documents = table.groupby("document").ngroups
-        axes[0].set_ylabel(f"perplexity (log scale), {documents} documents")
+        counts = sorted({group["document"].nunique() for _, group in groups})  # of each panel
+        axes[0].set_ylabel(f"perplexity (log scale), {' or '.join(map(str, counts))} documents")
         axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

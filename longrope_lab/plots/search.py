@@ -1,4 +1,4 @@
-"""Figures of a search: how far it has come after how many forward passes."""
+"""Figures of what takes many steps: a search by forward passes, fine-tuning by tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .style import RC, few_minor_labels, styles_of, subplots
+from .style import RC, few_minor_labels, styles_of, subplots, tokens
 
 
 def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
@@ -41,4 +41,25 @@ def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
             ax.set_title("" if panels is None else f"{panels} {value!s}", fontsize=10)
         axes[0].set_ylabel("best validation perplexity (log scale)")
         axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def loss_curves(table: pd.DataFrame) -> Figure:
+    """Training loss against tokens, a line a run: its mean over an eighth of the steps around each; dots are the steps.
+
+    Args:
+        table: what `finetune` returns, one below the other, with a further column "scaling" that names each run.
+    """
+    styles = styles_of(table["scaling"].unique())
+    with mpl.rc_context(RC):
+        figure, (ax,) = subplots(1, 1, width=5.4, height=3.6)
+        for name, run in table.groupby("scaling", sort=False):
+            colour, line, _, label = styles[str(name)]
+            smooth = run["loss"].rolling(max(len(run) // 8, 1), center=True, min_periods=1).mean()
+            ax.scatter(run["tokens"], run["loss"], s=9, color=colour, alpha=0.35, lw=0)
+            ax.plot(run["tokens"], smooth, line, color=colour, lw=1.6, label=label)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n)))
+        ax.set_xlabel("tokens trained on")
+        ax.set_ylabel("training loss (nats a token)")
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
