@@ -1,4 +1,4 @@
-"""Scalings on disk: JSON, and the one-column CSV of factors that microsoft/LongRoPE's search writes."""
+"""Scalings on disk: JSON, and the one-column CSV of factors that microsoft/LongRoPE's search writes; runs' folders."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ def not_ours(source: str, kind: str, error: Exception) -> ValueError:
 
 
 def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> Path:
-    """Write `data`, making the folder if need be."""
+    """Write `data`, whole or not at all, making the folder if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
     return path
 
 
@@ -45,3 +47,27 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}): it is damaged; write it again with .save") from None
+
+
+def claim(path: Path, kind: str, identity: dict[str, Any]) -> None:
+    """Make a folder the own of one run, by a file in it that holds its identity; or see that it is that run's already.
+
+    Args:
+        path: the file.
+        kind: of run, in words.
+        identity: what tells one run from another, by name.
+
+    Raises:
+        ValueError: the folder is another run's (the error says what differs), or holds anything else.
+    """
+    identity = json.loads(json.dumps(identity))
+    if path.is_file():
+        theirs = read_json(path)
+        differ = [name for name in identity | theirs if identity.get(name) != theirs.get(name)]
+        if differ:
+            details = "; ".join(f"{name}: {theirs.get(name)} there, {identity.get(name)} here" for name in differ)
+            raise ValueError(f"{path.parent} holds another {kind} ({details}): name another folder, or remove this one")
+    elif path.parent.exists() and any(other.suffix != ".part" for other in path.parent.iterdir()):
+        raise ValueError(f"{path.parent} is not empty and holds no {kind}: name another folder")
+    else:
+        write_json(path, identity)
