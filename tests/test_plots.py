@@ -111,3 +111,15 @@ def test_documents_are_counted_a_panel(losses):
     both = pd.concat({"a": losses, "b": losses.assign(document="other " + losses["document"])}, names=["corpus"])
     figure = plots.perplexity_curves(both.reset_index(level=0), panels="corpus")
     assert figure.axes[0].get_ylabel() == "perplexity (log scale), 3 documents"
+
+
+def test_accuracy_curves_draw_shares_and_their_intervals():
+    rows = [("none", 512, 10, 1.0, 0.72, 1.0), ("none", 1024, 10, 0.0, 0.0, 0.28), ("yarn", 512, 10, 0.9, 0.6, 0.98)]
+    table = pd.DataFrame(rows, columns=["scaling", "length", "trials", "accuracy", "low", "high"])
+    (ax,) = plots.accuracy_curves(table, window=512).axes
+    curves = {line.get_label(): line for line in ax.get_lines() if not line.get_label().startswith("_")}
+    np.testing.assert_allclose(curves["no scaling"].get_ydata(), [1, 0])
+    np.testing.assert_allclose(curves["no scaling"].get_xdata(), [512, 1024], rtol=0.05)
+    bars = ax.collections[0].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.72, 1], [0, 0.28]])
+    assert "10 trials" in ax.get_ylabel() and [t.get_text() for t in ax.texts] == ["trained window"]

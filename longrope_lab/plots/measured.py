@@ -50,6 +50,33 @@ def perplexity_curves(table: pd.DataFrame, window: int | None = None, panels: st
     return figure
 
 
+def accuracy_curves(table: pd.DataFrame, window: int | None = None) -> Figure:
+    """Share of passkeys found against length, a curve a scaling, a bar for its 95 % interval.
+
+    Args:
+        table: as `accuracy_summary` returns it for a `passkey` table.
+        window: the trained window in tokens, marked by a dashed line.
+    """
+    names = list(table["scaling"].unique())
+    styles = styles_of(names)
+    with mpl.rc_context(RC):
+        figure, (ax,) = subplots(1, 1, width=5.4, height=3.6)
+        for number, name in enumerate(names):
+            colour, line, marker, label = styles[str(name)]
+            curve = table[table["scaling"] == name]
+            # Side by side, a twentieth of a doubling apart: bars on top of each other cannot be read.
+            x = curve["length"] * 2 ** ((number - (len(names) - 1) / 2) / 20)
+            ax.vlines(x, curve["low"], curve["high"], color=colour, alpha=0.4, lw=2)
+            ax.plot(x, curve["accuracy"], line, color=colour, marker=marker, ms=5, lw=1.2, label=label)
+        ax.set_ylim(-0.03, 1.03)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda a, _: f"{a:.0%}"))
+        ax.set_ylabel(f"keys found ({int(table['trials'].max())} trials a length)")
+        length_axis(ax, sorted(table["length"].unique()))
+        mark_window(ax, window)
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
 def passkey_heatmap(table: pd.DataFrame, window: int | None = None) -> Figure:
     """Share of passkeys found by length and depth, a panel a scaling.
 
