@@ -1,7 +1,7 @@
 """Writes an extended model as a checkpoint that stock transformers loads with its scaling.
 
-What a config can say is in `hf_config.py`. Here the folder is written, loaded again with transformers' own classes,
-and kept only if those give this package's logits.
+What a config can say is in `hf_config.py`, what a reader is told in `card.py`. Here the folder is written, loaded again
+with transformers' own classes, and kept only if those give this package's logits.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,28 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .card import figures_table, model_card
 from .corpora import Document
-from .hf_config import config_with_scaling, spec_from_config
+from .hf_config import FULL_ATTENTION, config_with_scaling, spec_from_config
 from .models import quiet_transformers
 from .perplexity import perplexity
-from .rope import RopeScaling, RopeSpec
+from .rope import RopeScaling
 from .rotary import apply_scaling, find_rotary, rope_spec
-from .schedule import DynamicNTK, RopeSchedule, StagedSchedule
+from .schedule import RopeSchedule, StagedSchedule, stages_of
 
 log = logging.getLogger(__name__)
 
-# How far stock transformers may be from ours: relative to each rotation, and to the largest logit if that is above 1.
-# Its angles are float32, off by up to n * 2**-23 radians at position n, where ours are float64: logits may differ so
-# much up to position 256, and in proportion beyond (SmolLM2 at position 8,192: 1.3e-4 of the largest).
-ROTATION_TOLERANCE = 1e-5
+# How far stock transformers may be from ours. Its frequencies are float32, and so are its angles: at position n they
+# are off by up to n * 2e-7 radians, where ours are float64. So each frequency is held to a few units of float32, and
+# logits to 1e-4 of the largest one up to position 512 and in proportion beyond. Measured: 3e-6 of the largest at 512
+# tokens, 5e-5 at 4,096 (lab model; two attention kernels of stock transformers differ by 4e-6), 1.3e-4 at 8,192
+# (SmolLM2). With stock's own rotary module in the place of ours, the lab model's logits are equal to the bit.
+ROTATION_TOLERANCE = 2e-6
 LOGIT_TOLERANCE = 1e-4
-EXACT_UNTIL = 256
+EXACT_UNTIL = 512
 
 # Token positions that a check holds: a longer input is checked at as many, spread over its length.
 POSITIONS = 256
-BEYOND = 64  # tokens past the switch from short to long
 
 
 def save_pretrained(
@@ -51,16 +52,17 @@ def save_pretrained(
     folder: str | os.PathLike[str],
     *,
     drop_start_tokens: bool = False,
-    documents: Sequence[Document] | None = None,
+    documents: Sequence[Document] = (),
     figures: pd.DataFrame | Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint that ``AutoModelForCausalLM.from_pretrained`` loads with the scaling in its config.
 
     Beside weights, config and tokenizer (whose `model_max_length` becomes the target) it holds a model card and
     ``scaling.json``, the scaling as it was given. What was written is loaded again with stock classes, in float32 on
-    the CPU, and kept only if its logits are those of `apply_scaling`, inside the window and beyond; until then the
-    folder has another name, so that nothing half-written stays. The live model is not changed, and a scaling that is
-    in place on it is no part of what is written.
+    the CPU, and kept only if its logits are those of `apply_scaling`, inside the window and beyond; how near they are
+    stands in the card. Until then the folder has another, hidden name: nothing half-written stays, unless the process
+    is killed, and that under the hidden name. The live model is not changed, and a scaling that is in place on it is
+    no part of what is written.
 
     Args:
         model: a Hugging Face causal language model; low-rank updates of PEFT are merged in a copy.
@@ -69,7 +71,7 @@ def save_pretrained(
             embedding that was extended before, factors are written relative to the config's own base.
         folder: where to write; new, or empty.
         drop_start_tokens: leave out start tokens, for which transformers has no place.
-        documents: what leaving them out costs is measured on these, at the target length or the shortest's own; it
+        documents: what leaving them out costs is measured on these, at each target length or the shortest's own; it
             is logged, and stands in the card.
         figures: measured numbers for the card.
 
@@ -78,13 +80,15 @@ def save_pretrained(
 
     Raises:
         FileExistsError: there is something in the folder already.
-        ValueError: a scaling for another model, or one that a config cannot express (see `config_with_scaling`); a
-            quantised model; adapters that do not merge.
-        RuntimeError: stock transformers cannot load what was written, or gives other logits; nothing is kept.
+        ValueError: a scaling for another model, or one that a config cannot express (see `config_with_scaling`); start
+            tokens to drop and no documents; a quantised or offloaded model, or one without a language-modelling head;
+            adapters that do not merge.
+        RuntimeError: the folder cannot be written (a full disk), or stock transformers cannot load what was written, or
+            gives other logits; nothing is kept.
     """
     folder = Path(folder).expanduser().resolve()
     _check_free(folder)
-    shown = _figures(figures)
+    shown = figures_table(figures)
     kept = _without_start_tokens(scaling) if drop_start_tokens else scaling
     shell = _shell(model)
     config = config_with_scaling(shell.config, kept)
@@ -97,13 +101,20 @@ def save_pretrained(
             _write(part, shell, tokenizer, config, kept)
             scaling.save(part / "scaling.json")
             checked = _check(part, shell, kept)
-        card = _card(folder.name, shell, config, scaling, [checked, cost], shown)
+        rope = config.get_text_config().rope_parameters
+        rope_type = rope.get(FULL_ATTENTION, rope)["rope_type"]
+        origin = str(getattr(config, "_name_or_path", "") or type(shell).__name__)
+        card = model_card(folder.name, origin, rope_type, scaling, [checked, cost], shown)
         (part / "README.md").write_text(card, encoding="utf-8")
         if folder.exists():
             folder.rmdir()  # empty
         part.replace(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if _is_of_the_disk(error):
+            raise RuntimeError(
+                f"{folder} cannot be written ({error}), and nothing was kept: free some space, or name another folder"
+            ) from error
         raise
     return folder
 
@@ -113,6 +124,11 @@ def _check_free(folder: Path) -> None:
         raise FileExistsError(f"{folder} is a file: name a folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty, and nothing is written over: name a new folder, or empty it")
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """Files are written by Python, by safetensors and by tokenizers, whose errors have classes of their own."""
+    return isinstance(error, OSError) or "os error" in str(error)
 
 
 def _without_start_tokens(scaling: RopeScaling | RopeSchedule) -> RopeScaling | RopeSchedule:
@@ -140,19 +156,35 @@ def _shell(model: Any) -> Any:
     if hasattr(model, "merge_and_unload"):
         shell = copy.deepcopy(model).merge_and_unload()
     else:
+        _check_whole(model)
         weights = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
         shell = copy.deepcopy(model, weights)
     for module in shell.modules():
-        if hasattr(module, "lora_A"):
-            raise ValueError(
-                "the model has low-rank updates that are not merged into its weights: pass peft's PeftModel, which is "
-                "merged in a copy, or merge them first"
-            )
         module.__dict__.pop("forward", None)  # a scaling in place, or a wrapper for training
     if quantiser is not None:
         shell.hf_quantizer, shell.is_quantized = None, False
         del shell.config.quantization_config
     return shell.eval()
+
+
+def _check_whole(model: Any) -> None:
+    """Refuse what could not be written as one ordinary model."""
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"model is a {type(model).__name__}: pass transformers' own model (model._orig_mod, if torch.compile "
+            "wrapped it), or a PEFT model whose adapters can be merged"
+        )
+    if model.get_output_embeddings() is None:
+        raise ValueError(f"a {type(model).__name__} has no language-modelling head: load it with AutoModelForCausalLM")
+    if any(hasattr(module, "get_base_layer") for module in model.modules()):
+        raise ValueError(
+            "the model has adapters that are not merged into its weights: pass peft's PeftModel, which is merged in a "
+            "copy, or merge them first"
+        )
+    if any(weight.is_meta for weight in model.parameters()):
+        raise ValueError("some of the model's weights are offloaded: load it on one device, or on the CPU")
 
 
 def _check_same_model(model: Any, scaling: RopeScaling | RopeSchedule) -> None:
@@ -170,48 +202,46 @@ def _cost_of_dropping(
     model: Any,
     given: RopeScaling | RopeSchedule,
     kept: RopeScaling | RopeSchedule,
-    documents: Sequence[Document] | None,
+    documents: Sequence[Document],
 ) -> str:
     """What leaving out start tokens does to the loss, in words for the card; "" if there were none."""
-    dropped = _start_tokens(given)
+    stages = stages_of(given)
+    dropped = max((stage.start_tokens for stage in stages), default=0)
     if not dropped:
         return ""
-    words = f"The scaling's {dropped} start tokens, which transformers has no place for, were left out"
     if not documents:
-        return words + "; what that costs was not measured."
-    length = min(_target(given) or 0, *map(len, documents))
-    table = perplexity(model, documents, [length], {"with": given, "without": kept})
-    before, after = (table.loc[table["scaling"] == name, "loss"].mean() for name in ("with", "without"))
-    words += (
-        f": that costs {after - before:.4f} nats a token (mean loss {before:.4f} with them, {after:.4f} without, over "
-        f"the first {length:,} tokens of {len(documents)} documents)."
+        raise ValueError(
+            f"drop_start_tokens=True leaves out {dropped} start tokens, and what that costs is measured on documents: "
+            "pass documents=, from load_corpus"
+        )
+    longest = min(map(len, documents))
+    lengths = sorted({min(stage.target_length, longest) for stage in stages})
+    table = perplexity(model, documents, lengths, {"with": given, "without": kept})
+    means = table.groupby(["scaling", "length"])["loss"].mean()
+    costs = "; ".join(
+        f"{means['without', n] - means['with', n]:+.4f} at {n:,} tokens (from {means['with', n]:.4f} to "
+        f"{means['without', n]:.4f})"
+        for n in lengths
+    )
+    words = (
+        f"The scaling's {dropped} start tokens, which transformers has no place for, were left out. Change of the mean "
+        f"loss over {len(documents)} documents, nats a token: {costs}."
     )
     log.warning("%s", words)
     return words
 
 
-def _start_tokens(scaling: RopeScaling | RopeSchedule) -> int:
-    return max((s.start_tokens for s in _stages(scaling)), default=0)
-
-
-def _stages(scaling: RopeScaling | RopeSchedule) -> tuple[RopeScaling, ...]:
-    if isinstance(scaling, RopeScaling):
-        return (scaling,)
-    return scaling.scalings if isinstance(scaling, StagedSchedule) else ()
-
-
-def _target(scaling: RopeScaling | RopeSchedule) -> int | None:
-    """The longest input in tokens that it was made for; None for Dynamic NTK, which follows the length."""
-    return max((s.target_length for s in _stages(scaling)), default=None)
-
-
 def _write(part: Path, shell: Any, tokenizer: Any, config: Any, scaling: RopeScaling | RopeSchedule) -> None:
-    before = shell.config
+    before, generation = shell.config, shell.generation_config
+    stages = stages_of(scaling)
+    tokenizer = copy.deepcopy(tokenizer)
+    if stages:
+        tokenizer.model_max_length = stages[-1].target_length
+        if generation.max_length == scaling.spec.original_length:  # LLaMA-2's, for one: it would refuse longer prompts
+            generation.max_length = stages[-1].target_length
     shell.config = config
     shell.save_pretrained(part)
     shell.config = before  # its modules were built from this one
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.model_max_length = _target(scaling) or tokenizer.model_max_length
     tokenizer.save_pretrained(part)
 
 
@@ -224,8 +254,7 @@ def _check(part: Path, shell: Any, scaling: RopeScaling | RopeSchedule) -> str:
 
     stock_name = f"stock transformers {transformers.__version__}"
     way_out = "nothing was kept: use apply_scaling on the model instead"
-    short = _stages(scaling)[0].target_length if len(_stages(scaling)) > 1 else scaling.spec.original_length
-    lengths = (short, short + BEYOND)
+    lengths = _lengths(scaling)
     try:
         stock = transformers.AutoModelForCausalLM.from_pretrained(
             part, dtype=torch.float32, attn_implementation="eager"
@@ -236,10 +265,10 @@ def _check(part: Path, shell: Any, scaling: RopeScaling | RopeSchedule) -> str:
     del stock  # two models in float32 may be more than there is memory for
     type(shell).to(shell, "cpu", torch.float32)  # accelerate may have put the live model's own `to` on it
     shell.set_attn_implementation("eager")
-    with apply_scaling(shell, scaling):
-        ours = [(_rotation(shell, length), _logits(shell, length)) for length in lengths]
-    worst = 0.0
-    for length, (rotation, logits), (own_rotation, own_logits) in zip(lengths, theirs, ours, strict=True):
+    found, largest = [], 0.0
+    for length, (rotation, logits) in zip(lengths, theirs, strict=True):
+        with apply_scaling(shell, scaling, length=length):
+            own_rotation, own_logits = _rotation(shell, length), _logits(shell, length)
         where = f"for an input of {length} tokens"
         turned = ((rotation - own_rotation) / own_rotation).abs()
         if not turned.max() <= ROTATION_TOLERANCE:
@@ -250,7 +279,8 @@ def _check(part: Path, shell: Any, scaling: RopeScaling | RopeSchedule) -> str:
             )
         off = (logits - own_logits).abs().amax(dim=-1)  # (T,)
         n = _positions(length)
-        allowed = LOGIT_TOLERANCE * max(1.0, float(own_logits.abs().max())) * (n / EXACT_UNTIL).clamp(min=1)
+        largest = max(largest, float(own_logits.abs().max()))
+        allowed = LOGIT_TOLERANCE * max(1.0, largest) * (n / EXACT_UNTIL).clamp(min=1)
         bad = torch.nonzero(~(off <= allowed)).flatten()  # a NaN is bad, too
         if len(bad):
             i = int(bad[0])
@@ -258,11 +288,19 @@ def _check(part: Path, shell: Any, scaling: RopeScaling | RopeSchedule) -> str:
                 f"{stock_name} gives other logits than apply_scaling {where}: off by {off[i]:.2g} at position {n[i]} "
                 f"({allowed[i]:.2g} is allowed), by {off.max():.2g} at most; {way_out}"
             )
-        worst = max(worst, float(off.max()))
+        found.append(f"{off.max():.1g} at {length:,} tokens")
     return (
-        f"Checked when it was written: {stock_name} gives longrope_lab's logits to {worst:.1g}, for random tokens at "
-        f"inputs of {lengths[0]:,} and {lengths[1]:,} tokens (float32, CPU)."
+        f"Checked when it was written: {stock_name} gives longrope_lab's logits to {', '.join(found)} (the largest "
+        f"logit being {largest:.3g}; random tokens, at most {POSITIONS} of them spread over the length; float32, CPU). "
+        "Its angles are float32, so that the difference grows with the position."
     )
+
+
+def _lengths(scaling: RopeScaling | RopeSchedule) -> list[int]:
+    """Input lengths to compare: the last of the window (or of the short factors), the first beyond it, the longest."""
+    stages = stages_of(scaling)
+    window = stages[0].target_length if len(stages) > 1 else scaling.spec.original_length
+    return sorted({window, window + 1, stages[-1].target_length if stages else 2 * window})
 
 
 @torch.no_grad()
@@ -295,117 +333,3 @@ def _logits(model: Any, length: int) -> Tensor:
     output = model(input_ids=ids, position_ids=positions[None], attention_mask=torch.ones_like(ids), use_cache=False)
     logits: Tensor = output.logits[0].float()
     return logits
-
-
-# --- the card ---------------------------------------------------------------------------------------------------------
-
-
-def _card(
-    name: str, model: Any, config: Any, scaling: RopeScaling | RopeSchedule, remarks: Sequence[str], figures: str
-) -> str:
-    base = str(getattr(model.config, "_name_or_path", "") or "")
-    on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not Path(base).exists()
-    title = base if on_hub else Path(base).name or type(model).__name__  # a local path says nothing to others
-    rope = config.get_text_config().rope_parameters
-    rope = rope.get("full_attention", rope)
-    target = _target(scaling)
-    head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    head += [f"base_model: {base}"] if on_hub else []
-    head += ["tags: [long-context, rope, longrope_lab]", "---"]
-    reach = f"from {scaling.spec.original_length:,} to {target:,} tokens" if target else "as far as each input reaches"
-    lines = [
-        *head,
-        "",
-        f"# {name}",
-        "",
-        f"{title}, its context window extended {reach} with longrope_lab (`{scaling.method}`).",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        f'model = AutoModelForCausalLM.from_pretrained("{name}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-        "```",
-        "",
-        "The scaling is in `config.json`, and nothing else is needed. `scaling.json` holds the exact numbers it was "
-        "made of, for `longrope_lab`.",
-        "",
-        "## Rotary embedding",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| rope type | `{rope['rope_type']}` |",
-        *_spec_rows(scaling.spec),
-        *_stage_rows(scaling),
-        "",
-        *(remark + "\n" for remark in [_switch(scaling), *remarks] if remark),
-    ]
-    if figures:
-        lines += ["## Measured", "", figures]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _spec_rows(spec: RopeSpec) -> list[str]:
-    start = f"{spec.base:,g}" if spec.base is not None else "of its own: " + _numbers(spec.frequencies)
-    rows = [
-        f"| window before, tokens | {spec.original_length:,} |",
-        f"| rotary dimension | {spec.rotary_dim} |",
-        f"| {'base' if spec.base is not None else 'frequencies before'} | {start} |",
-    ]
-    return rows + ([f"| attention factor before | {spec.attention_factor:.6g} |"] if spec.attention_factor != 1 else [])
-
-
-def _stage_rows(scaling: RopeScaling | RopeSchedule) -> list[str]:
-    if isinstance(scaling, DynamicNTK):
-        return [f"| ratio at l tokens, past the window L | 1 + {scaling.alpha:g} (l / L - 1) |"]
-    rows = []
-    for stage in _stages(scaling):
-        at = f" (for {stage.target_length:,})" if len(_stages(scaling)) > 1 else ""
-        rows += [
-            f"| target length{at}, tokens | {stage.target_length:,} |",
-            f"| factors λ{at} | {_numbers(stage.factors)} |",
-            f"| start tokens{at} | {stage.start_tokens}{' (left out)' if stage.start_tokens else ''} |",
-            f"| attention factor m{at} | {stage.attention_factor:.6g} |",
-        ]
-    return rows
-
-
-def _switch(scaling: RopeScaling | RopeSchedule) -> str:
-    """What a user of two sets of factors has to know; "" for one."""
-    if len(_stages(scaling)) < 2:
-        return ""
-    return (
-        f"The first factors serve inputs of up to {_stages(scaling)[0].target_length:,} tokens, the second longer "
-        "ones. transformers goes by the longest row of a batch; generation that passes this length keeps the keys it "
-        "has cached as they are (Phi-3 computes them again)."
-    )
-
-
-def _numbers(values: Any) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
-
-
-def _figures(figures: pd.DataFrame | Mapping[str, Any] | None) -> str:
-    """Measured numbers as a Markdown table.
-
-    Raises:
-        ValueError: neither a table nor a mapping of names to numbers.
-    """
-    if figures is None:
-        return ""
-    rows: Iterable[tuple[Any, ...]]
-    if isinstance(figures, pd.DataFrame):
-        header, rows = [str(c) for c in figures.columns], figures.itertuples(index=False, name=None)
-    elif isinstance(figures, Mapping):
-        header, rows = ["", ""], figures.items()
-    else:
-        raise ValueError(f"figures is a {type(figures).__name__}: pass a DataFrame, or a dict of names and numbers")
-    table = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return f"{number:.4g}" if abs(number) < 1e4 else f"{number:,.0f}"
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return f"{value:,}" if whole else str(value).replace("|", "\\|")

@@ -17,7 +17,7 @@ import numpy as np
 from .errors import unknown
 from .methods import none_scaling, yarn_attention_factor, yarn_factors
 from .rope import Floats, RopeScaling, RopeSpec, longrope_attention_factor
-from .schedule import DynamicNTK, RopeSchedule, StagedSchedule
+from .schedule import DynamicNTK, RopeSchedule, stages_of
 
 # Models such as Gemma 3 have parameters for each layer type; long range is this one's business.
 FULL_ATTENTION = "full_attention"
@@ -201,11 +201,8 @@ def _rope_parameters(scaling: RopeScaling | RopeSchedule, plain: RopeSpec) -> It
 
 def _two_sets(scaling: RopeScaling | RopeSchedule) -> tuple[RopeScaling, RopeScaling]:
     """The scalings of short and of long inputs: one and the same, where only one is given."""
-    if isinstance(scaling, RopeScaling):
-        stages: tuple[RopeScaling, ...] = (scaling,)
-    elif isinstance(scaling, StagedSchedule):
-        stages = scaling.scalings
-    else:
+    stages = stages_of(scaling)
+    if not stages:
         raise ValueError(
             f"a {type(scaling).__name__} cannot be written into a config: it takes a RopeScaling, a schedule of two "
             "stages, or Dynamic NTK"
@@ -216,7 +213,7 @@ def _two_sets(scaling: RopeScaling | RopeSchedule) -> tuple[RopeScaling, RopeSca
         raise ValueError(
             f"this schedule has {len(stages)} stages (up to {lengths} tokens), and a config holds two sets of factors, "
             "one for short and one for long inputs: keep two, for example "
-            f"RopeSchedule.stages([schedule.at({short.target_length}), schedule.at({long.target_length})])"
+            f"RopeSchedule.stages([schedule.at({stages[-2].target_length}), schedule.at({long.target_length})])"
         )
     kept = max(s.start_tokens for s in stages)
     if kept:

@@ -121,3 +121,10 @@ class DynamicNTK(RopeSchedule):
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "dynamic_ntk", "spec": self.spec.to_dict(), "alpha": self.alpha}
+
+
+def stages_of(scaling: RopeScaling | RopeSchedule) -> tuple[RopeScaling, ...]:
+    """The scalings that it holds, the shortest first; none where a formula gives them."""
+    if isinstance(scaling, RopeScaling):
+        return (scaling,)
+    return scaling.scalings if isinstance(scaling, StagedSchedule) else ()
