@@ -11,6 +11,7 @@ lab.plots.perplexity_curves(table, window=spec.original_length)
 from . import plots, widgets
 from .corpora import Document, load_corpus
 from .cost import scoring_cost, search_cost, worker_cost
+from .from_scratch import LongRoPEModel
 from .generation import generate
 from .hf_config import scaling_from_config, spec_from_config
 from .losses import token_losses
@@ -32,6 +33,7 @@ __all__ = [
     "Document",
     "Evolution",
     "Gradient",
+    "LongRoPEModel",
     "Random",
     "RopeScaling",
     "RopeSchedule",

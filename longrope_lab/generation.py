@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .rope import RopeScaling
+from .rope import RopeScaling, whole
 from .rotary import scaled
 from .schedule import RopeSchedule
 
@@ -63,8 +63,7 @@ def generate(
             f"input_ids are {ids.dtype} of shape {tuple(ids.shape)}: prompts are whole token ids (B, T), at least one "
             "token each"
         )
-    if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}: it counts tokens, a whole number from 1")
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1, "it counts tokens, a whole number from 1")
     given = [name for name in REFUSED if options.get(name) is not None]
     if given:
         raise ValueError(

@@ -61,10 +61,10 @@ class RopeSpec:
     def __post_init__(self) -> None:
         # Plain Python numbers are kept, whatever came in: they are hashable, and JSON holds them exactly.
         keep = partial(object.__setattr__, self)
-        keep("rotary_dim", _whole("rotary_dim", self.rotary_dim, 2, "it must be even and at least 2"))
+        keep("rotary_dim", whole("rotary_dim", self.rotary_dim, 2, "it must be even and at least 2"))
         if self.rotary_dim % 2:
             raise ValueError(f"rotary_dim is {self.rotary_dim}: it must be even and at least 2")
-        keep("original_length", _whole("original_length", self.original_length, 2, "a window has at least 2 tokens"))
+        keep("original_length", whole("original_length", self.original_length, 2, "a window has at least 2 tokens"))
         keep("attention_factor", _above("attention_factor", self.attention_factor, 0))
         if (self.base is None) == (self.base_frequencies is None):
             raise ValueError("a RopeSpec takes either base or base_frequencies: give exactly one of the two")
@@ -153,7 +153,7 @@ class RopeScaling:
         factors.setflags(write=False)
         keep("factors", factors)
         keep("target_length", check_target(self.spec, self.target_length))
-        keep("start_tokens", _whole("start_tokens", self.start_tokens, 0, "it counts tokens, so a whole number from 0"))
+        keep("start_tokens", whole("start_tokens", self.start_tokens, 0, "it counts tokens, so a whole number from 0"))
         keep("attention_factor", _above("attention_factor", self.attention_factor, 0))
 
     @property
@@ -356,7 +356,7 @@ def check_target(spec: RopeSpec, target_length: int) -> int:
     Raises:
         ValueError: not a whole number of tokens, or shorter than the window.
     """
-    target_length = _whole("target_length", target_length, 0, "it counts tokens, so a whole number")
+    target_length = whole("target_length", target_length, 0, "it counts tokens, so a whole number")
     if target_length < spec.original_length:
         raise ValueError(
             f"target_length {target_length} is shorter than the window of {spec.original_length} tokens: "
@@ -365,7 +365,8 @@ def check_target(spec: RopeSpec, target_length: int) -> int:
     return target_length
 
 
-def _whole(name: str, value: Any, least: int, rule: str) -> int:
+def whole(name: str, value: Any, least: int, rule: str) -> int:
+    """The value as an int, if it is a whole number of at least `least`; what is not breaks the rule, says the error."""
     try:
         if int(value) == value and value >= least:
             return int(value)
