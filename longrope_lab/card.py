@@ -105,7 +105,8 @@ def _switch(stages: Sequence[RopeScaling]) -> str:
     return (
         f"The first factors serve inputs of up to {stages[0].target_length:,} tokens, the second longer ones. "
         "transformers goes by the longest row of a batch; generation that passes this length keeps the keys it has "
-        "cached as they are (Phi-3 computes them again)."
+        "cached as they are (Phi-3 computes them again). `longrope_lab.generate(model, ids, "
+        "longrope_lab.scaling_from_config(model.config), max_new_tokens=...)` chooses one set for each row beforehand."
     )
 
 

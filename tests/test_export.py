@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from longrope_lab import export
 from longrope_lab.corpora import Document
 from longrope_lab.export import save_pretrained
+from longrope_lab.generation import generate
 from longrope_lab.hf_config import scaling_from_config, spec_from_config
 from longrope_lab.methods import rope_scaling
 from longrope_lab.models import load_model
@@ -199,6 +200,17 @@ def test_stock_transformers_generates_with_it(family, tied, out, tokenizer):
         with apply_scaling(model, schedule, length=length + 12):
             ours = model.generate(prompt, **asked)
         assert torch.equal(reloaded.generate(prompt, **asked), ours)
+
+
+def test_generation_across_the_switch_is_ours_to_make_right(model, spec, out, tokenizer):
+    """What the card says of it: stock transformers goes on with keys of the short set, `generate` takes one for all."""
+    reloaded = stock(save_pretrained(model, tokenizer, two_stages(spec), out))
+    prompt = torch.randint(3, VOCABULARY, (1, SWITCH - 5), generator=torch.Generator().manual_seed(5))
+    schedule = scaling_from_config(reloaded.config)
+    made = generate(reloaded, prompt, schedule, max_new_tokens=40, do_sample=False)
+    with apply_scaling(model, schedule, length=SWITCH + 35), torch.no_grad():
+        from_scratch = model(made).logits
+    assert torch.equal(from_scratch[0, SWITCH - 6 : -1].argmax(dim=-1), made[0, SWITCH - 5 :])
 
 
 def test_a_length_that_generation_is_stopped_at_grows_with_the_window(model, spec, tmp_path, tokenizer):
