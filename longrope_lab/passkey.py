@@ -80,7 +80,7 @@ def passkey(
         _check_depth(depth)
     scalings = by_name(scalings)
     cells = [(length, depth, trial) for length in lengths for depth in depths for trial in range(trials)]
-    prompts = {cell: _prompt(tokenizer, *cell, filler, seed) for cell in cells}
+    prompts = {cell: passkey_prompt(tokenizer, *cell, filler, seed) for cell in cells}
     batches = [
         (name, scaling, same_length[start : start + size])
         for name, scaling in scalings.items()
@@ -104,9 +104,17 @@ def _check_depth(depth: float) -> None:
         raise ValueError(f"depth is {depth}: it is a share of the text, from 0.0 (beginning) to 1.0 (end)")
 
 
-def _prompt(
-    tokenizer: Any, length: int, depth: float, trial: int, filler: Sequence[Document] | None, seed: int
+def passkey_prompt(
+    tokenizer: Any, length: int, depth: float, trial: int = 0, filler: Sequence[Document] | None = None, seed: int = 0
 ) -> tuple[list[int], str]:
+    """The prompt behind a row of a `passkey` table that was made with this tokenizer, filler and seed.
+
+    Returns:
+        The prompt's token ids and the five-digit key.
+
+    Raises:
+        ValueError: a filler document shorter than `length`, or what `passkey_sequence` refuses.
+    """
     rng = np.random.default_rng([seed, max(length, 0), round(depth * 1e6), trial])
     text = None
     if filler is not None:

@@ -200,7 +200,7 @@ def test_answers_are_greedy_whatever_the_models_generation_config_says(tokenizer
     model.generation_config = own
     table = passkey(model, tokenizer, [150], [0.0, 0.5], trials=2)
     cells = [(depth, trial) for depth in (0.0, 0.5) for trial in range(2)]
-    prompts = [module._prompt(tokenizer, 150, *cell, None, 0)[0] for cell in cells]
+    prompts = [module.passkey_prompt(tokenizer, 150, *cell, None, 0)[0] for cell in cells]
     assert table["answer"].tolist() == [greedy(model, tokenizer, prompt) for prompt in prompts]
     assert model.generation_config is own
 
@@ -212,7 +212,7 @@ def test_a_schedule_is_fixed_to_the_prompts_length(tokenizer):
     schedule = RopeSchedule.stages([RopeScaling(spec, np.ones(8), 146), rope_scaling(spec, "pi", 512)])
     table = passkey(model, tokenizer, [150, 140], [0.5], trials=2, scalings={"s": schedule})
     with apply_scaling(model, schedule.at(150)):
-        prompts = [module._prompt(tokenizer, 150, 0.5, trial, None, 0)[0] for trial in range(2)]
+        prompts = [module.passkey_prompt(tokenizer, 150, 0.5, trial, None, 0)[0] for trial in range(2)]
         assert table["answer"].tolist()[:2] == [greedy(model, tokenizer, prompt) for prompt in prompts]
     stock = passkey(model, tokenizer, [150, 140], [0.5], trials=2)["answer"].tolist()
     assert stock[2:] == table["answer"].tolist()[2:]

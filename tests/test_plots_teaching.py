@@ -129,6 +129,73 @@ def test_phase_curves_jump_at_the_start_tokens(scalings):
     assert len(line_with(left, np.cos(np.where(n < 16, n, n / 8) * theta))) == 1
 
 
+def test_a_long_wave_shows_positions_in_and_out_of_the_window(scalings):
+    """Pair 20 makes 0.26 turns in the window: without scaling, whatever lies beyond it is hollow; under PI nothing."""
+    left, _ = drawn(plots.phase_curves({k: scalings[k] for k in ("none", "pi")}, pairs=[20], near=TARGET))
+    dots = [line for line in left.lines if line.get_marker() == "o"]
+    hollow = [line for line in dots if line.get_markerfacecolor() == "white"]
+    full = [line for line in dots if line.get_markerfacecolor() != "white"]
+    assert len(hollow) == 1 and same_color(hollow[0].get_markeredgecolor(), plots.STYLES["none"][0])
+    x, y = hollow[0].get_xdata(), hollow[0].get_ydata()
+    assert len(x) == 64 and np.diff(x).tolist() == [64] * 63
+    np.testing.assert_array_equal(np.isnan(y), x <= 512)
+    np.testing.assert_allclose(y[x > 512], np.cos(x[x > 512] * SPEC.frequencies[20]))
+    assert [np.isnan(line.get_ydata()).sum() for line in full] == [(x > 512).sum(), 0]
+    assert "a dot every 64 tokens" in left.get_title()
+    assert any(set(line.get_xdata()) == {512} for line in left.lines)  # the window
+
+
+def test_pair_angles(scalings):
+    left, right = drawn(plots.pair_angles(scalings))
+    turns = TARGET * SPEC.frequencies / (2 * np.pi)
+    assert len(line_with(left, turns)) == 1  # no scaling
+    assert len(line_with(left, turns / 8)) == 2  # PI's line and its dots, none of them hollow
+    m = 0.1 * np.log(8) + 1
+    yarn = scalings["yarn"].factors
+    assert len(line_with(right, m**2 * np.cos(TARGET * SPEC.frequencies / yarn))) == 2
+    (grey,) = left.collections
+    top = {tuple(vertex) for vertex in grey.get_paths()[0].vertices.tolist()}
+    assert (20.5, pytest.approx(SPEC.rotations[20])) in [(x, y) for x, y in top if abs(x - 20.5) < 0.01]
+    hollow = [line for line in left.lines if line.get_markerfacecolor() == "white"]
+    out = {to_hex(line.get_markeredgecolor()): np.flatnonzero(~np.isnan(line.get_ydata())) for line in hollow}
+    np.testing.assert_array_equal(out[to_hex(plots.STYLES["none"][0])], np.flatnonzero(SPEC.rotations < 1))
+    assert to_hex(plots.STYLES["pi"][0]) not in out and to_hex(plots.STYLES["yarn"][0]) not in out
+    assert "4,096" in left.get_title() and left.get_yscale() == "log"
+    assert all("pair" in ax.get_xlabel() and ax.get_ylabel() for ax in (left, right))
+
+
+def test_pair_angles_inside_the_window_are_all_known(scalings):
+    kept = {"none": scalings["none"], "pi": replace(scalings["pi"], start_tokens=100)}
+    left, _ = drawn(plots.pair_angles(kept, 64))
+    assert not [line for line in left.lines if line.get_markerfacecolor() == "white"]
+    assert len(line_with(left, 64 * SPEC.frequencies / (2 * np.pi))) == 4  # both: 64 is one of the start tokens
+    with pytest.raises(ValueError, match="position is 0: the first token has no angle"):
+        plots.pair_angles(kept, 0)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda s, figure: plots.pair_angles(s, 3000 if "pi" in s else 7, figure),
+        lambda s, figure: plots.phase_curves(s, [3 if "pi" in s else 25], 32 if "pi" in s else 900, figure=figure),
+        lambda s, figure: plots.factor_profile(s, figure),
+    ],
+)
+def test_a_figure_drawn_anew_is_as_a_new_one(scalings, draw):
+    """Nothing of the earlier picture is left: limits, ticks, words or legend."""
+    one, other = ({name: scalings[name] for name in names} for names in (("none", "pi"), ("ntk", "yarn")))
+
+    def picture(figure):
+        figure.set_layout_engine("none")  # its rounding would move a dot by a hair
+        figure.savefig(out := io.BytesIO(), format="png", dpi=50)
+        return out.getvalue()
+
+    used = draw(one, None)
+    before = picture(used)
+    assert draw(other, used) is used
+    assert picture(used) == picture(draw(other, None)) != before
+
+
 def test_score_fit(fit):
     inside, beyond, between = drawn(plots.score_fit(fit, 512))
     curves = dict(list(fit.groupby("curve")))

@@ -4,27 +4,28 @@ One colour a method throughout (Okabe and Ito's palette, safe for colour-blind r
 the trained window marked, intervals drawn.
 """
 
-from .measured import cost_curves, passkey_heatmap, perplexity_curves
+from .measured import accuracy_curves, cost_curves, passkey_heatmap, perplexity_curves
 from .nonuniformity import paired_ratios, start_token_curves
+from .phases import pair_angles, phase_circles, phase_curves, telling_pairs
 from .rotary import (
     coefficient_profile,
     factor_profile,
-    phase_circles,
-    phase_curves,
     rescaled_wavelengths,
     score_bounds,
     score_fit,
-    telling_pairs,
     wavelengths,
 )
-from .search import search_curves
+from .search import loss_curves, search_curves
 from .style import STYLES, tokens
 
 __all__ = [
     "STYLES",
+    "accuracy_curves",
     "coefficient_profile",
     "cost_curves",
     "factor_profile",
+    "loss_curves",
+    "pair_angles",
     "paired_ratios",
     "passkey_heatmap",
     "perplexity_curves",

@@ -1,4 +1,4 @@
-"""Figures of what a scaling does to a rotary embedding, and of Position Interpolation's bounds."""
+"""Figures of what a scaling does to each dimension pair, and of Position Interpolation's bounds."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ from ..rope import RopeScaling, RopeSpec
 from .style import (
     RC,
     WINDOW_STYLE,
+    legend_aside,
     length_axis,
     mark_window,
     shade_unfinished,
     styles_of,
     subplots,
+    three_digits,
     tokens,
 )
 
 
-def factor_profile(scalings: Mapping[str, RopeScaling] | Sequence[RopeScaling]) -> Figure:
-    """Rescale factor of each dimension pair, a curve a scaling; shaded: less than one turn inside the window."""
+def factor_profile(scalings: Mapping[str, RopeScaling] | Sequence[RopeScaling], figure: Figure | None = None) -> Figure:
+    """Rescale factor of each dimension pair, a curve a scaling; shaded: less than one turn inside the window.
+
+    `figure`, of an earlier call, is drawn anew.
+    """
     named = scalings if isinstance(scalings, Mapping) else {s.method: s for s in scalings}
     styles = styles_of(named)
     spec = next(iter(named.values())).spec
     with mpl.rc_context(RC):
-        figure, (ax,) = subplots(1, 1, width=6.6, height=3.9)
+        figure, (ax,) = subplots(1, 1, width=6.6, height=3.9, figure=figure)
         for name, scaling in named.items():
             colour, line, marker, label = styles[name]
             ax.plot(scaling.factors, line, color=colour, marker=marker, ms=3.5, label=label)
@@ -41,7 +46,7 @@ def factor_profile(scalings: Mapping[str, RopeScaling] | Sequence[RopeScaling]) 
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         ax.set_xlabel("dimension pair i (fast to slow)")
         ax.set_ylabel("rescale factor λ (log scale)")
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend_aside(ax)
     return figure
 
 
@@ -61,7 +66,7 @@ def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
         _length_axis_y(ax, "wavelength (tokens a turn, log scale)")
         _lengths_across(ax, {"window": window, "target": target_length})
         for i, shift, side in ((0, -14, "left"), (len(tokens_a_turn) - 1, 8, "right")):
-            ax.annotate(f"{_count(tokens_a_turn[i])} tokens", (i, tokens_a_turn[i]), xytext=(0, shift),
+            ax.annotate(f"{three_digits(tokens_a_turn[i])} tokens", (i, tokens_a_turn[i]), xytext=(0, shift),
                         textcoords="offset points", fontsize=9, ha=side)  # fmt: skip
         unfinished = int((spec.rotations < 1).sum())
         ax.set_title(f"{unfinished} of {len(tokens_a_turn)} pairs never finish a turn inside {tokens(window)} tokens",
@@ -102,117 +107,6 @@ def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScal
         right.set_ylabel(f"angle at {tokens(target)} / largest trained angle")
         right.set_title("reach; shaded and above 1: angles never seen", fontsize=10)
         right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return figure
-
-
-def telling_pairs(spec: RopeSpec, target_length: int) -> tuple[int, int]:
-    """Two dimension pairs worth a look: the fastest, and the one that makes nearest to 0.65 turns in L' unscaled."""
-    turns = target_length / spec.wavelengths
-    return 0, int(np.abs(np.log(turns / 0.65)).argmin())
-
-
-def phase_circles(
-    scalings: Mapping[str, RopeScaling], pairs: Sequence[int] | None = None, near: int = 8, steps: int = 8
-) -> Figure:
-    """Positions as points on the circle of a dimension pair, a column a method.
-
-    First row: the first `near` tokens on the fastest pair. Further rows: `steps` positions from L'/steps to L'. The
-    grey band is what training showed; a position outside it is hollow.
-
-    Args:
-        scalings: by name; all for the same spec and target length.
-        pairs: the dimension pairs of the rows; by default those of `telling_pairs`.
-        near: tokens in the first row.
-        steps: positions in each further row.
-    """
-    first = next(iter(scalings.values()))
-    spec, target = first.spec, first.target_length
-    rows = telling_pairs(spec, target) if pairs is None else tuple(pairs)
-    styles = styles_of(scalings)
-    with mpl.rc_context({**RC, "axes.grid": False}):
-        figure, axes = subplots(len(rows), len(scalings), width=1.75, height=2.1)
-        for number, ax in enumerate(axes):
-            row, column = divmod(number, len(scalings))
-            name, scaling = list(scalings.items())[column]
-            pair, (colour, _, _, label) = rows[row], styles[name]
-            positions = np.arange(near) if row == 0 else target * np.arange(1, steps + 1) / steps
-            seen = min(spec.original_length * spec.frequencies[pair], 2 * np.pi)
-            band = np.linspace(0, seen, 200)
-            ax.plot(np.cos(band), np.sin(band), color="#D9D9D9", lw=9, solid_capstyle="butt", zorder=1)
-            circle = np.linspace(0, 2 * np.pi, 200)
-            ax.plot(np.cos(circle), np.sin(circle), color="#999999", lw=0.8, zorder=2)
-            angles = scaling.angles(positions)[:, pair]
-            trained = np.mod(angles, 2 * np.pi) <= seen * (1 + 1e-9)
-            for these, face in ((trained, colour), (~trained, "white")):
-                ax.plot(
-                    np.cos(angles[these]), np.sin(angles[these]), "o", ms=6, mfc=face, mec=colour, mew=1.6, zorder=3
-                )
-            for k in (0, -1):
-                ax.annotate(tokens(positions[k]), (1.32 * np.cos(angles[k]), 1.32 * np.sin(angles[k])), fontsize=8,
-                            ha="center", va="center", color="#333333")  # fmt: skip
-            if row == 0:
-                ax.set_title(label, fontsize=10, color=colour, fontweight="bold")
-            if column == 0:
-                text = f"first {near} tokens" if row == 0 else f"every {tokens(target / steps)} tokens"
-                ax.set_ylabel(f"pair {pair}: {text}\n{_count(spec.wavelengths[pair])} tokens a turn", fontsize=8.5)
-            ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xticks=[], yticks=[], aspect="equal")
-            for spine in ax.spines.values():
-                spine.set_visible(False)
-        figure.supxlabel("grey: phases that training showed;  filled: inside them;  hollow: never seen", fontsize=9)
-    return figure
-
-
-def phase_curves(
-    scalings: Mapping[str, RopeScaling], pairs: Sequence[int] | None = None, near: int = 32, points: int = 257
-) -> Figure:
-    """What dimension pairs feel over positions, a row a pair.
-
-    Left, cos of the angle times the attention factor m, token by token: neighbours that a method crowds look alike.
-    Right, the angle itself up to L', in turns; grey is what training showed, everything for a pair that finished a
-    turn inside the window. Start tokens keep the unscaled angle, so a scaling with them jumps at n-hat.
-
-    Args:
-        scalings: by name; all for the same spec and target length.
-        pairs: the dimension pairs of the rows; by default those of `telling_pairs`.
-        near: tokens on the left.
-        points: positions drawn on the right.
-    """
-    first = next(iter(scalings.values()))
-    spec, target, window = first.spec, first.target_length, first.spec.original_length
-    rows = telling_pairs(spec, target) if pairs is None else tuple(pairs)
-    styles = styles_of(scalings)
-    with mpl.rc_context(RC):
-        figure, axes = subplots(len(rows), 2, width=4.3, height=2.7)
-        for row, pair in enumerate(rows):
-            left, right = axes[2 * row : 2 * row + 2]
-            turns = float(spec.rotations[pair])
-            for k, (name, scaling) in enumerate(scalings.items()):
-                colour, line, _, label = styles[name]
-                # Widest first, dotted on top: curves that coincide all show.
-                width, layer = (1.6, 4) if line == ":" else (1.6 + 1.3 * (len(scalings) - 1 - k), 2)
-                fine, whole = np.linspace(0, near - 1, 8 * (near - 1) + 1), np.arange(near)
-                m = scaling.attention_factor
-                left.plot(fine, m * np.cos(scaling.angles(fine)[:, pair]), line, color=colour, lw=1, alpha=0.6)
-                left.plot(whole, m * np.cos(scaling.angles(whole)[:, pair]), "o", color=colour, ms=width + 1.5)
-                far = np.linspace(0, target, points)
-                right.plot(far, scaling.angles(far)[:, pair] / (2 * np.pi), line, color=colour, lw=width, label=label,
-                           zorder=layer)  # fmt: skip
-            finished = turns >= 1  # then training showed every phase, whatever the count of turns
-            right.axhspan(0, right.get_ylim()[1] if finished else turns, color="#EDEDED", zorder=0)
-            right.axvline(window, **WINDOW_STYLE)
-            left.set_ylim(-1.3, 1.3)
-            left.set(ylabel=f"pair {pair}: m · cos(angle)", xlabel="position (tokens)", xlim=(-1, near))
-            right.set(ylabel="angle (turns)", xlabel="position (tokens)", xlim=(0, target), ylim=(0, None))
-            ticks = [k * target / 4 for k in range(5)]
-            right.set_xticks(ticks, [tokens(n) for n in ticks])
-            left.set_title(f"{_count(spec.wavelengths[pair])} tokens a turn as trained", fontsize=9)
-            seen = (
-                f"{_count(turns)} turns in the window: every phase seen"
-                if finished
-                else f"seen: 0 to {turns:.2g} turns"
-            )
-            right.set_title(seen, fontsize=9)
-        axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
@@ -320,8 +214,3 @@ def _lengths_across(ax: Axes, lengths: Mapping[str, int | None]) -> None:
             ax.axhline(length, **(WINDOW_STYLE | ({} if name == "window" else {"linestyle": ":"})))
             ax.annotate(f"{name} {tokens(length)}", (0.01, length), xytext=(0, 3), fontsize=8, color="#666666",
                         textcoords="offset points", xycoords=("axes fraction", "data"))  # fmt: skip
-
-
-def _count(number: float) -> str:
-    """6.28, 62.8, 6,283: three digits, or all of a whole number's."""
-    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 # method: (colour, line style, marker, name in a legend)
 STYLES = {
@@ -35,6 +37,7 @@ RC: Any = {
     "axes.grid": True,
     "grid.color": "#E6E6E6",
     "axes.axisbelow": True,
+    "axes.titley": 1.0,  # left to itself, matplotlib measures every tick label to place a title
     "legend.frameon": False,
 }
 
@@ -48,10 +51,35 @@ class NotebookFigure(Figure):
         return picture.getvalue()
 
 
-def subplots(rows: int, columns: int, *, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure that no global state knows, and its axes in reading order; sizes in inches a panel."""
-    figure = NotebookFigure(figsize=(width * columns + 1.4, height * rows), layout="constrained", dpi=120)
-    return figure, list(np.atleast_1d(figure.subplots(rows, columns, **options)).ravel())
+def subplots(
+    rows: int, columns: int, *, width: float, height: float, figure: Figure | None = None, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure that no global state knows, and its axes in reading order; sizes in inches a panel.
+
+    `figure`, made by an earlier call of the same function, is emptied and drawn into again: axes, ticks and places
+    stay, which is most of the time that a figure takes.
+    """
+    if figure is None:
+        figure = NotebookFigure(figsize=(width * columns + 1.4, height * rows), layout="constrained", dpi=120)
+        return figure, list(np.atleast_1d(figure.subplots(rows, columns, **options)).ravel())
+    for ax in figure.axes:
+        for artist in [*ax.lines, *ax.patches, *ax.collections, *ax.texts]:
+            artist.remove()
+        ax.dataLim.set(Bbox.null())
+        ax.autoscale(True)
+    return figure, list(figure.axes)
+
+
+def legend_aside(ax: Axes) -> None:
+    """A legend on the right of the axes; one that says the same already stays."""
+    handles, labels = ax.get_legend_handles_labels()
+    wanted = labels, [handle.get_color() for handle in handles if isinstance(handle, Line2D)]
+    shown = ax.get_legend()
+    if shown is None or wanted != (
+        [text.get_text() for text in shown.get_texts()],
+        [line.get_color() for line in shown.get_lines()],
+    ):
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def styles_of(names: Any) -> dict[str, tuple[str, str, str, str]]:
@@ -66,6 +94,11 @@ def tokens(count: float) -> str:
         if count >= size:
             return f"{count / size:g}{unit}" if count % size == 0 else f"{count / size:.3g}{unit}"
     return f"{count:g}"
+
+
+def three_digits(number: float) -> str:
+    """6.28, 62.8, 6,283: three digits, or all of a whole number's."""
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
 
 
 def length_axis(ax: Axes, lengths: Sequence[int]) -> None:
