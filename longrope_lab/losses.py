@@ -154,6 +154,23 @@ def recomputing(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Hold weights of 16 bits in 32 while they are trained: in 16, most small updates would be rounded away.
+
+    Buffers stay as they are: a frequency of a rotary embedding that is rounded once is not put right again.
+    """
+    halves = [(p, p.dtype) for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)]
+    for p, _ in halves:
+        p.data = p.data.float()
+    try:
+        yield
+    finally:
+        for p, dtype in halves:
+            p.grad = None
+            p.data = p.data.to(dtype)
+
+
+@contextlib.contextmanager
 def fast_attention() -> Iterator[None]:
     """Prefer the fastest attention kernels that the machine has."""
     if not torch.cuda.is_available():

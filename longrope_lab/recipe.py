@@ -1,0 +1,74 @@
+"""How to fine-tune: the settings, those of the papers among them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral
+
+from .errors import unknown
+
+DECAYS = ("linear", "constant", "cosine")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a fine-tuning.
+
+    Fixed are AdamW with beta 0.9 and 0.95, no weight decay (YaRN, section 4.1), and gradients clipped at norm 1.
+
+    Args:
+        steps: of the optimiser.
+        batch: segments a step, over all processes.
+        learning_rate: AdamW's, at its highest.
+        decay: "linear" or "cosine" (both to 0) or "constant", after the warm-up.
+        warmup: steps of linear rise, from 0 in the first one; fewer than `steps`.
+        lora_rank: 0 trains all weights; otherwise low-rank updates of `lora_modules` and, in full, norms and
+            embeddings (LongLoRA, arXiv 2309.12307, section 3.3), merged at the end.
+        lora_modules: names of the linear layers that get such updates.
+        save_every: steps between two checkpoints.
+
+    Raises:
+        ValueError: a number below its least, a warm-up as long as the training, or an unknown decay.
+    """
+
+    steps: int = 400
+    batch: int = 32
+    learning_rate: float = 2e-5
+    decay: str = "linear"
+    warmup: int = 20
+    lora_rank: int = 0
+    lora_modules: tuple[str, ...] = ATTENTION
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("lora_rank", 0), ("save_every", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+            object.__setattr__(self, name, int(value))  # out of an array it is numpy's, which JSON does not know
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate is {self.learning_rate}: it must be a finite number above 0")
+        if self.decay not in DECAYS:
+            raise unknown("decay", self.decay, DECAYS)
+        if self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup is {self.warmup} and steps {self.steps}: the learning rate would never reach "
+                f"{self.learning_rate:g}; pass a shorter warmup, such as warmup=0"
+            )
+        object.__setattr__(self, "lora_modules", tuple(self.lora_modules))
+        if self.lora_rank and not self.lora_modules:
+            raise ValueError(f"lora_rank is {self.lora_rank} and lora_modules is empty: name the layers to update")
+
+
+RECIPES = {
+    # LongRoPE, section 4.1: LLaMA2 to 128k; 600 steps more to 256k. The warm-up is YaRN's.
+    "llama2": Recipe(),
+    # LongRoPE, section 4.1: Mistral, whatever the target, on segments of 16k tokens.
+    "mistral": Recipe(batch=64, learning_rate=1e-6, decay="constant"),
+    # A model of a hundred million parameters, on one GPU in minutes.
+    "small": Recipe(steps=60, batch=8, learning_rate=1e-4, decay="cosine", warmup=6, save_every=20),
+    # The lab model, on a laptop.
+    "tiny": Recipe(steps=30, batch=2, learning_rate=2e-4, decay="cosine", warmup=3, save_every=10),
+}
