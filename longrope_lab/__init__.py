@@ -19,6 +19,8 @@ from .methods import register_method, rope_scaling
 from .models import load_model
 from .passkey import passkey
 from .perplexity import perplexity
+from .plans import PLANS, FineTune, Plan, Recover, Search
+from .progressive import Extended, progressive
 from .rope import RopeScaling, RopeSpec, compose
 from .rotary import apply_scaling, rope_spec
 from .runs import record
@@ -29,15 +31,21 @@ from .stats import accuracy_summary, paired_comparison, perplexity_summary
 __version__ = "0.1.0"
 
 __all__ = [
+    "PLANS",
     "Budget",
     "Document",
     "Evolution",
+    "Extended",
+    "FineTune",
     "Gradient",
     "LongRoPEModel",
+    "Plan",
     "Random",
+    "Recover",
     "RopeScaling",
     "RopeSchedule",
     "RopeSpec",
+    "Search",
     "SearchResult",
     "SearchSpace",
     "WorkerProcesses",
@@ -52,6 +60,7 @@ __all__ = [
     "perplexity",
     "perplexity_summary",
     "plots",
+    "progressive",
     "record",
     "register_method",
     "rope_scaling",

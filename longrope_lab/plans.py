@@ -1,0 +1,332 @@
+"""The road to hundreds of times the window, as data: stages, plans, and what they will cost (LongRoPE section 3.3).
+
+`progressive` runs a plan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from .cost import GIB, forward_flops, peak_bytes
+from .errors import unknown
+from .finetune import RECIPES, Recipe
+from .hf_config import spec_from_config
+from .methods import METHODS as FORMULAS
+from .methods import rope_scaling
+from .rope import RopeScaling, RopeSpec, check_target, compose
+from .search.evolution import PRESETS
+from .search.gradient import Gradient
+from .search.objective import GRADIENT_FORWARDS, Measured
+from .search.run import METHODS as SEARCHES
+from .search.run import Settings
+from .search.space import SearchSpace
+
+# From the factors that the model was trained at down.
+RECOVERY = Gradient(steps=32, initial="high")
+PAPER_RECOVERY = replace(PRESETS["paper"], initial=("high", "pi", "ntk", "yarn"))
+
+
+@dataclass(frozen=True)
+class Search:
+    """Find the scaling to `length` tokens: from the original window, or on top of the last fine-tuned scaling.
+
+    Args:
+        length: L' in tokens.
+        method: settings of a search, or its name; or the name of a formula ("none", "pi", "ntk", "yarn", or one that
+            `register_method` added): then nothing is measured, and the scaling is the formula's.
+        documents: to measure on.
+        attention_factors: as a `SearchSpace` takes them.
+
+    Raises:
+        ValueError: an unknown method, a number below its least, attention factors for a formula.
+    """
+
+    length: int
+    method: str | Settings = PRESETS["paper"]
+    documents: int = 5
+    attention_factors: tuple[float, float] | float | None = None
+
+    def __post_init__(self) -> None:
+        _whole_numbers(self, length=2, documents=1)
+        if isinstance(self.method, str) and self.method not in FORMULAS:
+            if self.method not in SEARCHES:
+                raise unknown("method", self.method, [*SEARCHES, *FORMULAS])
+            object.__setattr__(self, "method", SEARCHES[self.method])
+        if isinstance(self.method, str) and self.attention_factors is not None:
+            raise ValueError(f"attention_factors are searched, and {self.method!r} is a formula: leave them out")
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Train at the scaling that an earlier `Search` gave for `length`.
+
+    Args:
+        length: names that search.
+        recipe: settings of the fine-tuning, or a name of `RECIPES`.
+        segment: tokens a training segment, at most `length`, which it is unless given.
+
+    Raises:
+        ValueError: an unknown recipe, a number below its least, a segment that is longer than `length`.
+    """
+
+    length: int
+    recipe: str | Recipe = RECIPES["llama2"]
+    segment: int | None = None
+
+    def __post_init__(self) -> None:
+        _whole_numbers(self, length=2, segment=2)
+        if self.segment is not None and self.segment > self.length:
+            raise ValueError(
+                f"a segment of {self.segment:,} tokens is longer than the {self.length:,} that the scaling is for: "
+                "fine-tune at a longer search, or shorten it"
+            )
+        if isinstance(self.recipe, str):
+            if self.recipe not in RECIPES:
+                raise unknown("recipe", self.recipe, RECIPES)
+            object.__setattr__(self, "recipe", RECIPES[self.recipe])
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Find smaller factors for texts up to `length` tokens, between 1 and those of the last scaling; m stays as it is.
+
+    Args:
+        length: in tokens, at least the original window.
+        method: settings of a search, or its name. With ``initial="high"`` it starts from the last scaling's own
+            factors, which the model was trained with, and so ends no worse than they are.
+        documents: to measure on.
+
+    Raises:
+        ValueError: an unknown method, a number below its least.
+    """
+
+    length: int
+    method: str | Settings = RECOVERY
+    documents: int = 5
+
+    def __post_init__(self) -> None:
+        _whole_numbers(self, length=2, documents=1)
+        if isinstance(self.method, str):
+            if self.method not in SEARCHES:
+                raise unknown("search method", self.method, SEARCHES)
+            object.__setattr__(self, "method", SEARCHES[self.method])
+
+
+Stage = Search | FineTune | Recover
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in order.
+
+    Raises:
+        ValueError: no stages; searches or fine-tunings whose lengths do not rise; a fine-tuning at a length that was
+            not searched; a recovery that is not below the longest search, is there twice, or is not at the end.
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if not self.stages:
+            raise ValueError("a plan needs at least one stage: a Search")
+        for number, stage in enumerate(self.stages):
+            _check_after(stage, self.stages[:number])
+
+    @property
+    def named(self) -> dict[str, Stage]:
+        """The stages by the names of their folders."""
+        return {f"{i:02d}_{type(stage).__name__.lower()}_{stage.length}": stage for i, stage in enumerate(self.stages)}
+
+    def by_formula(self, name: str) -> Plan:
+        """The baseline of this plan: each search's scaling is a formula's, fine-tuned the same way; no recoveries."""
+        kept = [stage for stage in self.stages if not isinstance(stage, Recover)]
+        return Plan(tuple(Search(stage.length, name) if isinstance(stage, Search) else stage for stage in kept))
+
+    def check(self, spec: RopeSpec) -> None:
+        """See whether the plan fits a model's rotary embedding.
+
+        Raises:
+            ValueError: a stage below the window, a formula that gives a schedule or nothing.
+        """
+        for stage in self.stages:
+            with naming(stage):
+                check_target(spec, stage.length)
+                if isinstance(stage, Search) and isinstance(stage.method, str):
+                    formula_scaling(spec, stage.method, stage.length)
+
+    def explain(self, model: Any) -> pd.DataFrame:
+        """What each stage will do and cost on this model, before anything runs.
+
+        Args:
+            model: a Hugging Face causal language model; one made under ``torch.device("meta")`` will do.
+
+        Returns:
+            A row a stage: stage (its folder's name), does, length (tokens a forward pass), forward_tokens (of all
+            passes; a gradient counts four, and a search may take fewer, where it finds nothing new to try), exaflops
+            (of these), peak_gib (on one device, weights and all; 0 for a formula). The last two are estimates: see
+            `forward_flops` and `peak_bytes`.
+
+        Raises:
+            ValueError: a plan that does not fit the model.
+        """
+        spec = spec_from_config(model.config)
+        self.check(spec)
+        longest = max(stage.length for stage in self.stages)
+        tuned = "from the model as it is"
+        rows = []
+        for name, stage in self.named.items():
+            length = stage.length
+            if isinstance(stage, FineTune):
+                length = stage.segment or length
+                passes, words = _training(stage, length)
+                peak = peak_bytes(model, length, backward=True, trained=_trained(model, stage))
+                tuned = f"on top of the factors for {stage.length:,} tokens"
+            elif isinstance(stage.method, str):
+                passes, words, peak = 0, f"{stage.method}, a formula, {tuned}", 0.0
+            else:
+                recover = isinstance(stage, Recover)
+                space = SearchSpace(spec, length, high=longest / spec.original_length if recover else None)
+                passes, words, backward = _searching(space, stage.method, stage.documents)
+                words += ", below the last factors" if recover else f", {tuned}"
+                peak = peak_bytes(model, length, backward=backward)
+            flops = passes * forward_flops(model, length)
+            rows.append((name, words, length, passes * length, flops / 1e18, peak / GIB))
+        return pd.DataFrame(rows, columns=["stage", "does", "length", "forward_tokens", "exaflops", "peak_gib"])
+
+
+@contextlib.contextmanager
+def naming(stage: Stage) -> Iterator[None]:
+    """A ValueError from inside names the stage."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{type(stage).__name__} at {stage.length:,} tokens: {error}") from None
+
+
+def formula_scaling(spec: RopeSpec, name: str, length: int, tuned: RopeScaling | None = None) -> RopeScaling:
+    """A formula's scaling to `length` tokens, on the plain embedding or on top of a scaling that the model has.
+
+    Raises:
+        ValueError: the formula gives a schedule, which has no factors to train at.
+    """
+    below = spec if tuned is None else replace(tuned, start_tokens=0).as_spec()
+    scaling = rope_scaling(below, name, length)
+    if not isinstance(scaling, RopeScaling):
+        raise ValueError(
+            f"{name!r} gives a schedule, whose factors follow the length: a stage needs one set of them, such as 'ntk'"
+        )
+    # Between two counts of start tokens only one of the scalings would act.
+    return scaling if tuned is None else compose(tuned, replace(scaling, start_tokens=tuned.start_tokens))
+
+
+def _whole_numbers(stage: Any, **least: int) -> None:
+    for name, bound in least.items():
+        value = getattr(stage, name)
+        if value is None:
+            continue
+        if int(value) != value or value < bound:
+            raise ValueError(f"{name} of {type(stage).__name__} is {value}: it must be a whole number from {bound}")
+        object.__setattr__(stage, name, int(value))  # one of numpy's would be another plan in the folder's words
+
+
+def _check_after(stage: Stage, before: Sequence[Stage]) -> None:
+    """The rules of a plan's order."""
+    what = f"{type(stage).__name__} at {stage.length:,} tokens"
+    searched = [s.length for s in before if isinstance(s, Search)]
+    same = [s.length for s in before if type(s) is type(stage)]
+    if isinstance(stage, Recover):
+        if not searched or stage.length >= max(searched):
+            raise ValueError(f"{what}: it needs a search for a longer text before it, to recover from")
+        if stage.length in same:
+            raise ValueError(f"{what} is in the plan twice: leave one out")
+        return
+    if any(isinstance(s, Recover) for s in before):
+        raise ValueError(f"{what} follows a recovery, which would be out of date: recoveries come last")
+    if same and stage.length <= same[-1]:
+        raise ValueError(f"{what} follows one at {same[-1]:,}: lengths must rise from stage to stage")
+    if isinstance(stage, FineTune) and stage.length not in searched:
+        raise ValueError(f"{what}: no search for that length comes before it; searched are {searched or 'none'}")
+
+
+def _training(stage: FineTune, length: int) -> tuple[int, str]:
+    recipe: Any = stage.recipe
+    how = f", low-rank updates of rank {recipe.lora_rank}" if recipe.lora_rank else ""
+    words = f"{recipe.steps} steps of {recipe.batch} segments{how}, at the factors for {stage.length:,} tokens"
+    return recipe.steps * recipe.batch * GRADIENT_FORWARDS, words
+
+
+def _trained(model: Any, stage: FineTune) -> int:
+    """How many weights a fine-tuning changes; of low-rank updates their own, the norms' and the embeddings'."""
+    recipe: Any = stage.recipe
+    if not recipe.lora_rank:
+        return int(sum(p.numel() for p in model.parameters()))
+    named = [m for name, m in model.named_modules() if name.rpartition(".")[2] in recipe.lora_modules]
+    low_rank = sum(recipe.lora_rank * (m.in_features + m.out_features) for m in named if isinstance(m, nn.Linear))
+    norms = sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
+    return int(low_rank + norms + model.get_input_embeddings().weight.numel())
+
+
+def _searching(space: SearchSpace, method: Settings, documents: int) -> tuple[int, str, bool]:
+    """Forward passes of one document, what is done, and whether by gradients: from a search that measures nothing."""
+    searcher = method.start(space, documents, 0)
+    passes = trials = 0
+    backward = False
+    while asked := searcher.ask():
+        trials += len(asked)
+        passes += sum(trial.forwards for trial in asked)
+        backward = backward or any(trial.gradient for trial in asked)
+        flat = (0.0,) * (space.spec.rotary_dim // 2 + 1)
+        searcher.tell([Measured((0.0,) * len(t.documents), flat if t.gradient else None) for t in asked])
+    kind = type(method).__name__.lower()
+    return passes, f"{kind} search, {trials:,} trials on {documents} documents", backward
+
+
+PLANS = {
+    # Section 3.3 and 4.1: both searches on the pre-trained model, 400 steps and 600 more, then eight times further.
+    "paper_llama2": Plan(
+        (
+            Search(131_072),
+            Search(262_144),
+            FineTune(131_072, Recipe(steps=400)),
+            FineTune(262_144, Recipe(steps=600)),
+            Search(2_097_152, PRESETS["paper_512k"], documents=3),
+            Recover(4096, PAPER_RECOVERY),
+            Recover(8192, PAPER_RECOVERY),
+        )
+    ),
+    "paper_mistral": Plan(
+        (
+            Search(131_072),
+            Search(262_144),
+            FineTune(131_072, RECIPES["mistral"], segment=16_384),
+            FineTune(262_144, RECIPES["mistral"], segment=16_384),
+            Search(2_097_152, PRESETS["paper_512k"], documents=3),
+            Recover(8192, PAPER_RECOVERY),
+        )
+    ),
+    "smollm2": Plan(
+        (
+            Search(65_536, Gradient(steps=48), attention_factors=(1.0, 1.5)),
+            FineTune(65_536, RECIPES["small"]),
+            Search(524_288, Gradient(steps=8, validate_every=4), documents=2),
+            Search(2_097_152, Gradient(steps=4, validate_every=2), documents=1),
+            Recover(8192),
+        )
+    ),
+    # The lab model, on a laptop.
+    "lab": Plan(
+        (
+            Search(4096, Gradient(steps=8, validate_every=8), documents=2, attention_factors=(1.0, 1.5)),
+            FineTune(4096, Recipe(steps=16, batch=2, learning_rate=5e-4, decay="cosine", warmup=2, save_every=8)),
+            Search(16_384, Gradient(steps=2, validate_every=2), documents=1),
+            Recover(512, Gradient(steps=16, initial="high"), documents=2),
+        )
+    ),
+}
