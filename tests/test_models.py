@@ -16,7 +16,18 @@ from conftest import tiny_model
 from tokenizers.pre_tokenizers import ByteLevel
 
 from longrope_lab import models
-from longrope_lab.models import LAB_MODEL, SMOLLM2_GGUF, SMOLLM2_HUB, fetch_smollm2, load_model, smollm2_path
+from longrope_lab.hf_config import spec_from_config
+from longrope_lab.memory import activation_bytes, memory_shortage, parameter_count
+from longrope_lab.models import (
+    LAB_MODEL,
+    SMOLLM2_GGUF,
+    SMOLLM2_HUB,
+    fetch_smollm2,
+    full_attention,
+    load_model,
+    smollm2_path,
+    too_large,
+)
 from longrope_lab.rope import RopeSpec
 from longrope_lab.rotary import rope_spec
 
@@ -77,9 +88,13 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch, saved):
 
     def from_pretrained(source, **options):
         asked.update(options)
-        return SimpleNamespace(to=lambda device: asked.update(device=device) or SimpleNamespace(eval=lambda: "model"))
+        return SimpleNamespace(
+            config=None, to=lambda device: asked.update(device=device) or SimpleNamespace(eval=lambda: "model")
+        )
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(models, "memory_shortage", lambda *_: None)
+    monkeypatch.setattr(models, "full_attention", lambda _: False)
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     assert load_model(saved[0])[0] == "model"
     assert (asked["device"], asked["dtype"]) == (torch.device("cuda"), torch.bfloat16)
@@ -299,6 +314,175 @@ def test_an_interrupted_copy_leaves_nothing_behind(pip, cache, monkeypatch):
         fetch_smollm2()
     assert not smollm2_path().exists()
     assert list(smollm2_path().parent.iterdir()) == []
+
+
+# --- attention that slides --------------------------------------------------------------------------------------------
+
+SLIDING = {"sliding_window": 16}
+SWITCHED = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
+EXPERTS = {"num_local_experts": 2}
+# Fields with which all layers slide, and those with which, by the class's own account, none does.
+SLIDES = {
+    "Mistral": (SLIDING, {"sliding_window": None}),
+    "Phi3": (SLIDING, {"sliding_window": None}),
+    "Starcoder2": (SLIDING, {"sliding_window": None}),
+    "Mixtral": (SLIDING | EXPERTS, {"sliding_window": None} | EXPERTS),
+    "Qwen2": (SWITCHED, {"use_sliding_window": False}),
+    "Qwen3": (SWITCHED, {"use_sliding_window": False}),
+    "Ministral": (SLIDING | {"head_dim": 16}, {"head_dim": 16, "layer_types": ["full_attention"] * 2}),
+}
+
+
+def sliding_model(name, fields, attention):
+    """The same weights for each set of fields; without a pad token, which two of the classes would look for."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=97, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.1, pad_token_id=None, bos_token_id=1,
+        eos_token_id=2, **fields,
+    )  # fmt: skip
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+
+
+def longer_text(length=50):
+    return torch.randint(3, 97, (1, length), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def both_ways(model):
+    """Logits of a text of three windows in one pass, and of its end over a cache of the rest."""
+    ids = longer_text()
+    cache = model(ids[:, :40], use_cache=True).past_key_values
+    return model(ids).logits, model(ids[:, 40:], past_key_values=cache).logits
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", SLIDES)
+def test_attention_that_slides_in_all_layers_is_widened(name, attention, caplog):
+    slides, full = SLIDES[name]
+    model, plain = sliding_model(name, slides, attention), sliding_model(name, full, attention)
+    expected = both_ways(plain)
+    before = both_ways(model)
+    torch.testing.assert_close(before[0][:, :16], expected[0][:, :16])  # inside the window it makes no difference
+    assert (before[0][:, 20:] - expected[0][:, 20:]).abs().max() > 0.1
+    assert full_attention(model)
+    assert caplog.messages == [
+        f"{name}ForCausalLM: every layer's attention slid over 16 tokens; it is full now, so that all is read"
+    ]
+    for ours, theirs in zip(both_ways(model), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert not full_attention(model)  # there is nothing left to do
+    torch.testing.assert_close(expected[0][:, 40:], expected[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Qwen2"])
+def test_loading_widens_and_saving_keeps_it(name, tmp_path, tokenizer):
+    slides, full = SLIDES[name]
+    sliding_model(name, slides, "sdpa").save_pretrained(tmp_path / "slides")
+    tokenizer.save_pretrained(tmp_path / "slides")
+    model, _ = load_model(tmp_path / "slides", device="cpu")
+    expected = both_ways(sliding_model(name, full, "sdpa"))[0]
+    torch.testing.assert_close(both_ways(model)[0], expected, atol=1e-5, rtol=0)
+    model.save_pretrained(tmp_path / "widened")
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "widened").eval()
+    torch.testing.assert_close(both_ways(stock)[0], expected, atol=1e-5, rtol=0)
+
+
+LEFT_ALONE = {
+    "some layers see all by design": lambda: tiny_model("gemma2"),
+    "each kind of layer has its frequencies": lambda: tiny_model("gemma3"),
+    "even where all of them slide": lambda: tiny_model("gemma3", layer_types=["sliding_attention"] * 2),
+    "experts too": lambda: tiny_model(
+        "gpt_oss", layer_types=["sliding_attention", "full_attention"], sliding_window=16
+    ),
+    "a share of the layers": lambda: sliding_model("Qwen2", SWITCHED | {"max_window_layers": 1}, "sdpa"),
+    "none": lambda: tiny_model("llama"),
+    "no rotary embedding at all": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=97, n_embd=64, n_layer=2, n_head=4, n_positions=64)
+    ).eval(),
+}
+
+
+@pytest.mark.parametrize("why", LEFT_ALONE)
+def test_other_attention_is_left_alone(why):
+    model = LEFT_ALONE[why]()
+    config = model.config.to_dict()
+    with torch.no_grad():
+        before = model(longer_text()).logits
+        assert not full_attention(model)
+        assert model.config.to_dict() == config
+        assert torch.equal(model(longer_text()).logits, before)
+
+
+def test_the_window_that_mistral_was_trained_on():
+    """By its paper's table 1; the later versions are known by what their configs say otherwise."""
+    first = transformers.MistralConfig(max_position_embeddings=32_768, sliding_window=4096)
+    second = transformers.MistralConfig(
+        max_position_embeddings=32_768, sliding_window=None, rope_parameters={"rope_type": "default", "rope_theta": 1e6}
+    )
+    other = transformers.MistralConfig(max_position_embeddings=32_768, sliding_window=4096, hidden_size=64)
+    for config, window in ((first, 8192), (second, 32_768), (other, 32_768)):
+        models._state_trained_window(config)
+        assert spec_from_config(config).original_length == window
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_counted_without_making_them():
+    """Published sizes of the paper's two models, and one with tied embeddings."""
+    assert parameter_count(transformers.LlamaConfig()) == 6_738_415_616
+    assert parameter_count(transformers.MistralConfig()) == 7_241_732_096
+    tied = tiny_model(tie_word_embeddings=True)
+    assert parameter_count(tied.config) == tied.num_parameters()
+
+
+def test_estimated_activations_are_those_measured():
+    """SmolLM2-135M in bfloat16 on a GPU: 0.9 GiB above the weights at 65,536 tokens, 6.9 at 524,288."""
+    smollm2 = transformers.LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30)
+    for length, measured in ((65_536, 0.9), (524_288, 6.9)):
+        assert activation_bytes(smollm2, length, torch.bfloat16) / 2**30 == pytest.approx(measured, rel=0.2)
+
+
+def test_what_a_gpu_lacks(monkeypatch):
+    gpu, asked = torch.device("cuda:1"), []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda d: asked.append(d) or SimpleNamespace(total_memory=16 * 2**30)
+    )
+    assert memory_shortage(transformers.LlamaConfig(), 4096, gpu, torch.bfloat16) is None
+    assert memory_shortage(transformers.LlamaConfig(), 65_536, gpu, torch.bfloat16) == (
+        "at least 12.6 GiB for 6,738,415,616 weights in bfloat16 and 7.03 GiB to score 65,536 tokens, "
+        "and the GPU has 16 GiB"
+    )
+    assert asked == [gpu, gpu]
+    quantised = transformers.LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4})
+    assert memory_shortage(quantised, 65_536, gpu, torch.bfloat16) is None
+
+
+def test_a_model_too_large_to_load(saved, monkeypatch):
+    """Said before its weights are looked at, which a hub would have to send first."""
+    (saved[0] / "model.safetensors").unlink()
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
+    with pytest.raises(
+        ValueError,
+        match=r"saved' is too large: it takes at least 0\.00\d+ GiB for [\d,]+ weights in float32, and this machine "
+        r"has free 0\.000977 GiB\. Use a smaller model",
+    ):
+        load_model(saved[0], device="cpu")
+
+
+def test_whether_a_model_fits_is_known_without_a_network(no_hub, saved, gguf_file, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("lab", saved[0], gguf_file[0]):
+        assert "to score 512 tokens, and this machine has free" in too_large(name, 512)
+    assert too_large("some-lab/model", 512) is None and too_large("smollm2", 512) is None  # nobody knows yet
+    damage(saved[0], "config nonsense")
+    assert too_large(saved[0], 512) is None  # load_model will say so
+    with pytest.raises(ValueError, match="unknown model 'lap'"):
+        too_large("lap", 512)
+    with pytest.raises(FileNotFoundError, match="no model folder"):
+        too_large("./nosuch", 512)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
