@@ -5,49 +5,102 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from . import runs
+from .errors import unknown
+from .experiments import experiments_in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status. What a user got wrong is one line on stderr, and status 2."""
+    """Run the command line; returns the exit status.
+
+    What a user got wrong is one line on stderr, and status 2; a notebook that failed is status 1; Ctrl-C 130.
+    """
     options = _parser().parse_args(arguments)
     try:
         return int(options.action(options))
     except (ValueError, FileNotFoundError) as error:
         print(f"longrope-lab: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("longrope-lab: stopped; with --resume, what has finished is not run again", file=sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
-    parameters = dict(_assignment(text) for text in options.parameter)
-    names = [path.stem for path in runs.notebooks()]
-    for name in names if options.notebook == ["all"] else options.notebook:
+    """Run notebooks one after the other; one that fails does not stop the others."""
+    paths = runs.find_notebooks(options.notebook)
+    if options.list:
+        return _show(paths)
+    parameters = _shared(dict(_assignment(text) for text in options.parameter), paths)
+    # All are checked before the first begins.
+    plans = [runs.plan(path.stem, options.profile, parameters[path], options.results) for path in paths]
+    rows, failed = [], False
+    for planned in plans:
         started = time.monotonic()
-        print(f"{name} ({options.profile}) ...", flush=True)
         try:
-            folder = runs.run(name, options.profile, parameters, options.results)
-        except PapermillExecutionError as error:  # its own text repeats the whole cell and traceback
-            failed = f"{options.results}/{options.profile}/{runs.find_notebook(name).stem}.failed"
-            print(
-                f"longrope-lab: {name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                f"The notebook up to there is in {failed}",
-                file=sys.stderr,
-            )
-            return 1
-        except DeadKernelError as error:
-            print(
-                f"longrope-lab: {name}: {error}. Perhaps memory ran out: try shorter lengths or a smaller profile",
-                file=sys.stderr,
-            )
-            return 1
-        print(f"{folder}  {time.monotonic() - started:.0f} s", flush=True)
-    return 0
+            status = _one(planned, options.resume)
+        except (ValueError, OSError) as error:
+            if len(plans) == 1:
+                raise
+            print(f"longrope-lab: {planned.notebook.stem} failed: {error}", file=sys.stderr)
+            status = "failed"
+        rows.append(f"{planned.notebook.stem:32} {status:8} {time.monotonic() - started:8.0f}")
+        failed = failed or status == "failed"
+    if len(rows) > 1:
+        print(f"\n{'notebook':32} {'status':8} {'seconds':>8}", *rows, sep="\n", flush=True)
+    return int(failed)
+
+
+def _one(planned: runs.Plan, resume: bool) -> str:
+    """Run a notebook and say how it went; returns "done", "failed" or "skipped"."""
+    name, started = planned.notebook.stem, time.monotonic()
+    if resume and planned.is_done():
+        print(f"{planned.folder}  is of this commit, profile and parameters", flush=True)
+        return "skipped"
+    print(f"{name} ({planned.profile}) ...", flush=True)
+    try:
+        folder = runs.execute(planned)
+    except PapermillExecutionError as error:  # its own text repeats the whole cell and traceback
+        print(
+            f"longrope-lab: {name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The notebook up to there is in {planned.folder}.failed",
+            file=sys.stderr,
+        )
+        return "failed"
+    except DeadKernelError as error:
+        print(
+            f"longrope-lab: {name}: {error}. Perhaps memory ran out: try shorter lengths or a smaller profile",
+            file=sys.stderr,
+        )
+        return "failed"
+    print(f"{folder}  {time.monotonic() - started:.0f} s", flush=True)
+    return "done"
+
+
+def _shared(parameters: dict[str, Any], paths: Sequence[Path]) -> Mapping[Path, dict[str, Any]]:
+    """The parameters for each notebook: of several, a parameter goes to those that have it, and the others are named.
+
+    Raises:
+        ValueError: none of several has it.
+    """
+    if len(paths) == 1:
+        return {paths[0]: parameters}
+    known = {path: runs.parameters_of(path) for path in paths}
+    for name in parameters:
+        without = [path.stem for path in paths if name not in known[path]]
+        if len(without) == len(paths):
+            raise unknown("parameter", name, dict.fromkeys(name for has in known.values() for name in has))
+        if without:
+            print(f"{name} is no parameter of {', '.join(without)}", flush=True)
+    return {path: {name: v for name, v in parameters.items() if name in known[path]} for path in paths}
 
 
 def _assignment(text: str) -> tuple[str, object]:
@@ -61,16 +114,21 @@ def _assignment(text: str) -> tuple[str, object]:
         raise ValueError(f"the value of {name!r} is not YAML ({error}): quote it, or write lists as [1,2]") from None
 
 
-def _list(options: argparse.Namespace) -> int:
+def _list(_: argparse.Namespace) -> int:
+    return _show(runs.notebooks())
+
+
+def _show(paths: Sequence[Path]) -> int:
+    """Each notebook with its title and the experiments of the paper that it holds."""
     import nbformat
 
-    for path in runs.notebooks():
+    for path in paths:
         title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
-        print(f"{path.stem:32} {title}")
+        print(f"{path.stem:32} {' '.join(experiments_in(path.stem)):16} {title}")
     return 0
 
 
-def _fetch(options: argparse.Namespace) -> int:
+def _fetch(_: argparse.Namespace) -> int:
     from .models import fetch_smollm2
 
     print(fetch_smollm2())
@@ -81,14 +139,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="longrope-lab", description="Run the notebooks of longrope_lab headlessly.")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     run = actions.add_parser("run", help="run notebooks and keep their results")
-    run.add_argument("notebook", nargs="+", help="such as 00 or 00_quickstart; 'all' for every one")
+    run.add_argument(
+        "notebook",
+        nargs="+",
+        help="such as 00, 00_quickstart, or T2: those with the paper's Table 2; 'all' for every one",
+    )
     run.add_argument("--profile", default="cpu", help=f"one of {', '.join(runs.PROFILES)} (default: cpu)")
     run.add_argument(
-        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set over the profile's"
-    )
+        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
+        help="set over the profile's, for those of the notebooks that have it",
+    )  # fmt: skip
     run.add_argument("--results", default="results", help="folder of the results (default: results)")
+    run.add_argument(
+        "--resume", action="store_true", help="skip what is there already: of this commit, profile and parameters"
+    )
+    run.add_argument(
+        "--list", action="store_true", help="show these notebooks, with their experiments, in place of running"
+    )
     run.set_defaults(action=_run)
-    listing = actions.add_parser("list", help="list the notebooks")
+    listing = actions.add_parser("list", help="list the notebooks, with the paper's tables and figures that they hold")
     listing.set_defaults(action=_list)
     fetch = actions.add_parser("fetch", help="download a model that no installation can do without a network")
     fetch.add_argument("model", choices=["smollm2"])

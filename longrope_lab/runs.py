@@ -6,15 +6,15 @@ and `run.json`: parameters, versions, device, seed, git commit, wall time.
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
+import contextlib
+import fcntl
 import json
 import os
-import platform
+import re
 import shutil
-import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ import yaml
 from matplotlib.figure import Figure
 
 from .errors import unknown
+from .experiments import experiment
+from .files import write_json
+from .origin import describe_run, git_commit
 from .rope import RopeScaling
 from .schedule import RopeSchedule
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-PACKAGES = ("longrope_lab", "torch", "transformers", "tokenizers", "numpy", "pandas", "matplotlib", "papermill")
 
 
 def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | RopeScaling | RopeSchedule) -> None:
@@ -76,6 +78,36 @@ def find_notebook(name: str) -> Path:
     return matches[0]
 
 
+def find_notebooks(names: Sequence[str]) -> list[Path]:
+    """The notebooks that are meant, each once: by number, by name, by the id of an experiment ("T2"), or "all".
+
+    Raises:
+        ValueError: no such notebook or experiment (the nearest is offered), or one whose notebook is not here.
+    """
+    found: list[Path] = []
+    for name in names:
+        if name == "all":
+            found += notebooks()
+        elif re.fullmatch(r"[TF]\d+", name.upper()):
+            found += _notebooks_of(name)
+        else:
+            found.append(find_notebook(name))
+    return list(dict.fromkeys(found))
+
+
+def _notebooks_of(name: str) -> list[Path]:
+    wanted = experiment(name)
+    known = {path.stem: path for path in notebooks()}
+    missing = [stem for stem in wanted.notebooks if stem not in known]
+    if missing:
+        here = [stem for stem in wanted.notebooks if stem in known]
+        rest = f"; {', '.join(here)} can be run by name" if here else ""
+        raise ValueError(
+            f"{wanted.id} ({wanted.title}) needs the notebook {', '.join(missing)}, which is not in {NOTEBOOKS}{rest}"
+        )
+    return [known[stem] for stem in wanted.notebooks]
+
+
 def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     """What `profile` sets for a notebook: the content of ``notebooks/profiles/<profile>/<notebook>.yaml``.
 
@@ -91,6 +123,81 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A notebook that is ready to run: it has the profile and the parameters.
+
+    Args:
+        notebook: its path.
+        profile: whose parameters it takes.
+        over: set over the profile's.
+        chosen: the profile's, and those over them.
+        parameters: all, with the notebook's defaults for the others, as ``run.json`` records them.
+        folder: of its results.
+    """
+
+    notebook: Path
+    profile: str
+    over: dict[str, Any]
+    chosen: dict[str, Any]
+    parameters: dict[str, Any]
+    folder: Path
+
+    def is_done(self) -> bool:
+        """Whether `folder` holds a finished run of this commit, profile and parameters.
+
+        Code that differs from its commit is never done: nobody knows what ran.
+        """
+        path, commit = self.folder / "run.json", git_commit()
+        if not path.is_file() or not re.fullmatch("[0-9a-f]+", commit):
+            return False
+        wanted = {"commit": commit, "profile": self.profile, "parameters": self.parameters}
+        try:
+            origin = json.loads(path.read_text(encoding="utf-8"))
+            return bool({name: origin[name] for name in wanted} == json.loads(json.dumps(wanted)))
+        except (ValueError, KeyError, TypeError):  # damaged: run again
+            return False
+
+
+def plan(
+    name: str,
+    profile: str = "cpu",
+    parameters: Mapping[str, Any] | None = None,
+    results: str | os.PathLike[str] = "results",
+) -> Plan:
+    """Check what a run needs; the arguments are `run`'s.
+
+    Raises:
+        ValueError: an unknown notebook, profile or parameter; the nearest name is offered.
+    """
+    notebook = find_notebook(name)
+    defaults = parameters_of(notebook)
+    over = dict(parameters or {})
+    chosen = profile_parameters(notebook, profile) | over
+    for parameter, value in chosen.items():
+        _check_parameter(notebook, parameter, value, defaults)
+    folder = Path(results) / profile / notebook.stem
+    return Plan(notebook, profile, over, chosen, {**defaults, **chosen, "out": folder.as_posix()}, folder)
+
+
+def parameters_of(notebook: Path) -> dict[str, Any]:
+    """The parameters of a notebook, with their defaults."""
+    import papermill
+
+    return {k: yaml.safe_load(str(v["default"])) for k, v in papermill.inspect_notebook(str(notebook)).items()}
+
+
+def _check_parameter(notebook: Path, parameter: str, value: Any, defaults: Mapping[str, Any]) -> None:
+    if parameter not in defaults:
+        raise unknown(f"parameter of {notebook.stem}", parameter, defaults)
+    if parameter == "out":
+        raise ValueError("the runner sets 'out' itself: name the folder of the results with --results (results=)")
+    default = defaults[parameter]
+    if isinstance(default, list) != isinstance(value, list):
+        wanted = f"a list, such as {default}" if isinstance(default, list) else f"one value, such as {default!r}"
+        raise ValueError(f"parameter {parameter!r} of {notebook.stem} is {value!r}: it takes {wanted}")
+
+
 def run(
     name: str,
     profile: str = "cpu",
@@ -99,8 +206,8 @@ def run(
 ) -> Path:
     """Execute a notebook headlessly and keep its results.
 
-    An earlier run in the same place is replaced only when the new one has succeeded; a failed run is kept
-    beside it, in a folder that ends in ``.failed``.
+    It works in a folder beside, whose name ends in ``.running``. An earlier run is replaced only when the new one has
+    succeeded; a failed one is kept in a folder that ends in ``.failed``.
 
     Args:
         name: the notebook, such as "00" or "00_quickstart".
@@ -112,100 +219,110 @@ def run(
         ``results/<profile>/<notebook>``.
 
     Raises:
-        ValueError: an unknown notebook, profile or parameter; the nearest name is offered.
+        ValueError: an unknown notebook, profile or parameter (the nearest name is offered), a model that does not fit
+            into this machine's memory, or another run at work in the same place.
         papermill.PapermillExecutionError: a cell failed.
     """
+    return execute(plan(name, profile, parameters, results))
+
+
+def execute(planned: Plan) -> Path:
+    """`run`, for what `plan` has checked."""
     import papermill
 
-    notebook = find_notebook(name)
-    inferred = papermill.inspect_notebook(str(notebook))
-    chosen = {**profile_parameters(notebook, profile), **(parameters or {})}
-    _check_parameters(notebook, chosen, inferred)
-    folder = Path(results) / profile / notebook.stem
-    chosen["out"] = folder.as_posix()
-    before, failed = folder.with_suffix(".before"), folder.with_suffix(".failed")
-    if before.exists() and not (folder / "run.json").is_file():  # a run was killed: what it replaced is still good
-        shutil.rmtree(folder, ignore_errors=True)
-        before.rename(folder)
-    for leftover in (before, failed):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if folder.exists():
-        folder.rename(before)
-    folder.mkdir(parents=True)
-    started = time.time()
-    try:
-        os.environ["LONGROPE_LAB_PROGRESS"] = "lines"  # the kernel inherits it: no bars in an executed notebook
-        papermill.execute_notebook(
-            os.path.relpath(notebook),  # papermill writes the path into the executed notebook
-            str(folder / notebook.name), parameters=chosen, kernel_name="python3",
-            progress_bar=False, stderr_file=None,
-        )  # fmt: skip
-    except BaseException:
-        folder.rename(failed)
-        if before.exists():
+    check_memory(planned)
+    folder, name = planned.folder, planned.notebook.name
+    work, before, failed = (folder.with_name(folder.name + end) for end in (".running", ".before", ".failed"))
+    with _one_at_a_time(folder):
+        if before.exists() and not folder.exists():  # killed between the two renames below
             before.rename(folder)
-        raise
-    finally:
-        os.environ.pop("LONGROPE_LAB_PROGRESS", None)
-    defaults = {k: yaml.safe_load(str(v["default"])) for k, v in inferred.items()}
-    description = describe_run(notebook.stem, profile, {**defaults, **chosen}, started)
-    (folder / "run.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)  # what a killed run left
+        work.mkdir()
+        started, commit = time.time(), git_commit()
+        try:
+            os.environ["LONGROPE_LAB_PROGRESS"] = "lines"  # the kernel inherits it: no bars in an executed notebook
+            papermill.execute_notebook(
+                os.path.relpath(planned.notebook),  # papermill writes the path into the executed notebook
+                str(work / name), parameters=planned.chosen | {"out": work.as_posix()}, kernel_name="python3",
+                progress_bar=False, stderr_file=None,
+            )  # fmt: skip
+            description = describe_run(planned.notebook.stem, planned.profile, planned.parameters, commit, started)
+            write_json(work / "run.json", description)
+        except BaseException:
+            _replace(work, failed)
+            raise
+        finally:
+            os.environ.pop("LONGROPE_LAB_PROGRESS", None)
+        executed = (work / name).read_text(encoding="utf-8")  # names the folder that it worked in
+        (work / name).write_text(executed.replace(work.as_posix(), folder.as_posix()), encoding="utf-8")
+        if folder.exists():
+            _replace(folder, before)
+        work.rename(folder)
+        for old in (before, failed):
+            shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
-def _check_parameters(notebook: Path, chosen: Mapping[str, Any], inferred: Mapping[str, Any]) -> None:
-    for parameter, value in chosen.items():
-        if parameter not in inferred:
-            raise unknown(f"parameter of {notebook.stem}", parameter, inferred)
-        if parameter == "out":
-            raise ValueError("the runner sets 'out' itself: name the folder of the results with --results (results=)")
-        default = yaml.safe_load(str(inferred[parameter]["default"]))
-        if isinstance(default, list) != isinstance(value, list):
-            wanted = f"a list, such as {default}" if isinstance(default, list) else f"one value, such as {default!r}"
-            raise ValueError(f"parameter {parameter!r} of {notebook.stem} is {value!r}: it takes {wanted}")
+def _replace(folder: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
 
 
-def describe_run(notebook: str, profile: str, parameters: Mapping[str, Any], started: float) -> dict[str, Any]:
-    """What `run.json` holds."""
-    import torch
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder of results; it ends with the process, however that ends.
 
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            versions[package] = "not installed"
-    gpu = torch.cuda.is_available()
-    return {
-        "notebook": notebook,
-        "profile": profile,
-        "parameters": dict(parameters),
-        "seed": parameters.get("seed"),
-        "commit": git_commit(),
-        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-        "wall_seconds": round(time.time() - started, 1),
-        "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
-        "machine": platform.machine(),
-        "versions": versions,
-    }
-
-
-def git_commit() -> str:
-    """The commit of the code that runs, with "+changes" if the package or the notebooks differ from it.
-
-    For a copied tree, which has no repository or another one's, the variable ``LONGROPE_LAB_COMMIT`` says it.
+    Raises:
+        ValueError: another run holds it.
     """
-    if "LONGROPE_LAB_COMMIT" in os.environ:
-        return os.environ["LONGROPE_LAB_COMMIT"]
-    root = NOTEBOOKS.parent
+    path = folder.with_name(f".{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:  # held, or removed by a run that has just ended
+            raise ValueError(
+                f"another run is writing to {folder}: wait for it, or name another folder with --results (results=)"
+            )
+        try:
+            yield
+        finally:
+            path.unlink()
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+def check_memory(planned: Plan) -> None:
+    """Refuse a run whose model cannot fit, at the longest of the lengths among its parameters.
+
+    Raises:
+        ValueError: it cannot; the numbers, and a smaller profile that can.
+    """
+    shortage = _memory_shortage(planned.parameters)
+    if shortage is None:
+        return
+    smaller = [p for p in PROFILES[: PROFILES.index(planned.profile)] if _fits(planned, p)]
+    way_out = f"--profile {smaller[-1]} fits" if smaller else "name a smaller model or shorter lengths with -p"
+    raise ValueError(
+        f"the profile {planned.profile!r} of {planned.notebook.stem} is too large for this machine: "
+        f"{planned.parameters['model']!r} takes {shortage}: {way_out}"
+    )
+
+
+def _fits(planned: Plan, profile: str) -> bool:
     try:
-        commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "--", "longrope_lab", "notebooks") else "")
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        return "unknown"
+        smaller = plan(planned.notebook.stem, profile, planned.over)
+    except ValueError:  # this notebook has no such profile
+        return False
+    return _memory_shortage(smaller.parameters) is None
+
+
+def _memory_shortage(parameters: Mapping[str, Any]) -> str | None:
+    from .models import too_large
+
+    if not isinstance(parameters.get("model"), str):
+        return None
+    lengths = [v for name, v in parameters.items() if "length" in name or "target" in name]
+    numbers = [n for v in lengths for n in (v if isinstance(v, list) else [v]) if isinstance(n, int)]
+    return too_large(parameters["model"], max(numbers, default=0))

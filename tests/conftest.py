@@ -1,13 +1,20 @@
 """Shared by all tests: no network, a cache of their own, and small models that need no download."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first imported
 
+import shutil
+from pathlib import Path
+
+import nbformat
 import pytest
 import torch
 import transformers
+from papermill.exceptions import PapermillExecutionError
 
+from longrope_lab import runs
 from longrope_lab.models import LAB_MODEL, load_model
 
 WINDOW = 64
@@ -107,6 +114,14 @@ def _quiet_transformers():
     logging.set_verbosity(before)
 
 
+@pytest.fixture
+def light_heap():
+    """Fine-tuning collects garbage twice a run; what the imports have left to look through would take most of it."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def lab():
     """The lab model and its tokenizer; tests leave both as they are."""
@@ -117,3 +132,62 @@ def lab():
 def tokenizer():
     """The lab model's tokenizer alone."""
     return transformers.AutoTokenizer.from_pretrained(LAB_MODEL)
+
+
+@pytest.fixture
+def own_notebooks(tmp_path, monkeypatch):
+    """A folder of two tiny notebooks, and where their results go.
+
+    `00_tiny` fails if its parameters say so; `01_small`, which has no model, sleeps when it is done.
+    """
+    folder = tmp_path / "notebooks"
+    write_notebook(
+        folder / "00_tiny.ipynb",
+        "# A tiny notebook",
+        "number: int = 1  # a number\nfail: bool = False  # whether to fail\n"
+        'seed: int = 0  # unused\nlengths: list = [64]  # tokens\nmodel: str = "lab"  # unused\n'
+        'out: str = "x"  # folder',
+        "import pathlib\n\n"
+        'pathlib.Path(out, "table.csv").write_text(f"number\\n{number}\\n")\nprint(out)\nassert not fail',
+    )
+    write_notebook(
+        folder / "01_small.ipynb",
+        "# A small one",
+        'number: int = 1  # a number\nsleep: int = 0  # seconds at the end\nout: str = "x"  # folder',
+        "import pathlib\nimport time\n\n"
+        'pathlib.Path(out, "table.csv").write_text(f"number\\n{number}\\n")\ntime.sleep(sleep)',
+    )
+    for profile in ("smoke", "cpu"):
+        (folder / "profiles" / profile).mkdir(parents=True)
+        for name in ("00_tiny", "01_small"):
+            (folder / "profiles" / profile / f"{name}.yaml").write_text("number: 2\n")
+    monkeypatch.setattr(runs, "NOTEBOOKS", folder)
+    monkeypatch.setenv("LONGROPE_LAB_COMMIT", "f" * 40)
+    return tmp_path / "results"
+
+
+def write_notebook(path, title, parameters, work):
+    """A notebook of three cells."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    first = nbformat.v4.new_code_cell(parameters)
+    first.metadata["tags"] = ["parameters"]
+    notebook.cells = [nbformat.v4.new_markdown_cell(title), first, nbformat.v4.new_code_cell(work)]
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """In papermill's place, the work of the tiny notebooks, done at once; the names of those that ran."""
+    ran = []
+
+    def execute(source, target, parameters, **_):
+        ran.append(Path(source).stem)
+        shutil.copy(source, target)
+        Path(parameters["out"], "table.csv").write_text(f"number\n{parameters.get('number')}\n")
+        if parameters.get("fail"):
+            raise PapermillExecutionError(2, 2, "assert not fail", "AssertionError", "not this time", [])
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    return ran

@@ -1,19 +1,22 @@
-"""Running notebooks: parameters, what is kept, what a failure leaves behind; and the command line on top."""
+"""Running notebooks: parameters, what is kept, what a failure leaves behind."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from papermill.exceptions import PapermillExecutionError
 
-from longrope_lab import cli, runs
+from longrope_lab import origin, runs
 from longrope_lab.methods import rope_scaling
 from longrope_lab.rope import RopeScaling, RopeSpec
 from longrope_lab.schedule import RopeSchedule
@@ -21,99 +24,125 @@ from longrope_lab.schedule import RopeSchedule
 NOTEBOOKS = sorted(path.stem for path in runs.NOTEBOOKS.glob("*.ipynb"))
 
 
-@pytest.fixture
-def own_notebooks(tmp_path, monkeypatch):
-    """A folder with one tiny notebook `00_tiny`, which fails if its parameter `fail` says so."""
-    folder = tmp_path / "notebooks"
-    notebook = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    parameters = nbformat.v4.new_code_cell(
-        "number: int = 1  # a number\nfail: bool = False  # whether to fail\n"
-        'seed: int = 0  # unused\nout: str = "x"  # folder'
-    )
-    parameters.metadata["tags"] = ["parameters"]
-    work = nbformat.v4.new_code_cell(
-        "import pandas as pd\nfrom longrope_lab.runs import record\n"
-        "record(out, table=pd.DataFrame({'number': [number]}))\nassert not fail"
-    )
-    notebook.cells = [nbformat.v4.new_markdown_cell("# A tiny notebook"), parameters, work]
-    for profile in ("smoke", "cpu"):
-        (folder / "profiles" / profile).mkdir(parents=True)
-        (folder / "profiles" / profile / "00_tiny.yaml").write_text("number: 2\n")
-    nbformat.write(notebook, folder / "00_tiny.ipynb")
-    monkeypatch.setattr(runs, "NOTEBOOKS", folder)
-    return tmp_path / "results"
+def number_in(folder):
+    return pd.read_csv(folder / "table.csv")["number"].tolist()
 
 
-def test_run_keeps_notebook_tables_and_origin(own_notebooks, monkeypatch):
-    monkeypatch.setenv("LONGROPE_LAB_COMMIT", "f" * 40)  # the folder is in no repository
+def test_run_keeps_notebook_tables_and_origin(own_notebooks):
     folder = runs.run("00", "smoke", {"seed": 7}, own_notebooks)
     assert folder == own_notebooks / "smoke" / "00_tiny"
-    assert pd.read_csv(folder / "table.csv")["number"].tolist() == [2]
-    assert nbformat.read(folder / "00_tiny.ipynb", as_version=4).cells[-1].execution_count is not None
+    assert number_in(folder) == [2]
+    executed = nbformat.read(folder / "00_tiny.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text.strip() == folder.as_posix()  # not the folder that it worked in
+    assert ".running" not in (folder / "00_tiny.ipynb").read_text()
     origin = json.loads((folder / "run.json").read_text())
-    assert origin["parameters"] == {"number": 2, "fail": False, "seed": 7, "out": folder.as_posix()}
+    assert origin["parameters"] == {
+        "number": 2, "fail": False, "seed": 7, "lengths": [64], "model": "lab", "out": folder.as_posix()
+    }  # fmt: skip
     assert origin["seed"] == 7 and origin["profile"] == "smoke" and origin["commit"] == "f" * 40
     assert origin["versions"]["torch"] and origin["wall_seconds"] > 0
+    assert [p.name for p in folder.parent.iterdir()] == ["00_tiny"]
 
 
-def test_a_failed_run_leaves_the_earlier_one(own_notebooks):
-    import papermill
-
+def test_a_failed_run_leaves_the_earlier_one(own_notebooks, no_kernel):
     folder = runs.run("00_tiny", "cpu", {"number": 3}, own_notebooks)
-    with pytest.raises(papermill.PapermillExecutionError):
+    with pytest.raises(PapermillExecutionError):
         runs.run("00_tiny", "cpu", {"number": 4, "fail": True}, own_notebooks)
-    assert pd.read_csv(folder / "table.csv")["number"].tolist() == [3]
-    assert (folder / "run.json").is_file()
-    assert pd.read_csv(own_notebooks / "cpu" / "00_tiny.failed" / "table.csv")["number"].tolist() == [4]
-    runs.run("00_tiny", "cpu", {"number": 5}, own_notebooks)
-    assert sorted(p.name for p in (own_notebooks / "cpu").iterdir()) == ["00_tiny"]
+    assert number_in(folder) == [3] and (folder / "run.json").is_file()
+    assert number_in(own_notebooks / "cpu" / "00_tiny.failed") == [4]
+    with pytest.raises(PapermillExecutionError):
+        runs.run("00_tiny", "cpu", {"number": 5, "fail": True}, own_notebooks)
+    assert number_in(own_notebooks / "cpu" / "00_tiny.failed") == [5]
+    runs.run("00_tiny", "cpu", {"number": 6}, own_notebooks)
+    assert number_in(folder) == [6]
+    assert [p.name for p in folder.parent.iterdir()] == ["00_tiny"]
 
 
-def test_a_killed_run_loses_nothing(own_notebooks, monkeypatch):
-    """Killed, a run leaves the earlier results aside and its own folder unfinished; the next one must not drop both."""
-    import papermill
-
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, OSError])
+def test_a_run_that_is_stopped_leaves_the_earlier_one(stop, own_notebooks, no_kernel, monkeypatch):
     folder = runs.run("00_tiny", "cpu", {"number": 3}, own_notebooks)
-    folder.rename(folder.with_suffix(".before"))
-    folder.mkdir()
-    with pytest.raises(papermill.PapermillExecutionError):
-        runs.run("00_tiny", "cpu", {"fail": True}, own_notebooks)
-    assert pd.read_csv(folder / "table.csv")["number"].tolist() == [3]
+
+    def stopped(*_, parameters, **__):
+        Path(parameters["out"], "table.csv").write_text("half")
+        raise stop
+
+    monkeypatch.setattr("papermill.execute_notebook", stopped)
+    with pytest.raises(stop):
+        runs.run("00_tiny", "cpu", {"number": 4}, own_notebooks)
+    assert number_in(folder) == [3]
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["00_tiny", "00_tiny.failed"]
 
 
-def test_a_kernel_that_dies(own_notebooks, monkeypatch, capsys):
-    from nbclient.exceptions import DeadKernelError
+def test_a_killed_run_and_a_second_one_beside_it(own_notebooks, no_kernel):
+    """While a run is at work, and after it was killed, the earlier results stand; only then may another one start."""
+    folder = runs.run("01", "cpu", {"number": 3}, own_notebooks)
+    code = (
+        "import sys; from pathlib import Path; from longrope_lab import runs; runs.NOTEBOOKS = Path(sys.argv[1]); "
+        "runs.run('01', 'cpu', {'number': 4, 'sleep': 300}, sys.argv[2])"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(runs.NOTEBOOKS), str(own_notebooks)]) as process:
+        at_work = folder.with_name("01_small.running") / "table.csv"
+        while not at_work.exists() and process.poll() is None:
+            time.sleep(0.05)
+        with pytest.raises(ValueError, match=r"another run is writing to .*01_small: wait for it, or name another"):
+            runs.run("01", "cpu", {"number": 5}, own_notebooks)
+        assert at_work.exists() and number_in(folder) == [3] and no_kernel == ["01_small"]
+        process.kill()
+    assert number_in(folder) == [3] and json.loads((folder / "run.json").read_text())["parameters"]["number"] == 3
+    runs.run("01", "cpu", {"number": 6}, own_notebooks)
+    assert number_in(folder) == [6]
+    assert [p.name for p in folder.parent.iterdir()] == ["01_small"]
 
-    def dies(*_, **__):
-        raise DeadKernelError("Kernel died")
 
-    monkeypatch.setattr("papermill.execute_notebook", dies)
-    assert cli.main(["run", "00", "--results", str(own_notebooks)]) == 1
-    assert "00: Kernel died. Perhaps memory ran out" in capsys.readouterr().err
+def test_killed_between_two_renames(own_notebooks, no_kernel):
+    """The earlier results are then in `.before` alone; the next run takes them back, whatever becomes of itself."""
+    folder = runs.run("00", "cpu", {"number": 3}, own_notebooks)
+    folder.rename(folder.with_name("00_tiny.before"))
+    with pytest.raises(PapermillExecutionError):
+        runs.run("00", "cpu", {"fail": True}, own_notebooks)
+    assert number_in(folder) == [3]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "00_quikstart"], "unknown notebook '00_quikstart': did you mean '00_quickstart'"),
-        (["run", "00", "--profile", "cpuu"], "unknown profile 'cpuu': did you mean 'cpu'"),
-        (["run", "00", "-p", "length=[512]"], "unknown parameter of 00_quickstart 'length': did you mean 'lengths'"),
-        (["run", "00", "-p", "lengths"], "-p takes name=value"),
-        (["run", "00", "-p", "lengths=[512"], "is not YAML"),
-        (["run", "00", "-p", "lengths=512"], "'lengths' of 00_quickstart is 512: it takes a list, such as [256, 512"),
-        (["run", "00", "-p", "seed=[1]"], "'seed' of 00_quickstart is [1]: it takes one value, such as 0"),
-        (
-            ["run", "00", "-p", "out=elsewhere"],
-            "the runner sets 'out' itself: name the folder of the results with --results",
-        ),
-    ],
-)
-def test_command_line_says_what_is_wrong(arguments, message, capsys, tmp_path):
-    assert cli.main([*arguments, *(["--results", str(tmp_path)])]) == 2
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []  # nothing was begun
+def test_a_lock_that_has_just_been_removed_is_no_lock(own_notebooks, no_kernel, monkeypatch):
+    """Opened while it was held, locked after its owner had removed it: a third run may hold a new one by then."""
+    lock = runs.fcntl.flock
+
+    def late(file, how):
+        Path(file.name).unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(runs.fcntl, "flock", late)
+    with pytest.raises(ValueError, match="another run is writing"):
+        runs.run("00", "cpu", None, own_notebooks)
+    assert no_kernel == []
+
+
+def test_what_counts_as_done(own_notebooks, no_kernel, monkeypatch):
+    def is_done(profile="cpu", number=3):
+        return runs.plan("00", profile, {"number": number}, own_notebooks).is_done()
+
+    assert not is_done()
+    folder = runs.run("00", "cpu", {"number": 3}, own_notebooks)
+    assert is_done()
+    assert not is_done(number=4)
+    assert not is_done(profile="smoke")
+    for commit in ("e" * 40, "f" * 40 + "+changes", "unknown"):
+        monkeypatch.setenv("LONGROPE_LAB_COMMIT", commit)
+        assert not is_done()
+        runs.run("00", "cpu", {"number": 3}, own_notebooks)
+        assert is_done() == (commit == "e" * 40)  # code that is not committed is never done
+    monkeypatch.setenv("LONGROPE_LAB_COMMIT", "e" * 40)
+    runs.run("00", "cpu", {"number": 3}, own_notebooks)
+    for damaged in ("{", "{}", "[]"):
+        (folder / "run.json").write_text(damaged)
+        assert not is_done()
+
+
+def test_a_commit_made_while_a_notebook_runs_is_not_the_one_that_ran(own_notebooks, no_kernel, monkeypatch):
+    commits = iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr(runs, "git_commit", lambda: next(commits))
+    folder = runs.run("00", "cpu", None, own_notebooks)
+    assert json.loads((folder / "run.json").read_text())["commit"] == "a" * 40
 
 
 def test_a_profile_that_a_notebook_lacks(own_notebooks):
@@ -127,24 +156,69 @@ def test_no_notebooks_at_all(tmp_path, monkeypatch):
         runs.find_notebook("00")
 
 
-def test_list(capsys):
-    assert cli.main(["list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == NOTEBOOKS
+# --- machines that are too small --------------------------------------------------------------------------------------
 
 
-def test_run_of_several_and_fetch(own_notebooks, monkeypatch, capsys):
-    assert cli.main(["run", "all", "--profile", "smoke", "--results", str(own_notebooks), "-p", "number=9"]) == 0
-    assert pd.read_csv(own_notebooks / "smoke" / "00_tiny" / "table.csv")["number"].tolist() == [9]
-    monkeypatch.setattr("longrope_lab.models.fetch_smollm2", lambda: Path("/somewhere/model.gguf"))
-    assert cli.main(["fetch", "smollm2"]) == 0
-    assert "/somewhere/model.gguf" in capsys.readouterr().out
+@pytest.fixture
+def profiles_of_sizes(own_notebooks):
+    """`00_tiny` with a profile of 64 tokens, one of 100,000 and one of a million, for the lab model."""
+    for profile, parameters in {
+        "cpu": "seed: 1",
+        "gpu": "lengths: [512, 100000]",
+        "paper": "lengths: [1000000]",
+    }.items():
+        folder = runs.NOTEBOOKS / "profiles" / profile
+        folder.mkdir(exist_ok=True)
+        (folder / "00_tiny.yaml").write_text(parameters)
+    return own_notebooks
 
 
-def test_a_failing_cell_is_told_in_two_lines(own_notebooks, capsys):
-    assert cli.main(["run", "00", "--results", str(own_notebooks), "-p", "fail=true"]) == 1
-    told = capsys.readouterr().err.splitlines()[-2:]
-    assert told[0].startswith("longrope-lab: 00 failed in cell 3: AssertionError")
-    assert (own_notebooks / "cpu/00_tiny.failed").is_dir() and told[1].endswith(f"{own_notebooks}/cpu/00_tiny.failed")
+def free(monkeypatch, gib):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=int(gib * 2**30)))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("profile", "over", "gib", "way_out"),
+    [
+        # The lab model is 0.026 GiB in float32; a token takes 4 (6 × 256 + 3 × 1024) bytes.
+        ("paper", {}, 2, "and 17.2 GiB to score 1,000,000 tokens, and this machine has free 2 GiB: --profile gpu fits"),
+        ("paper", {}, 1, "to score 1,000,000 tokens, and this machine has free 1 GiB: --profile cpu fits"),
+        ("gpu", {}, 1, "and 1.72 GiB to score 100,000 tokens, and this machine has free 1 GiB: --profile cpu fits"),
+        (
+            "gpu",
+            {"lengths": [512, 200_000]},
+            2,
+            "200,000 tokens, and .*: name a smaller model or shorter lengths with -p",
+        ),
+        ("cpu", {}, 0.02, "for 6,950,144 weights in float32 .*: name a smaller model or shorter lengths with -p"),
+    ],
+)
+def test_a_profile_too_large_for_the_machine(profile, over, gib, way_out, profiles_of_sizes, no_kernel, monkeypatch):
+    free(monkeypatch, gib)
+    with pytest.raises(
+        ValueError, match=f"'{profile}' of 00_tiny is too large for this machine: 'lab' takes at least .*{way_out}"
+    ):
+        runs.run("00", profile, over, profiles_of_sizes)
+    assert not profiles_of_sizes.exists() and no_kernel == []  # nothing was begun
+
+
+def test_a_profile_that_fits(profiles_of_sizes, no_kernel, monkeypatch):
+    free(monkeypatch, 18)
+    runs.run("00", "paper", None, profiles_of_sizes)
+    free(monkeypatch, 0.001)
+    runs.run("01", "cpu", None, profiles_of_sizes)  # it has no model
+    runs.run("00", "cpu", {"model": "someone/elses"}, profiles_of_sizes)  # not downloaded: load_model will tell
+    assert no_kernel == ["00_tiny", "01_small", "00_tiny"]
+
+
+def test_a_model_that_is_not_there(profiles_of_sizes, no_kernel):
+    with pytest.raises(ValueError, match="unknown model 'lap': did you mean 'lab'"):
+        runs.run("00", "cpu", {"model": "lap"}, profiles_of_sizes)
+    assert no_kernel == []
+
+
+# --- what is recorded -------------------------------------------------------------------------------------------------
 
 
 def test_record_refuses_what_it_cannot_save(tmp_path):
@@ -176,9 +250,9 @@ def test_git_commit_marks_changes(tmp_path, monkeypatch):
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    monkeypatch.setattr(runs, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
     monkeypatch.delenv("LONGROPE_LAB_COMMIT", raising=False)
-    assert runs.git_commit() == "unknown"
+    assert origin.git_commit() == "unknown"
     git("init", "-q")
     code = tmp_path / "longrope_lab" / "code.py"
     code.parent.mkdir()
@@ -186,13 +260,13 @@ def test_git_commit_marks_changes(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-qm", "one")
     head = git("rev-parse", "HEAD")
-    assert runs.git_commit() == head
+    assert origin.git_commit() == head
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "new.csv").write_text("1")
     (tmp_path / "books.txt").write_text("text")
-    assert runs.git_commit() == head  # a result or a text is no change of the code
+    assert origin.git_commit() == head  # a result or a text is no change of the code
     code.write_text("2")
-    assert runs.git_commit() == head + "+changes"
+    assert origin.git_commit() == head + "+changes"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
