@@ -11,12 +11,13 @@ lab.plots.perplexity_curves(table, window=spec.original_length)
 from . import plots, widgets
 from .corpora import Document, load_corpus
 from .cost import scoring_cost, search_cost, worker_cost
+from .experiments import paper
 from .from_scratch import LongRoPEModel
 from .generation import generate
 from .hf_config import scaling_from_config, spec_from_config
 from .losses import token_losses
 from .methods import register_method, rope_scaling
-from .models import load_model
+from .models import full_attention, load_model
 from .passkey import passkey
 from .perplexity import perplexity
 from .plans import PLANS, FineTune, Plan, Recover, Search
@@ -52,10 +53,12 @@ __all__ = [
     "accuracy_summary",
     "apply_scaling",
     "compose",
+    "full_attention",
     "generate",
     "load_corpus",
     "load_model",
     "paired_comparison",
+    "paper",
     "passkey",
     "perplexity",
     "perplexity_summary",
