@@ -15,11 +15,12 @@ from torch import nn
 
 from .cost import GIB, forward_flops, peak_bytes
 from .errors import unknown
-from .finetune import RECIPES, Recipe
 from .hf_config import spec_from_config
 from .methods import METHODS as FORMULAS
 from .methods import rope_scaling
+from .recipe import RECIPES, Recipe
 from .rope import RopeScaling, RopeSpec, check_target, compose
+from .rotary import rope_spec
 from .search.evolution import PRESETS
 from .search.gradient import Gradient
 from .search.objective import GRADIENT_FORWARDS, Measured
@@ -176,7 +177,7 @@ class Plan:
         Raises:
             ValueError: a plan that does not fit the model.
         """
-        spec = spec_from_config(model.config)
+        spec = spec_from_config(model.config) if model.device.type == "meta" else rope_spec(model)
         self.check(spec)
         longest = max(stage.length for stage in self.stages)
         tuned = "from the model as it is"

@@ -106,7 +106,12 @@ def progressive(
         claim(folder / "plan.json", "plan", identity | {f"stage {i}": repr(s) for i, s in enumerate(plan.stages)})
     run = _Run(model, tokenizer, train_docs, search_docs)
     for number, (name, stage) in enumerate(plan.named.items()):
-        run.do(stage, folder / name, int(seed) + number)
+        try:
+            run.do(stage, folder / name, int(seed) + number)
+        except (OSError, SafetensorError) as error:
+            raise RuntimeError(
+                f"{folder / name} cannot be written ({error}): free some space, and call again to go on"
+            ) from error
     schedule = StagedSchedule((*run.recovered.values(), run.scalings[max(run.scalings)]))
     with _main_first(model):
         schedule.save(folder / "schedule.json")
@@ -183,7 +188,9 @@ class _Run:
         )
         with _main_first(self.model):
             if not weights.is_file():
-                _save(self.model, weights)
+                part = weights.with_suffix(".part")
+                save_model(self.model, str(part))
+                part.replace(weights)  # whole or not at all
 
 
 def _main_first(model: Any) -> contextlib.AbstractContextManager[None]:
@@ -196,16 +203,6 @@ def _main_first(model: Any) -> contextlib.AbstractContextManager[None]:
     state = PartialState(cpu=model.device.type == "cpu", timeout=timedelta(days=30))
     waiting: contextlib.AbstractContextManager[None] = state.main_process_first()
     return waiting
-
-
-def _save(model: Any, path: Path) -> None:
-    """The weights, whole or not at all."""
-    part = path.with_suffix(".part")
-    try:
-        save_model(model, str(part))
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise RuntimeError(f"{path} cannot be written ({error}): free some space, and call again to go on") from error
 
 
 def _below(last: RopeScaling, length: int) -> SearchSpace:
