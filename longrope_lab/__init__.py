@@ -6,12 +6,14 @@ spec = lab.rope_spec(model)
 docs = lab.load_corpus("kjv", tokenizer, min_tokens=4096, limit=4)
 table = lab.perplexity(model, docs, [512, 4096], {"yarn": lab.rope_scaling(spec, "yarn", 4096)})
 lab.plots.perplexity_curves(table, window=spec.original_length)
+lab.save_pretrained(model, tokenizer, lab.rope_scaling(spec, "yarn", 4096), "lab-4k")  # for stock transformers
 """
 
 from . import plots, widgets
 from .corpora import Document, load_corpus
 from .cost import scoring_cost, search_cost, worker_cost
 from .experiments import paper
+from .export import save_pretrained
 from .from_scratch import LongRoPEModel
 from .generation import generate
 from .hf_config import scaling_from_config, spec_from_config
@@ -68,6 +70,7 @@ __all__ = [
     "register_method",
     "rope_scaling",
     "rope_spec",
+    "save_pretrained",
     "scaling_from_config",
     "scoring_cost",
     "search",

@@ -62,7 +62,11 @@ def save_pretrained(
     the CPU, and kept only if its logits are those of `apply_scaling`, inside the window and beyond; how near they are
     stands in the card. Until then the folder has another, hidden name: nothing half-written stays, unless the process
     is killed, and that under the hidden name. The live model is not changed, and a scaling that is in place on it is
-    no part of what is written.
+    no part of what is written. Of several processes (``accelerate launch``) the first writes, and the others go on.
+
+        extended = lab.progressive(model, tokenizer, plan, "run", train_docs=train, search_docs=books)
+        table = lab.perplexity(model, test_docs, [512, 4096], {"extended": extended.schedule})
+        lab.save_pretrained(model, tokenizer, extended.schedule, "my-model-4k", figures=lab.perplexity_summary(table))
 
     Args:
         model: a Hugging Face causal language model; low-rank updates of PEFT are merged in a copy.
@@ -87,6 +91,8 @@ def save_pretrained(
             gives other logits; nothing is kept.
     """
     folder = Path(folder).expanduser().resolve()
+    if int(os.environ.get("RANK", 0)):
+        return folder
     _check_free(folder)
     shown = figures_table(figures)
     kept = _without_start_tokens(scaling) if drop_start_tokens else scaling

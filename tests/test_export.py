@@ -491,6 +491,16 @@ def test_folders_that_are_taken(model, spec, tmp_path, tokenizer):
     assert RopeScaling.load(empty / "scaling.json") == scaling
 
 
+def test_of_several_processes_the_first_writes(model, spec, out, tokenizer, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert save_pretrained(model, tokenizer, rising(spec, 5), out) == out
+    assert not out.parent.exists()
+    monkeypatch.setenv("RANK", "0")
+    save_pretrained(model, tokenizer, rising(spec, 5), out)
+    monkeypatch.setenv("RANK", "1")
+    assert save_pretrained(model, tokenizer, rising(spec, 5), out) == out  # what the first has written is no offence
+
+
 @pytest.mark.parametrize("where", ["_write", "_check", "model_card"])
 def test_an_interrupted_save_leaves_nothing(where, model, spec, out, tokenizer, monkeypatch):
     work = getattr(export, where)
