@@ -44,7 +44,8 @@ def load_model(
         dtype: bfloat16 on a GPU, float32 on a CPU, unless given.
 
     Returns:
-        (model, tokenizer), the model in evaluation mode with PyTorch's attention (sdpa).
+        (model, tokenizer), the model in evaluation mode with PyTorch's attention (sdpa) where transformers has it for
+        the model; Gemma 2 and GPT-OSS hold attention in full, which limits them to short texts.
 
     Raises:
         ValueError: an unknown name or device, a damaged file, weights larger than the memory, or a model that cannot
@@ -63,7 +64,7 @@ def load_model(
         raise ValueError(f"the model {str(name)!r} is too large: it takes {shortage}. Use a smaller model")
     with _readable(str(name), source, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     _state_trained_window(model.config)
     full_attention(model)
     return model.to(device).eval(), tokenizer

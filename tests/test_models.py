@@ -130,6 +130,15 @@ def test_a_saved_folder(saved, monkeypatch, tokenizer):
     assert load_model("~/saved", device="cpu")[0].num_parameters() == model.num_parameters()
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss"])
+def test_models_for_which_transformers_has_no_sdpa(family, tmp_path, tokenizer):
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    loaded, _ = load_model(tmp_path / "saved", device="cpu")
+    assert torch.equal(logits(loaded), logits(model))
+
+
 def write_gguf(path, model):
     """A Llama in the layout of llama.cpp, with a vocabulary of single bytes."""
     config = model.config
