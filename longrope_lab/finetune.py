@@ -9,6 +9,8 @@ Several processes share the segments of a step, and nothing changes in a script 
     accelerate launch --multi_gpu --num_processes 8 script.py
     accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip HOST \
         --main_process_port 29500 script.py       # the same on each machine, with its rank; all must see the folder
+
+Without GPUs, too, it is --multi_gpu that starts several processes, with a model on the CPU.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def weights(model):
 
 
 def fail_at(call, action, monkeypatch):
-    """Let `action(loss)` take the place of the loss at that call, counted from 1 over all segments."""
+    """Let `action(loss)` take the place of the loss at that call, counted from 1 over all segments; lists the calls."""
     calls, stock = [], trainer_module.mean_loss
 
     def loss(model, ids):
@@ -61,9 +61,22 @@ def fail_at(call, action, monkeypatch):
         return action(found) if len(calls) == call else found
 
     monkeypatch.setattr(trainer_module, "mean_loss", loss)
+    return calls
 
 
 def undisturbed(folder: Path, **changes) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
     """The table and the weights of a run that nothing happens to."""
     model = tiny_model()
     return tune(model, folder, **changes), weights(model)
+
+
+def assert_same(first, second):
+    """Table and weights, to the last bit."""
+    pd.testing.assert_frame_equal(first[0], second[0], check_exact=True)
+    assert first[1].keys() == second[1].keys()
+    assert all(torch.equal(p, second[1][name]) for name, p in first[1].items())
+
+
+def names(folder):
+    """What is in it."""
+    return sorted(path.name for path in folder.iterdir())

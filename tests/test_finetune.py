@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from conftest import VOCABULARY, WINDOW, tiny_config, tiny_model
-from finetuning import DOCS, LENGTH, RECIPE, ROWS, TOKENIZER, fail_at, scaling_of, tune, undisturbed, weights
+from finetuning import DOCS, LENGTH, RECIPE, ROWS, TOKENIZER, fail_at, names, scaling_of, tune, undisturbed, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,8 +142,7 @@ def test_the_table_and_its_file(tmp_path):
 def test_what_is_in_the_folder(tmp_path):
     """The last two checkpoints, and what was asked for; nothing half-written."""
     undisturbed(tmp_path / "run")
-    names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["checkpoint-4", "checkpoint-5", "finetune.json", "loss.csv", "scaling.json"]
+    assert names(tmp_path / "run") == ["checkpoint-4", "checkpoint-5", "finetune.json", "loss.csv", "scaling.json"]
     assert RopeScaling.load(tmp_path / "run" / "scaling.json") == scaling_of(tiny_model())
 
 
