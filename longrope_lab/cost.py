@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .corpora import Document
-from .losses import HEAD_CHUNK, fast_attention, token_losses
+from .losses import fast_attention, token_losses
+from .memory import GIB, projected_widths
 from .progress import progress
 from .rotary import rope_spec
 from .search.objective import Objective, Trial, model_of
 from .search.run import Settings, on_workers, search
 from .search.space import SearchSpace
 from .search.workers import WorkerProcesses
-
-GIB = 2**30
 
 
 def scoring_cost(
@@ -185,49 +184,8 @@ def forward_flops(model: Any, length: int) -> float:
     weights: int = sum(p.numel() for p in model.parameters() if p.ndim > 1)
     if head is None or head.weight is not table:
         weights -= int(table.numel())
-    query, _ = _projected(config)
+    query, _ = projected_widths(config)
     return 2.0 * length * (weights + int(config.num_hidden_layers) * length * query)
-
-
-def peak_bytes(model: Any, length: int, *, backward: bool, trained: int = 0) -> float:
-    """Estimated peak memory of `token_losses`, or of a gradient under `recomputing`, weights and all.
-
-    Counted from a Llama's layer at the model's dtype. Above its weights SmolLM2 on an H200 needed 1.02 to 1.06 of it
-    to score 65,536 tokens and more, and 0.93 of it for gradients of the factors at 16,384 (results/gpu/90_cost).
-
-    Args:
-        model: a Hugging Face causal language model; it may be a "meta" one.
-        length: tokens.
-        backward: whether there is a backward pass.
-        trained: weights that are fine-tuned, each with a gradient and Adam's two moments; all of the model's are then
-            held in float32, and cast for the products.
-    """
-    config = model.config.get_text_config()
-    width, layers, size = config.hidden_size, config.num_hidden_layers, model.dtype.itemsize
-    inner = getattr(config, "intermediate_size", 4 * width)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    query, keys = _projected(config)
-    weights = sum(p.numel() for p in model.parameters())
-    wide = 4 if size < 4 else 0  # a copy in float32, where there is need of one
-    held = (4 + (size if wide else 0)) * weights + 12 * trained if trained else size * weights
-    chunk = min(length, HEAD_CHUNK) * vocabulary
-    if backward:
-        kept = length * size * width * (layers + 1)  # each layer's input
-        # Two norms in float32; of attention its inputs and outputs, of the MLP four tensors and three gradients.
-        layer = length * (24 * width + size * (2 * (query + keys) + 7 * inner))
-        head = chunk * (2 * (size + wide) + 4)  # logits, as float32, their softmax, a gradient of the first two
-    else:
-        kept = length * size * width  # the embeddings
-        layer = length * size * (3 * width + max(3 * inner, 3 * (query + keys)))
-        head = chunk * (size + wide + 4) + length * size * width
-    return float(held + kept + max(layer, head))
-
-
-def _projected(config: Any) -> tuple[int, int]:
-    """Width of a layer's queries, and of its keys, which grouped heads share."""
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return heads * head_dim, (getattr(config, "num_key_value_heads", None) or heads) * head_dim
 
 
 def _plain_losses(model: Any, ids: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 import psutil
 import torch
 
+from .losses import HEAD_CHUNK
+
 GIB = 2**30
 
 
@@ -47,11 +49,52 @@ def parameter_count(config: Any) -> int:
 
 
 def activation_bytes(config: Any, length: int, dtype: torch.dtype) -> int:
-    """What one layer holds at once for `length` tokens: an estimate from its widths, attention being memory-efficient.
+    """What a model holds at once to score `length` tokens: an estimate from its widths; attention is memory-efficient.
 
-    For SmolLM2-135M in bfloat16 it says 0.98 GiB at 65,536 tokens and 7.9 GiB at 524,288; measured were 0.9 and 6.9.
+    The embeddings, a layer's input, sum and norm, and the widest of what it computes from them: three tensors of
+    the MLP, or attention's inputs and outputs. For SmolLM2-135M in bfloat16 it says 0.84 GiB at 65,536 tokens and
+    6.8 at 524,288; measured were 0.89 and 6.9.
     """
     config = config.get_text_config()
-    width = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-    return dtype.itemsize * length * (6 * width + 3 * inner)
+    widest = max(_inner(config), sum(projected_widths(config)))
+    return dtype.itemsize * length * (4 * int(config.hidden_size) + 3 * widest)
+
+
+def peak_bytes(model: Any, length: int, *, backward: bool, trained: int = 0) -> float:
+    """Estimated peak memory of `token_losses`, or of a gradient under `recomputing`, weights and all.
+
+    Counted from a Llama's layer at the model's dtype. Above its weights SmolLM2 on an H200 needed 1.02 to 1.06 of it
+    to score 65,536 tokens and more, and 0.93 of it for gradients of the factors at 16,384 (results/gpu/90_cost).
+
+    Args:
+        model: a Hugging Face causal language model; it may be a "meta" one.
+        length: tokens.
+        backward: whether there is a backward pass.
+        trained: weights that are fine-tuned, each with a gradient and Adam's two moments; all of the model's are then
+            held in float32, and cast for the products.
+    """
+    config = model.config.get_text_config()
+    width, inner, size = config.hidden_size, _inner(config), model.dtype.itemsize
+    weights = sum(p.numel() for p in model.parameters())
+    wide = 4 if size < 4 else 0  # a copy in float32, where there is need of one
+    held = (4 + (size if wide else 0)) * weights + 12 * trained if trained else size * weights
+    chunk = min(length, HEAD_CHUNK) * model.get_input_embeddings().weight.shape[0]
+    if not backward:
+        head = chunk * (size + wide + 4) + 2 * length * size * width  # logits, as float32, their losses; hidden states
+        return float(held + max(activation_bytes(config, length, model.dtype), head))
+    kept = length * size * width * (config.num_hidden_layers + 1)  # each layer's input
+    # Two norms in float32; of attention its inputs and outputs, of the MLP four tensors and three gradients.
+    layer = length * (24 * width + size * (2 * sum(projected_widths(config)) + 7 * inner))
+    head = chunk * (2 * (size + wide) + 4)  # logits, as float32, their softmax, a gradient of the first two
+    return float(held + kept + max(layer, head))
+
+
+def projected_widths(config: Any) -> tuple[int, int]:
+    """Width of a layer's queries, and of its keys, which grouped heads share."""
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads * head_dim, (getattr(config, "num_key_value_heads", None) or heads) * head_dim
+
+
+def _inner(config: Any) -> int:
+    return int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)

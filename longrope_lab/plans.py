@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from .cost import GIB, forward_flops, peak_bytes
+from .cost import forward_flops
 from .errors import unknown
 from .hf_config import spec_from_config
+from .memory import GIB, peak_bytes
 from .methods import METHODS as FORMULAS
 from .methods import rope_scaling
 from .recipe import RECIPES, Recipe
@@ -328,6 +329,15 @@ PLANS = {
             FineTune(4096, Recipe(steps=16, batch=2, learning_rate=5e-4, decay="cosine", warmup=2, save_every=8)),
             Search(16_384, Gradient(steps=2, validate_every=2), documents=1),
             Recover(512, Gradient(steps=16, initial="high"), documents=2),
+        )
+    ),
+    # The lab model again, in seconds: enough to see the stages run, not to gain anything.
+    "tiny": Plan(
+        (
+            Search(576, Gradient(steps=1, validate_every=1), documents=1),
+            FineTune(576, Recipe(steps=2, batch=1, learning_rate=1e-4, warmup=0, save_every=2)),
+            Search(640, Gradient(steps=1, validate_every=1), documents=1),
+            Recover(512, Gradient(steps=1, validate_every=1, initial="high"), documents=1),
         )
     ),
 }
