@@ -41,37 +41,37 @@ def _run(options: argparse.Namespace) -> int:
         return _show(paths)
     parameters = _shared(dict(_assignment(text) for text in options.parameter), paths)
     # All are checked before the first begins.
-    plans = [runs.plan(path.stem, options.profile, parameters[path], options.results) for path in paths]
+    prepared = [runs.prepare(path.stem, options.profile, parameters[path], options.results) for path in paths]
     rows, failed = [], False
-    for planned in plans:
+    for ready in prepared:
         started = time.monotonic()
         try:
-            status = _one(planned, options.resume)
-        except (ValueError, OSError) as error:
-            if len(plans) == 1:
+            status = _one(ready, options.resume)
+        except (ValueError, OSError, RuntimeError) as error:  # the last: a kernel that does not even start
+            if len(prepared) == 1:
                 raise
-            print(f"longrope-lab: {planned.notebook.stem} failed: {error}", file=sys.stderr)
+            print(f"longrope-lab: {ready.notebook.stem} failed: {error}", file=sys.stderr)
             status = "failed"
-        rows.append(f"{planned.notebook.stem:32} {status:8} {time.monotonic() - started:8.0f}")
+        rows.append(f"{ready.notebook.stem:32} {status:8} {time.monotonic() - started:8.0f}")
         failed = failed or status == "failed"
     if len(rows) > 1:
         print(f"\n{'notebook':32} {'status':8} {'seconds':>8}", *rows, sep="\n", flush=True)
     return int(failed)
 
 
-def _one(planned: runs.Plan, resume: bool) -> str:
+def _one(ready: runs.Prepared, resume: bool) -> str:
     """Run a notebook and say how it went; returns "done", "failed" or "skipped"."""
-    name, started = planned.notebook.stem, time.monotonic()
-    if resume and planned.is_done():
-        print(f"{planned.folder}  is of this commit, profile and parameters", flush=True)
+    name, started = ready.notebook.stem, time.monotonic()
+    if resume and ready.is_done():
+        print(f"{ready.folder}  is of this commit, profile and parameters", flush=True)
         return "skipped"
-    print(f"{name} ({planned.profile}) ...", flush=True)
+    print(f"{name} ({ready.profile}) ...", flush=True)
     try:
-        folder = runs.execute(planned)
+        folder = runs.execute(ready)
     except PapermillExecutionError as error:  # its own text repeats the whole cell and traceback
         print(
             f"longrope-lab: {name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"The notebook up to there is in {planned.folder}.failed",
+            f"The notebook up to there is in {ready.folder}.failed",
             file=sys.stderr,
         )
         return "failed"

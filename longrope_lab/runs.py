@@ -124,7 +124,7 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Prepared:
     """A notebook that is ready to run: it has the profile and the parameters.
 
     Args:
@@ -159,12 +159,12 @@ class Plan:
             return False
 
 
-def plan(
+def prepare(
     name: str,
     profile: str = "cpu",
     parameters: Mapping[str, Any] | None = None,
     results: str | os.PathLike[str] = "results",
-) -> Plan:
+) -> Prepared:
     """Check what a run needs; the arguments are `run`'s.
 
     Raises:
@@ -177,7 +177,7 @@ def plan(
     for parameter, value in chosen.items():
         _check_parameter(notebook, parameter, value, defaults)
     folder = Path(results) / profile / notebook.stem
-    return Plan(notebook, profile, over, chosen, {**defaults, **chosen, "out": folder.as_posix()}, folder)
+    return Prepared(notebook, profile, over, chosen, {**defaults, **chosen, "out": folder.as_posix()}, folder)
 
 
 def parameters_of(notebook: Path) -> dict[str, Any]:
@@ -223,15 +223,15 @@ def run(
             into this machine's memory, or another run at work in the same place.
         papermill.PapermillExecutionError: a cell failed.
     """
-    return execute(plan(name, profile, parameters, results))
+    return execute(prepare(name, profile, parameters, results))
 
 
-def execute(planned: Plan) -> Path:
-    """`run`, for what `plan` has checked."""
+def execute(ready: Prepared) -> Path:
+    """`run`, for what `prepare` has checked."""
     import papermill
 
-    check_memory(planned)
-    folder, name = planned.folder, planned.notebook.name
+    check_memory(ready)
+    folder, name = ready.folder, ready.notebook.name
     work, before, failed = (folder.with_name(folder.name + end) for end in (".running", ".before", ".failed"))
     with _one_at_a_time(folder):
         if before.exists() and not folder.exists():  # killed between the two renames below
@@ -242,11 +242,11 @@ def execute(planned: Plan) -> Path:
         try:
             os.environ["LONGROPE_LAB_PROGRESS"] = "lines"  # the kernel inherits it: no bars in an executed notebook
             papermill.execute_notebook(
-                os.path.relpath(planned.notebook),  # papermill writes the path into the executed notebook
-                str(work / name), parameters=planned.chosen | {"out": work.as_posix()}, kernel_name="python3",
+                os.path.relpath(ready.notebook),  # papermill writes the path into the executed notebook
+                str(work / name), parameters=ready.chosen | {"out": work.as_posix()}, kernel_name="python3",
                 progress_bar=False, stderr_file=None,
             )  # fmt: skip
-            description = describe_run(planned.notebook.stem, planned.profile, planned.parameters, commit, started)
+            description = describe_run(ready.notebook.stem, ready.profile, ready.parameters, commit, started)
             write_json(work / "run.json", description)
         except BaseException:
             _replace(work, failed)
@@ -293,26 +293,26 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
             path.unlink()
 
 
-def check_memory(planned: Plan) -> None:
+def check_memory(ready: Prepared) -> None:
     """Refuse a run whose model cannot fit, at the longest of the lengths among its parameters.
 
     Raises:
         ValueError: it cannot; the numbers, and a smaller profile that can.
     """
-    shortage = _memory_shortage(planned.parameters)
+    shortage = _memory_shortage(ready.parameters)
     if shortage is None:
         return
-    smaller = [p for p in PROFILES[: PROFILES.index(planned.profile)] if _fits(planned, p)]
+    smaller = [p for p in PROFILES[: PROFILES.index(ready.profile)] if _fits(ready, p)]
     way_out = f"--profile {smaller[-1]} fits" if smaller else "name a smaller model or shorter lengths with -p"
     raise ValueError(
-        f"the profile {planned.profile!r} of {planned.notebook.stem} is too large for this machine: "
-        f"{planned.parameters['model']!r} takes {shortage}: {way_out}"
+        f"the profile {ready.profile!r} of {ready.notebook.stem} is too large for this machine: "
+        f"{ready.parameters['model']!r} takes {shortage}: {way_out}"
     )
 
 
-def _fits(planned: Plan, profile: str) -> bool:
+def _fits(ready: Prepared, profile: str) -> bool:
     try:
-        smaller = plan(planned.notebook.stem, profile, planned.over)
+        smaller = prepare(ready.notebook.stem, profile, ready.over)
     except ValueError:  # this notebook has no such profile
         return False
     return _memory_shortage(smaller.parameters) is None

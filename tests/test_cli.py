@@ -104,6 +104,16 @@ def test_a_kernel_that_dies(command, monkeypatch):
     assert "00_tiny: Kernel died. Perhaps memory ran out" in complaints
 
 
+def test_a_kernel_that_does_not_start(command, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr("papermill.execute_notebook", fails)
+    status, printed, complaints = command("run", "all")
+    assert status == 1 and statuses(printed) == {"00_tiny": "failed", "01_small": "failed"}
+    assert "01_small failed: Kernel died before replying" in complaints
+
+
 def test_a_machine_that_is_too_small(command, no_kernel, monkeypatch):
     """One notebook of several that does not fit is one that failed; alone it is the user's to mend."""
     monkeypatch.setattr("longrope_lab.models.too_large", lambda name, length: f"too much for {length} tokens")

@@ -119,7 +119,7 @@ def test_a_lock_that_has_just_been_removed_is_no_lock(own_notebooks, no_kernel, 
 
 def test_what_counts_as_done(own_notebooks, no_kernel, monkeypatch):
     def is_done(profile="cpu", number=3):
-        return runs.plan("00", profile, {"number": number}, own_notebooks).is_done()
+        return runs.prepare("00", profile, {"number": number}, own_notebooks).is_done()
 
     assert not is_done()
     folder = runs.run("00", "cpu", {"number": 3}, own_notebooks)
