@@ -181,10 +181,10 @@ def free(monkeypatch, gib):
 @pytest.mark.parametrize(
     ("profile", "over", "gib", "way_out"),
     [
-        # The lab model is 0.026 GiB in float32; a token takes 4 (6 × 256 + 3 × 1024) bytes.
-        ("paper", {}, 2, "and 17.2 GiB to score 1,000,000 tokens, and this machine has free 2 GiB: --profile gpu fits"),
+        # The lab model is 0.026 GiB in float32; a token takes 4 (4 × 256 + 3 × 1024) bytes.
+        ("paper", {}, 2, "and 15.3 GiB to score 1,000,000 tokens, and this machine has free 2 GiB: --profile gpu fits"),
         ("paper", {}, 1, "to score 1,000,000 tokens, and this machine has free 1 GiB: --profile cpu fits"),
-        ("gpu", {}, 1, "and 1.72 GiB to score 100,000 tokens, and this machine has free 1 GiB: --profile cpu fits"),
+        ("gpu", {}, 1, "and 1.53 GiB to score 100,000 tokens, and this machine has free 1 GiB: --profile cpu fits"),
         (
             "gpu",
             {"lengths": [512, 200_000]},
