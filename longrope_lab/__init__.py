@@ -10,17 +10,19 @@ lab.save_pretrained(model, tokenizer, lab.rope_scaling(spec, "yarn", 4096), "lab
 """
 
 from . import plots, widgets
+from .benchmarks import BenchmarkTask, benchmarks
 from .corpora import Document, load_corpus
-from .cost import scoring_cost, search_cost, worker_cost
+from .cost import scoring_cost, search_cost, training_cost, worker_cost
 from .experiments import paper
 from .export import save_pretrained
+from .finetune import RECIPES, Recipe, finetune
 from .from_scratch import LongRoPEModel
 from .generation import generate
 from .hf_config import scaling_from_config, spec_from_config
 from .losses import token_losses
 from .methods import register_method, rope_scaling
 from .models import full_attention, load_model
-from .passkey import passkey
+from .passkey import passkey, passkey_prompt
 from .perplexity import perplexity
 from .plans import PLANS, FineTune, Plan, Recover, Search
 from .progressive import Extended, progressive
@@ -29,12 +31,14 @@ from .rotary import apply_scaling, rope_spec
 from .runs import record
 from .schedule import RopeSchedule
 from .search import Budget, Evolution, Gradient, Random, SearchResult, SearchSpace, WorkerProcesses, search
-from .stats import accuracy_summary, paired_comparison, perplexity_summary
+from .stats import accuracy_summary, benchmark_summary, paired_comparison, paired_scores, perplexity_summary
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PLANS",
+    "RECIPES",
+    "BenchmarkTask",
     "Budget",
     "Document",
     "Evolution",
@@ -44,6 +48,7 @@ __all__ = [
     "LongRoPEModel",
     "Plan",
     "Random",
+    "Recipe",
     "Recover",
     "RopeScaling",
     "RopeSchedule",
@@ -54,14 +59,19 @@ __all__ = [
     "WorkerProcesses",
     "accuracy_summary",
     "apply_scaling",
+    "benchmark_summary",
+    "benchmarks",
     "compose",
+    "finetune",
     "full_attention",
     "generate",
     "load_corpus",
     "load_model",
     "paired_comparison",
+    "paired_scores",
     "paper",
     "passkey",
+    "passkey_prompt",
     "perplexity",
     "perplexity_summary",
     "plots",
@@ -77,6 +87,7 @@ __all__ = [
     "search_cost",
     "spec_from_config",
     "token_losses",
+    "training_cost",
     "widgets",
     "worker_cost",
 ]

@@ -128,3 +128,50 @@ def accuracy_summary(table: pd.DataFrame, by: tuple[str, ...] = ("scaling", "len
         right, trials = int(group["correct"].sum()), len(group)
         rows.append((*key, trials, right / trials, *wilson_interval(right, trials)))
     return pd.DataFrame(rows, columns=[*by, "trials", "accuracy", "low", "high"])
+
+
+def benchmark_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies of a `benchmarks` table: a row a (scaling, task), in the table's order.
+
+    Columns: scaling, task, shots, metric, questions, accuracy (the mean score), low, high: its 95 % interval, Wilson's
+    where each question is right or wrong, else a bootstrap over questions.
+    """
+    keys = ["scaling", "task", "shots", "metric"]
+    rows = []
+    for key, group in table.groupby(keys, sort=False):
+        scores = group["score"]
+        right_or_wrong = scores.isin([0, 1]).all()
+        interval = wilson_interval(int(scores.sum()), len(scores)) if right_or_wrong else bootstrap_interval(scores)
+        rows.append((*key, len(scores), scores.mean(), *interval))
+    return pd.DataFrame(rows, columns=[*keys, "questions", "accuracy", "low", "high"])
+
+
+def paired_scores(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """What each scaling's accuracy differs by from a baseline's, on the same questions of a `benchmarks` table.
+
+    Returns:
+        A row a (scaling, task) but the baseline's: scaling, baseline, task, questions, difference (of accuracies,
+        above 0 where `scaling` is better), low, high (its 95 % interval, resampling questions with their pair of
+        scores; a point where no score differs), better, worse (questions that `scaling` scores higher, lower on).
+
+    Raises:
+        ValueError: a name that the table does not have, or questions that only one of the two was asked.
+    """
+    names = list(table["scaling"].unique())
+    if baseline not in names:
+        raise unknown("scaling of this table", baseline, names)
+    scores = table.set_index(["task", "question"])
+    base = scores[scores["scaling"] == baseline]["score"]
+    rows = []
+    for name in names:
+        ours = scores[scores["scaling"] == name]["score"]
+        if set(ours.index) != set(base.index):
+            raise ValueError(f"{name!r} and {baseline!r} were not asked the same questions")
+        if name == baseline:
+            continue
+        for task, difference in (ours - base.reindex(ours.index)).groupby("task", sort=False):
+            better, worse = int((difference > 0).sum()), int((difference < 0).sum())
+            mean, interval = difference.mean(), bootstrap_interval(difference)
+            rows.append((name, baseline, task, len(difference), mean, *interval, better, worse))
+    columns = ["scaling", "baseline", "task", "questions", "difference", "low", "high", "better", "worse"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,201 @@
+"""Benchmarks of short texts: what does an extension cost inside the original window? (LongRoPE, Table 8)
+
+Standard tasks are scored by EleutherAI's lm-evaluation-harness, through the live model with each scaling in place
+(pip install 'longrope_lab[benchmarks]'; the tasks' questions are on the Hugging Face hub). Where the hub is out of
+reach, multiple-choice questions from a .jsonl file, or made from a corpus, take their place. The harness scores these
+too, where it is installed; without it `_plain_scorer` does, and comes to the same answers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .errors import unknown
+from .losses import token_losses
+from .progress import progress
+from .questions import Question, continuation_questions, read_questions
+from .rope import RopeScaling
+from .rotary import by_name, rope_spec, scaled
+from .schedule import RopeSchedule
+
+COLUMNS = ["scaling", "task", "shots", "metric", "question", "score"]
+PLAIN_METRICS = ("acc", "acc_norm")
+
+# Asks the model as it stands, and gives a score for each question; the words say what is being asked.
+Scorer = Callable[[str], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """A benchmark, and how it is asked.
+
+    Args:
+        name: as the harness knows it, or any name for questions of one's own.
+        shots: solved questions shown before each one.
+        metric: "acc": is the likeliest choice the right one? "acc_norm": after division of each log-likelihood by the
+            choice's number of characters. Or another of the harness's that gives one number a question.
+        questions: one's own; None for a task of the harness.
+
+    Raises:
+        ValueError: shots that are no count, or more than there are other questions.
+    """
+
+    name: str
+    shots: int = 0
+    metric: str = "acc"
+    questions: tuple[Question, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shots < 0:
+            raise ValueError(f"shots is {self.shots}: it counts solved questions, so a whole number from 0")
+        if self.questions is not None and len(self.questions) <= self.shots:
+            raise ValueError(
+                f"the task {self.name!r} has {len(self.questions)} questions: {self.shots} shots need as many others"
+            )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], *, shots: int = 0, metric: str = "acc_norm") -> BenchmarkTask:
+        """The questions of a .jsonl file, under its name; its form and the errors are those of `read_questions`."""
+        return cls(Path(path).stem, shots, metric, read_questions(path))
+
+    @classmethod
+    def from_corpus(cls, source: str | os.PathLike[str], tokenizer: Any, **options: Any) -> BenchmarkTask:
+        """Which sentence continues the passage? Options and errors are those of `continuation_questions`."""
+        return cls("continuations", 0, "acc_norm", continuation_questions(source, tokenizer, **options))
+
+
+# LongRoPE, Table 8, with its shots. The paper follows the Hugging Face Open LLM Leaderboard, hence the metrics.
+PAPER_TASKS = (
+    BenchmarkTask("arc_challenge", 25, "acc_norm"),
+    BenchmarkTask("hellaswag", 10, "acc_norm"),
+    BenchmarkTask("mmlu", 5, "acc"),
+    BenchmarkTask("truthfulqa_mc2", 0, "acc"),
+)
+
+
+def benchmarks(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str | os.PathLike[str] | BenchmarkTask] = PAPER_TASKS,
+    scalings: Mapping[str, RopeScaling | RopeSchedule | None] | None = None,
+    *,
+    limit: int | None = None,
+    batch_size: int = 8,
+    max_length: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Scores of benchmarks under each scaling; all scalings get the same questions, after the same solved ones.
+
+    Args:
+        model, tokenizer: a Hugging Face causal language model and its tokenizer.
+        tasks: names of the paper's four (with its shots) or of other tasks of the harness that offer answers to choose
+            from (no shots), .jsonl files (`BenchmarkTask.from_file`), or tasks.
+        scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it stands. A schedule is
+            fixed to the set for `max_length`.
+        limit: ask only the first so many questions of each task, and of each part of a task such as MMLU.
+        batch_size: sequences in a forward pass of the harness.
+        max_length: the longest question, with its shots and its answer, in tokens; None: the trained window, since
+            what an extension costs there is the point. A longer one is an error: nothing is cut.
+        seed: of the choice of solved questions.
+
+    Returns:
+        A row a (scaling, task, question): scaling, task, shots, metric, question (its number, after the name of its
+        part in a task of several), score (1 right, 0 wrong; truthfulqa_mc2 lies between). `benchmark_summary` makes
+        accuracies with intervals of it, `paired_scores` compares scalings question by question.
+
+    Raises:
+        ValueError: an unknown task or metric, a question that is too long, questions that cannot be had without a
+            network, or a task that needs the harness where it is not installed; the error says what to do.
+        FileNotFoundError: a file that is not there.
+    """
+    for name, number in {"limit": limit, "batch_size": batch_size, "max_length": max_length}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}: it is a whole number from 1")
+    asked = [_task(task) for task in tasks]
+    names = [task.name for task in asked]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"tasks are {names}: name at least one, and each once")
+    window = max_length or rope_spec(model).original_length
+    scorers = _scorers(model, tokenizer, asked, limit, batch_size, window, seed)
+    rows = []
+    for name, scaling in by_name(scalings).items():
+        with scaled(model, scaling, length=window):
+            for task, scorer in zip(asked, scorers, strict=True):
+                scores = scorer(f"{task.name}, {name}")
+                rows += [(name, task.name, task.shots, task.metric, *score) for score in scores.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _task(task: str | os.PathLike[str] | BenchmarkTask) -> BenchmarkTask:
+    if isinstance(task, BenchmarkTask):
+        return task
+    if str(task).endswith(".jsonl"):
+        return BenchmarkTask.from_file(task)
+    return {known.name: known for known in PAPER_TASKS}.get(str(task)) or BenchmarkTask(str(task))
+
+
+def _scorers(
+    model: Any, tokenizer: Any, tasks: list[BenchmarkTask], limit: int | None, batch_size: int, window: int, seed: int
+) -> list[Scorer]:
+    try:
+        from .harness import Harness
+    except ImportError as error:
+        needing = [task.name for task in tasks if task.questions is None or task.shots]
+        if needing:
+            raise ValueError(
+                f"{', '.join(needing)}: tasks of EleutherAI's lm-evaluation-harness, and shots, need it installed "
+                f"({error}): pip install 'longrope_lab[benchmarks]', or pip install lm_eval. Without it, ask questions "
+                "of your own (a .jsonl file, BenchmarkTask.from_corpus) without shots"
+            ) from None
+        return [_plain_scorer(model, tokenizer, task, limit, window) for task in tasks]
+    harness = Harness(model, tokenizer, batch_size, window, seed)
+    return [harness.scorer(task, limit) for task in tasks]
+
+
+def _plain_scorer(model: Any, tokenizer: Any, task: BenchmarkTask, limit: int | None, window: int) -> Scorer:
+    """What the harness does with questions of one's own, without it: one sequence at a time, in float32."""
+    if task.metric not in PLAIN_METRICS:
+        raise unknown("metric", task.metric, PLAIN_METRICS)
+    questions = (task.questions or ())[:limit]
+    encoded = [[encode_pair(tokenizer, q.context, choice) for choice in q.choices] for q in questions]
+    check_length(task.name, max(len(ids) for choices in encoded for ids, _ in choices), window)
+
+    def score(what: str) -> dict[str, float]:
+        right = {}
+        for number, (question, choices) in enumerate(progress(list(zip(questions, encoded, strict=True)), what)):
+            losses = [float(token_losses(model, ids)[start - 1 :].double().sum()) for ids, start in choices]
+            lengths = [len(c) if task.metric == "acc_norm" else 1 for c in question.choices]
+            right[str(number)] = float(np.argmin(np.array(losses) / lengths) == question.answer)
+        return right
+
+    return score
+
+
+def encode_pair(tokenizer: Any, context: str, choice: str) -> tuple[list[int], int]:
+    """Token ids of a context with a choice after it, and where the choice begins.
+
+    As the harness has it: a context's last spaces belong to the choice, and the two are tokenised together.
+    """
+    start = tokenizer(context.rstrip(), verbose=False)["input_ids"]
+    return list(tokenizer(f"{context} {choice}", verbose=False)["input_ids"]), len(start)
+
+
+def check_length(task: str, longest: int, window: int) -> None:
+    """Refuse what the harness would cut off at the left.
+
+    Raises:
+        ValueError: a question of more tokens than the window.
+    """
+    if longest > window:
+        raise ValueError(
+            f"{task}: the longest question has {longest:,} tokens with its shots and answer, and {window:,} are "
+            "allowed (max_length; the trained window unless given): use fewer shots, shorter questions, a model with a "
+            "longer window, or a larger max_length for an extended model"
+        )
