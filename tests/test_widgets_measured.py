@@ -61,7 +61,7 @@ def test_a_moved_knot_is_drawn_and_measured(model, document, editor):
     editor.controls["knot_2"].value = 3.5
     assert editor.scaling.factors[5] == pytest.approx(3.5)
     assert bytes(editor.image.value) != before
-    (line,) = [line for line in editor.figure.axes[0].lines if line.get_label() == "now"]
+    (line,) = [line for line in editor.figure.axes[0].lines if line.get_label() == "by hand"]
     np.testing.assert_array_equal(line.get_ydata(), editor.scaling.factors)
     assert editor.edits[-1].perplexity == pytest.approx(measured(model, document, editor.scaling, TARGET), rel=1e-6)
     editor.scaling.check_monotone()

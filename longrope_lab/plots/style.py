@@ -25,6 +25,7 @@ STYLES = {
     "evolution": ("#D55E00", "-", "o", "evolution"),
     "gradient": ("#CC79A7", "-", "P", "gradient"),
     "random": ("#8C6D31", "-", ".", "random"),
+    "by_hand": ("#D55E00", "-", "o", "by hand"),
 }
 OTHERS = ("#7F7F7F", "#B8A900", "#5D3FD3", "#A0522D")
 WINDOW_STYLE: dict[str, Any] = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 1}

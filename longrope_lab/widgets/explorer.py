@@ -10,8 +10,9 @@ import ipywidgets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Of the pictures: fewer dots redraw sooner, and a laptop shows them at their own size.
-DPI = 80
+# Dots an inch, and inches of room around each panel: later tick labels may be wider than those it was laid out for.
+DPI = 96
+ROOM = 0.14
 
 
 class Shown:
@@ -41,7 +42,9 @@ class Explorer(Shown):
         self.controls = dict(controls)
         self.figure: Figure | None = None
         self.caption = ipywidgets.HTML()
-        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+        # At its own size: left to itself, the picture would be stretched over the width of the page.
+        layout = ipywidgets.Layout(max_width="100%", align_self="flex-start")
+        self.image = ipywidgets.Image(format="png", layout=layout)
         over, under = ([ipywidgets.HBox([self.controls[n] for n in row]) for row in rows] for rows in (above, below))
         self.widget = ipywidgets.VBox([*over, self.caption, self.image, *under])
 
@@ -55,6 +58,7 @@ class Explorer(Shown):
         figure, self.caption.value = self.draw()
         if first:
             figure.set_dpi(DPI)
+            figure.set_layout_engine("constrained", w_pad=ROOM)
             FigureCanvasAgg(figure)
         png, canvas = io.BytesIO(), cast(Any, figure.canvas)
         canvas.print_png(png, pil_kwargs={"compress_level": 1})  # savefig would draw twice

@@ -112,7 +112,7 @@ class FactorEditor(Explorer):
 
     def draw(self) -> tuple[Figure, str]:
         """The profile beside YaRN's and the start's, and what they are worth."""
-        shown = {"yarn": self.yarn, "at the start": self.start, "now": self.scaling}
+        shown = {"yarn": self.yarn, "at the start": self.start, "by_hand": self.scaling}
         return plots.factor_profile(shown, self.figure), f"{self._worth()}<br>{self._shape()}"
 
     def _perplexity(self, scaling: RopeScaling, length: int) -> float:
@@ -193,7 +193,7 @@ class FactorEditor(Explorer):
     def _knot_sliders(self) -> dict[str, Any]:
         """A vertical slider for each control point, from 1 to twice the ratio."""
         top = math.log2(max(2 * self.start.ratio, self.start.factors.max()))
-        layout = ipywidgets.Layout(height="170px", width="58px")
+        layout = ipywidgets.Layout(height="170px", width="64px")
         return {
             f"knot_{k}": ipywidgets.FloatLogSlider(
                 value=self.start.factors[pair], base=2, min=0, max=top, step=top / 400, orientation="vertical",
