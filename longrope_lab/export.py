@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 # are off by up to n * 7e-7 radians, where ours are float64. So each frequency is held to three times that (room for a
 # formula that says nearly the same), and logits to 1e-4 of the largest one up to position 512 and in proportion beyond.
 # Measured: 5e-6 of the largest at 512 tokens, 5e-5 at 4,096 (lab model; two attention kernels of stock transformers
-# differ by 4e-6), 1.3e-4 at 8,192 (SmolLM2). With stock's rotary module in the place of ours, the lab model's logits are
+# differ by 4e-6), 1.3e-4 at 8,192 (SmolLM2). With stock's rotary module in place of ours, the lab model's logits are
 # equal to the bit.
 ROTATION_TOLERANCE = 2e-6
 LOGIT_TOLERANCE = 1e-4
