@@ -4,6 +4,7 @@ One colour a method throughout (Okabe and Ito's palette, safe for colour-blind r
 the trained window marked, intervals drawn.
 """
 
+from .benchmarks import benchmark_scores
 from .measured import accuracy_curves, cost_curves, passkey_heatmap, perplexity_curves
 from .nonuniformity import paired_ratios, start_token_curves
 from .phases import pair_angles, phase_circles, phase_curves, telling_pairs
@@ -21,6 +22,7 @@ from .style import STYLES, tokens
 __all__ = [
     "STYLES",
     "accuracy_curves",
+    "benchmark_scores",
     "coefficient_profile",
     "cost_curves",
     "factor_profile",
