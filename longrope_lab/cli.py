@@ -16,6 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from . import runs
 from .errors import unknown
 from .experiments import experiments_in
+from .origin import clean_commit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +43,8 @@ def _run(options: argparse.Namespace) -> int:
     parameters = _shared(dict(_assignment(text) for text in options.parameter), paths)
     # All are checked before the first begins.
     prepared = [runs.prepare(path.stem, options.profile, parameters[path], options.results) for path in paths]
+    if options.resume and clean_commit() is None:
+        print("longrope-lab: the code differs from its commit, so no earlier run counts as done", file=sys.stderr)
     rows, failed = [], False
     for ready in prepared:
         started = time.monotonic()

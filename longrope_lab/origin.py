@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -60,3 +61,9 @@ def git_commit() -> str:
         return commit + ("+changes" if git("status", "--porcelain", "--", "longrope_lab", "notebooks") else "")
     except (subprocess.CalledProcessError, FileNotFoundError):
         return "unknown"
+
+
+def clean_commit() -> str | None:
+    """The commit of the code that runs; None if the code differs from it, or is in no repository."""
+    commit = git_commit()
+    return commit if re.fullmatch("[0-9a-f]+", commit) else None

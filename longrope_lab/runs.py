@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from .errors import unknown
 from .experiments import experiment
 from .files import write_json
-from .origin import describe_run, git_commit
+from .origin import clean_commit, describe_run, git_commit
 from .rope import RopeScaling
 from .schedule import RopeSchedule
 
@@ -148,8 +148,8 @@ class Prepared:
 
         Code that differs from its commit is never done: nobody knows what ran.
         """
-        path, commit = self.folder / "run.json", git_commit()
-        if not path.is_file() or not re.fullmatch("[0-9a-f]+", commit):
+        path, commit = self.folder / "run.json", clean_commit()
+        if commit is None or not path.is_file():
             return False
         wanted = {"commit": commit, "profile": self.profile, "parameters": self.parameters}
         try:

@@ -139,6 +139,11 @@ def test_resume_runs_what_is_missing(command, no_kernel, monkeypatch):
     monkeypatch.setenv("LONGROPE_LAB_COMMIT", "e" * 40)
     assert command("run", "all", "--resume", "-p", "number=6")[0] == 0  # other code
     assert no_kernel[2:] == ["00_tiny", "01_small"] * 3
+    monkeypatch.setenv("LONGROPE_LAB_COMMIT", "e" * 40 + "+changes")
+    for _ in range(2):
+        status, _, complaints = command("run", "01", "--resume", "-p", "number=6")
+        assert status == 0 and "the code differs from its commit, so no earlier run counts as done" in complaints
+    assert no_kernel[8:] == ["01_small"] * 2
 
 
 def test_control_c_stops_everything(command, no_kernel, monkeypatch):
