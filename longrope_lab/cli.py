@@ -1,4 +1,4 @@
-"""The command `longrope-lab`: run notebooks, list them, fetch SmolLM2."""
+"""The command `longrope-lab`: run notebooks, list them, write the page of results, fetch SmolLM2."""
 
 from __future__ import annotations
 
@@ -131,6 +131,13 @@ def _show(paths: Sequence[Path]) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    from .report import write_report
+
+    print(write_report(options.results))
+    return 0
+
+
 def _fetch(_: argparse.Namespace) -> int:
     from .models import fetch_smollm2
 
@@ -162,6 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(action=_run)
     listing = actions.add_parser("list", help="list the notebooks, with the paper's tables and figures that they hold")
     listing.set_defaults(action=_list)
+    report = actions.add_parser("report", help="write a page of results: the paper's figures, ours, what showed")
+    report.add_argument("--results", default="results", help="folder of the results (default: results)")
+    report.set_defaults(action=_report)
     fetch = actions.add_parser("fetch", help="download a model that no installation can do without a network")
     fetch.add_argument("model", choices=["smollm2"])
     fetch.set_defaults(action=_fetch)

@@ -1,0 +1,74 @@
+"""Tables of numbers as Markdown: three or four digits, and never wider than a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from .findings import at
+
+# Columns beside the labels: a table with more is turned on its side.
+WIDEST = 7
+
+
+def rows_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, with an empty line after it."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def grid(table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], cell: str) -> str:
+    """A long table as rows and columns, in its own order; whichever of the two are fewer go across.
+
+    Args:
+        rows, columns: whose values label them.
+        cell: the column of texts to show.
+
+    Raises:
+        ValueError: two cells in one place.
+    """
+    down, across = (_labels(table, names) for names in (rows, columns))
+    texts: dict[tuple[str, str], str] = {}
+    for place in zip(down, across, table[cell], strict=True):
+        if place[:2] in texts:
+            raise ValueError(f"{' / '.join(place[:2])} stands twice in a table by {', '.join([*rows, *columns])}")
+        texts[place[:2]] = place[2]
+    heads, labels = list(dict.fromkeys(across)), list(dict.fromkeys(down))
+    if len(heads) > max(WIDEST, len(labels)) or len(labels) <= WIDEST < len(heads):
+        texts, heads, labels = {(b, a): text for (a, b), text in texts.items()}, labels, heads
+    lines = [[label, *(texts.get((label, head), "") for head in heads)] for label in labels]
+    return rows_of(["", *heads], lines)
+
+
+def _labels(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """One label a row; lengths, which alone are numbers of tokens, as people say them."""
+    parts = [table[name].map(at if name in ("length", "target") else _name) for name in names]
+    return [" ".join(each) for each in zip(*parts, strict=True)]
+
+
+def _name(value: Any) -> str:
+    return at(value) if isinstance(value, str) else str(value)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """With so many significant digits, or all of a whole number's; beyond 100,000 as a power of ten."""
+    if math.isnan(value):
+        return ""
+    if math.isinf(value) or abs(value) >= 1e5:
+        return f"{value:.1e}"
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def with_interval(row: Mapping[Any, Any], measure: str) -> str:
+    """A measured value, and its interval where the row has one."""
+    digits = 4 if measure == "ratio" else 3
+    text = number(row[measure], digits)
+    if math.isnan(row.get("low", math.nan)) or math.isnan(row.get("high", math.nan)):
+        return text
+    return f"{text} ({number(row['low'], digits)} to {number(row['high'], digits)})"

@@ -1,0 +1,198 @@
+"""Writes ``results/README.md``: for each experiment the paper's figures, ours, and whether the finding showed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from ..experiments import EXPERIMENTS, Experiment, paper
+from .exhibits import EXHIBITS, Picture, Table
+from .findings import CLAIMS, ENOUGH, Places, at, judge
+from .markdown import grid, number, rows_of, with_interval
+from .recorded import NotMeasuredError, Results, Run, read_results
+
+HEAD = f"""# The paper's experiments, and what came out here
+
+Made by `longrope-lab report` from the tables beside this page; nothing is typed by hand. The paper is
+[LongRoPE](https://arxiv.org/abs/2402.13753), on LLaMA2-7B and Mistral-7B. Ours are other models, texts and lengths, so
+numbers differ and findings are what can be compared: which method wins, by what ratio, how far. The columns "cpu" and
+"gpu" are profiles, the scales at which the notebooks ran; each section says the model and the texts.
+
+**How to read it.** Each finding is one or more claims, each about several places, such as a corpus and a length:
+**yes** if all claims hold at all places, **partly** if some hold somewhere, **no** if all was measured and nothing
+holds, **not measured** otherwise. "Below" and "more than" are so with the whole 95 % interval, which resamples
+documents; methods are compared on the same documents. An interval over fewer than {ENOUGH} documents counts as not
+measured, and with few more than that it is still rather too narrow than too wide. "No" says that a finding did not
+show, not that its opposite did.
+"""
+
+# What the judging of an experiment in one profile gives: the verdict, and the places of each claim.
+Judged = Mapping[str, tuple[str, list[Places]]]
+
+
+def write_report(results: str | os.PathLike[str] = "results") -> Path:
+    """Write the page of results into their folder, whole or not at all; the same results give the same bytes.
+
+    Raises:
+        FileNotFoundError: no run there, or one without its ``run.json``.
+        ValueError: a damaged table or ``run.json``; the file is named.
+    """
+    text = render(read_results(results))
+    path = Path(results) / "README.md"
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    part.replace(path)
+    return path
+
+
+def render(profiles: Mapping[str, Results]) -> str:
+    """The page, in Markdown, from the runs of each profile (`read_results`); its links start in their folder."""
+    judged = {name: {p: judge(name, results) for p, results in profiles.items()} for name in EXPERIMENTS}
+    overview = [
+        [
+            f"[{name}](#{name.lower()})", each.title, each.finding,
+            *(verdict for verdict, _ in judged[name].values()), _notebooks(each, profiles),
+        ]
+        for name, each in EXPERIMENTS.items()
+    ]  # fmt: skip
+    parts = [HEAD, rows_of(["id", "what", "the paper finds", *profiles, "notebook"], overview)]
+    for each in EXPERIMENTS.values():
+        parts += _section(each, profiles, judged[each.id])
+    return "\n".join([*parts, *_origins(profiles)])
+
+
+def _notebooks(each: Experiment, profiles: Mapping[str, Results]) -> str:
+    """Each notebook, with a link to its executed copy of every profile that has one."""
+    return "; ".join(
+        " ".join([stem, *(_link(p, r.runs[stem]) for p, r in profiles.items() if stem in r.runs)])
+        for stem in each.notebooks
+    )
+
+
+def _link(text: str, run: Run) -> str:
+    executed = f"{run.notebook}.ipynb"
+    return f"[{text}]({run.profile}/{run.notebook}/{executed})" if (run.folder / executed).is_file() else text
+
+
+def _section(each: Experiment, profiles: Mapping[str, Results], judged: Judged) -> list[str]:
+    title = each.title[0].upper() + each.title[1:]
+    parts = [f"## {each.id}\n", f"**{title}** ({each.source}).\n", f"The paper: {each.finding}.", *_paper(each)]
+    parts.append(_verdicts(each.id, judged))
+    for results in profiles.values():
+        parts += _measured(each.id, results)
+    return parts
+
+
+def _paper(each: Experiment) -> list[str]:
+    """The paper's own figures, or where they stand on this page already."""
+    if not each.rows:
+        return [f"It shows {each.measure}.\n"]
+    first = next(other for other in EXPERIMENTS.values() if other.rows == each.rows)
+    if first is not each:
+        return [f"Its figures are those of [{first.id}](#{first.id.lower()}).\n"]
+    table = paper(each.id)
+    decimals = max(len(f"{value:g}".partition(".")[2]) for value in table["value"].dropna())
+    numbers = table["value"].map(lambda value: f"{value:.{decimals}f}", na_action="ignore").fillna("")
+    cells = [note or value for value, note in zip(numbers, table["note"], strict=True)]
+    heads = [" ".join(map(at, column.split(" "))) for column in table["column"]]  # "pi 8k"
+    figures = grid(table.assign(cell=cells, column=heads), ("row",), ("column",), "cell")
+    return [f"Its figures ({each.measure}):\n", figures]
+
+
+def _verdicts(name: str, judged: Judged) -> str:
+    rows = [["**did it show?**", *(f"**{verdict}**" for verdict, _ in judged.values())]]
+    for i, each in enumerate(CLAIMS[name]):
+        rows.append([each.says, *(_where(places[i]) for _, places in judged.values())])
+    return rows_of(["what has to hold", *judged], rows)
+
+
+def _where(places: Places) -> str:
+    """In words, where a claim holds and where not."""
+    said = {True: "yes", False: "no", None: "not measured"}
+    groups = {word: [place for place, holds in places.items() if holds is key] for key, word in said.items()}
+    there = [f"{word}: {', '.join(these)}" for word, these in groups.items() if these]
+    return "<br>".join(there) or said[None]
+
+
+def _measured(name: str, results: Results) -> list[str]:
+    """What a profile's runs recorded for an experiment: tables, and figures."""
+    parts: list[str] = []
+    notebook = ""
+    for shown in EXHIBITS[name]:
+        if shown.notebook not in results.runs:
+            continue
+        run = results.runs[shown.notebook]
+        if shown.notebook != notebook:
+            notebook = shown.notebook
+            model = f", model {run.parameters['model']}" if "model" in run.parameters else ""
+            parts.append(f"### {name}, {results.profile}: {_link(notebook, run)}{model}\n")
+        parts.append(_picture(shown, run) if isinstance(shown, Picture) else _table(shown, run, results))
+    return parts
+
+
+def _picture(shown: Picture, run: Run) -> str:
+    path = run.folder / f"{shown.name}.png"
+    if not path.is_file():
+        return f"({shown.caption}: this run has no {path.name}.)\n"
+    return f"![{shown.caption}]({run.profile}/{run.notebook}/{path.name})\n"
+
+
+def _table(shown: Table, run: Run, results: Results) -> str:
+    try:
+        table = shown.read(results)
+    except NotMeasuredError:
+        return f"({shown.caption}: this run has no {shown.name}.csv, or an empty one.)\n"
+    caption = f"{shown.caption}{_texts(shown, run)}{_over(table)}:\n"
+    columns = shown.columns
+    if columns:
+        cells = [with_interval(row, shown.value) for row in table.to_dict("records")]
+    else:  # several values side by side
+        table = table.melt(list(shown.rows), list(shown.side_by_side), var_name="measure")
+        columns = ("measure",)
+        cells = [_value(measure, value) for measure, value in zip(table["measure"], table["value"], strict=True)]
+    return f"{caption}\n{grid(table.assign(cell=cells), shown.rows, columns, 'cell')}"
+
+
+def _over(table: pd.DataFrame) -> str:
+    """Over how many documents, trials or questions intervals are."""
+    for counted in ("documents", "trials", "questions"):
+        if counted in table and "low" in table:
+            least, most = int(table[counted].min()), int(table[counted].max())
+            each = f"{least} to {most}" if least < most else f"{most}"
+            return f" (95 % intervals; {each} {counted})"
+    return ""
+
+
+def _texts(shown: Table, run: Run) -> str:
+    """Of which texts, where no column says it."""
+    if "corpus" in (*shown.rows, *shown.columns):
+        return ""
+    try:
+        texts = shown.texts(run.parameters)
+    except (KeyError, IndexError):  # a run of another version of the notebook
+        return ""
+    return f", on {texts}" if texts else ""
+
+
+def _value(measure: str, value: float) -> str:
+    if measure in ("holds to", "effective window"):
+        return at(value)
+    return f"{value:g}" if measure in ("rounds", "times the window") else number(value, 4 if measure == "ratio" else 3)
+
+
+def _origins(profiles: Mapping[str, Results]) -> list[str]:
+    """Where everything comes from: a row a run."""
+    rows = [
+        [
+            profile, _link(notebook, run), str(run.parameters.get("model", "")), run.origin["device"],
+            *(str(run.origin["versions"].get(package, "")) for package in ("torch", "transformers")),
+            run.origin["commit"][:7], number(run.origin["wall_seconds"] / 60, 2),
+        ]
+        for profile, results in profiles.items()
+        for notebook, run in results.runs.items()
+    ]  # fmt: skip
+    head = ["profile", "notebook", "model", "device", "torch", "transformers", "commit", "minutes"]
+    return ["## Runs\n", rows_of(head, rows)]

@@ -1,0 +1,173 @@
+"""Reads what runs left in a folder of results: whole, or with an error that names the damaged file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..runs import PROFILES
+
+# A smoke run shows that a notebook works, and its numbers mean nothing.
+MEASURING = tuple(profile for profile in PROFILES if profile != "smoke")
+
+# Columns that hold names, also where a name looks like a number or like a missing value ("None").
+NAMES = frozenset(
+    ["scaling", "baseline", "corpus", "document", "method", "part", "to", "search", "fine-tuning", "task", "question"]
+)
+# Columns of measured numbers. Bounds are missing for a single document, which has no interval.
+NUMBERS = frozenset(
+    ["length", "documents", "loss", "perplexity", "ratio", "accuracy", "trials", "score", "questions", "difference"]
+) | {"round", "best_perplexity"}
+BOUNDS = frozenset(["low", "high"])
+
+
+class NotMeasuredError(Exception):
+    """What is asked for was not recorded, or says nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One notebook's results.
+
+    Args:
+        folder: ``<results>/<profile>/<notebook>``.
+        origin: what its ``run.json`` says.
+    """
+
+    folder: Path
+    origin: dict[str, Any]
+
+    @property
+    def notebook(self) -> str:
+        return self.folder.name
+
+    @property
+    def profile(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = self.origin["parameters"]
+        return parameters
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All runs of a profile, by the name of their notebook."""
+
+    profile: str
+    runs: Mapping[str, Run]
+
+    def run(self, notebook: str) -> Run:
+        """Raises NotMeasuredError: this profile has no run of it."""
+        if notebook not in self.runs:
+            raise NotMeasuredError(f"{notebook} was not run")
+        return self.runs[notebook]
+
+    def table(self, name: str, *notebooks: str, needs: Sequence[str] = ()) -> pd.DataFrame:
+        """A recorded table, of the first of `notebooks` that has it.
+
+        Args:
+            name: of the CSV, without its suffix.
+            needs: columns that it must have.
+
+        Raises:
+            NotMeasuredError: none has it, or it has no rows.
+            ValueError: it is damaged; the file is named.
+        """
+        for notebook in notebooks:
+            if notebook in self.runs and (path := self.runs[notebook].folder / f"{name}.csv").is_file():
+                table = read_table(path, needs)
+                if table.empty:
+                    raise NotMeasuredError(f"{path} has no rows")
+                return table
+        raise NotMeasuredError(f"{name}.csv was not recorded")
+
+
+def read_results(folder: str | os.PathLike[str]) -> dict[str, Results]:
+    """The runs in a folder of results, by profile; smoke runs are left out, and folders of runs that did not finish.
+
+    Raises:
+        FileNotFoundError: no such folder, no run in it, or a notebook's results without their ``run.json``.
+        ValueError: a damaged ``run.json``.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of results at {folder}: name one with --results")
+    found = {profile: _runs(folder / profile) for profile in MEASURING}
+    if not any(found.values()):
+        raise FileNotFoundError(
+            f"{folder} holds no run of the profiles {', '.join(MEASURING)}: make one first, "
+            "for example with longrope-lab run 02 --profile cpu"
+        )
+    return {profile: Results(profile, runs) for profile, runs in found.items() if runs}
+
+
+def _runs(folder: Path) -> dict[str, Run]:
+    """Folders with a dot in their name are a run's at work or failed (``.running``, ``.failed``)."""
+    if not folder.is_dir():
+        return {}
+    finished = sorted(path for path in folder.iterdir() if path.is_dir() and "." not in path.name)
+    return {path.name: Run(path, _read_origin(path / "run.json")) for path in finished}
+
+
+def _read_origin(path: Path) -> dict[str, Any]:
+    again = f"run it again: longrope-lab run {path.parent.name} --profile {path.parent.parent.name}"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} has no run.json, so nobody knows where its tables come from: {again}")
+    try:
+        origin = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {again}") from None
+    kinds: dict[str, Any] = {
+        "parameters": dict,
+        "versions": dict,
+        "device": str,
+        "commit": str,
+        "wall_seconds": (int, float),
+    }
+    wrong = [k for k, kind in kinds.items() if not isinstance(origin, dict) or not isinstance(origin.get(k), kind)]
+    if wrong:
+        raise ValueError(f"{path} is damaged (no {', '.join(wrong)}): {again}")
+    return dict(origin)
+
+
+def read_table(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV as `lab.record` writes it: names as text, measured values as numbers.
+
+    Raises:
+        ValueError: it is cut off, lacks a column, or a measured value is none.
+    """
+    damaged = f"{path} is damaged: run the notebook again, or restore it"
+    try:
+        text = path.read_text(encoding="utf-8")
+        # Names stay texts: pandas would take "0" for a number, and "None" for a missing value.
+        table = pd.read_csv(StringIO(text), dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{damaged} ({error})") from None
+    if not text.endswith("\n"):
+        raise ValueError(f"{damaged} (its last line is cut off)")
+    missing = [column for column in needs if column not in table]
+    if missing:
+        raise ValueError(
+            f"{damaged} (it has no column {', '.join(missing)}; its columns: {', '.join(map(str, table))})"
+        )
+    for column in [name for name in table if name in NUMBERS | BOUNDS]:
+        values = pd.to_numeric(table[column], errors="coerce")
+        bad = ~np.isfinite(values) & ~(table[column].isna() & (column in BOUNDS))
+        # What is infinite as a perplexity is a finite loss.
+        bad &= ~np.isposinf(values) | (column == "loss")
+        if bad.any():
+            row = int(bad.to_numpy().argmax())
+            raise ValueError(f"{damaged} (row {row + 1}: {column} is {str(table[column].iloc[row])!r}, not a number)")
+        table[column] = values
+    names = [name for name in table if name in NAMES]
+    return table.fillna(dict.fromkeys(names, ""))
