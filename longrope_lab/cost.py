@@ -1,12 +1,13 @@
-"""What scoring and searching cost: seconds and peak memory, as ratios within one run; and estimates beforehand."""
+"""What scoring, searching and training cost: seconds and peak memory, measured; and estimates beforehand."""
 
 from __future__ import annotations
 
+import re
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from .corpora import Document
-from .losses import fast_attention, token_losses
+from .losses import fast_attention, in_float32, mean_loss, recomputing, token_losses
 from .memory import GIB, projected_widths
 from .progress import progress
 from .rotary import rope_spec
@@ -122,6 +124,82 @@ def search_cost(
             }
         )
     return pd.DataFrame(rows)
+
+
+def training_cost(model: Any, lengths: Sequence[int], *, repeats: int = 3, seed: int = 0) -> pd.DataFrame:
+    """Time and memory of forward and backward pass of one segment, as `finetune` makes them, on random token ids.
+
+    Weights are held in float32 and on a GPU multiplied in bfloat16; layers are computed again in the backward pass,
+    and the loss in chunks. The optimiser's own step, which no length changes, is left out, and with it the two moments
+    that it keeps (8 bytes a weight). The model is as before at the end; gradients that it had are dropped.
+
+    Args:
+        model: a Hugging Face causal language model with weights to train.
+        lengths: tokens a segment, measured in rising order; see `scoring_cost`.
+        repeats: measured runs a length, after one unmeasured; figures are medians. One more is profiled.
+        seed: of the token ids.
+
+    Returns:
+        A row a length: length, seconds, tokens_per_second, peak_gib (above what was in use before, the weights in
+        float32 included, so with the gradients), attention_share (see `attention_share`).
+    """
+    rng = np.random.default_rng(seed)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    training, rows = model.training, []
+    with in_float32(model):
+        model.zero_grad()
+        in_use = _memory_in_use(model.device)
+        model.train()
+        try:
+            for length in progress(sorted(lengths), "training cost"):
+                ids = torch.from_numpy(rng.integers(0, vocabulary, length)).to(model.device)
+                _reset_peak(model.device)
+                _training_step(model, ids)
+                peak = (_peak_memory(model.device) - in_use) / GIB
+                seconds = statistics.median(_seconds(_training_step, model, ids) for _ in range(repeats))
+                rows.append((length, seconds, length / seconds, peak, _profiled_share(model, ids)))
+        finally:
+            model.train(training)
+    return pd.DataFrame(rows, columns=["length", "seconds", "tokens_per_second", "peak_gib", "attention_share"])
+
+
+def _training_step(model: Any, ids: Tensor) -> Tensor:
+    """Forward and backward pass of ids (T,); the loss. The gradients are dropped."""
+    kind = model.device.type
+    with fast_attention(), recomputing(model):
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            loss = mean_loss(model, ids[None])
+        torch.autograd.backward(loss)
+    model.zero_grad()
+    return loss.detach()
+
+
+def _profiled_share(model: Any, ids: Tensor) -> float:
+    on_gpu = model.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    with profile(activities=activities) as profiled:
+        _training_step(model, ids).item()
+    return attention_share(profiled.key_averages(), "device" if on_gpu else "cpu")
+
+
+def attention_share(operations: Iterable[Any], clock: str) -> float:
+    """The time in scaled_dot_product_attention, forward and backward, over that in all operations.
+
+    PyTorch's plain way ("math"), which a machine with a fast kernel does not take, has no backward operation of its
+    own: its backward pass is not counted.
+
+    Args:
+        operations: what `torch.profiler` has found, as its `key_averages()` gives it.
+        clock: "cpu", or "device" for what kernels took on a GPU.
+    """
+    attention = whole = 0.0
+    for operation in operations:
+        if operation.device_type.name != "CPU":  # a kernel: its time is that of the operation that launched it
+            continue
+        whole += getattr(operation, f"self_{clock}_time_total")
+        if re.fullmatch(r"aten::(scaled_dot_product_attention|_scaled_dot_product_\w+_backward)", operation.key):
+            attention += getattr(operation, f"{clock}_time_total")  # with the operations inside
+    return attention / whole
 
 
 def worker_cost(
