@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh clone with Python 3.11 or newer, make and a package index:
-#   make reproduce   set up, and run every notebook in the cpu profile into results/cpu/
+#   make reproduce   set up, run every notebook in the cpu profile into results/cpu/, and write results/README.md
 #   make test        set up, and run all checks
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,6 +8,7 @@ BIN := .venv/bin
 
 reproduce: .venv/installed
 	$(BIN)/longrope-lab run all --profile cpu
+	$(BIN)/longrope-lab report
 
 test: .venv/installed
 	$(BIN)/ruff check .

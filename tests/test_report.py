@@ -428,6 +428,18 @@ def test_a_damaged_table_is_named(tmp_path, damage, words):
     assert not (tmp_path / "README.md").exists()
 
 
+def test_a_table_that_the_page_cannot_show_is_named(tmp_path):
+    tables = t12(1, 1)[N05]
+    summary = perplexity_summary(losses({("two steps", 1024): 0.0, ("straight", 1024): 0.2}))
+    for damaged, words in [
+        (summary.drop(columns="perplexity"), r"t12_summary\.csv has no column 'perplexity'"),
+        (pd.concat([summary, summary]), r"two steps / 1k stands twice in .*t12_summary\.csv"),
+    ]:
+        record(tmp_path, {N05: tables | {"t12_summary": damaged}})
+        with pytest.raises(ValueError, match=words):
+            write_report(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"parameters": []}', '{"parameters": {}}'])
 def test_a_damaged_run_json_is_named(tmp_path, text):
     record(tmp_path, t1(True, True))
@@ -480,5 +492,5 @@ def test_a_wide_table_is_turned_on_its_side():
     assert lines[0] == "|  | m0 | m1 | m2 |" and lines[2] == "| 1k | 00 | 10 | 20 |" and len(lines) == 2 + 9
     narrow = grid(table[table["length"] < 4096], ("scaling",), ("length",), "cell").splitlines()
     assert narrow[0] == "|  | 1k | 2k |" and narrow[2] == "| m0 | 00 | 01 |"
-    with pytest.raises(ValueError, match="m0 / 1k stands twice"):
+    with pytest.raises(ValueError, match="m0 / 1k stands twice in the table"):
         grid(pd.concat([table, table]), ("scaling",), ("length",), "cell")

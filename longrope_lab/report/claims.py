@@ -263,7 +263,7 @@ def recovery_helps(results: Results) -> Places:
     return {at(n): below(ratio(t10, ("recovery on", n), ("recovery off", n))) for n in lengths}
 
 
-@claim("T10", "by more than half of the way back to the model as it was loaded")
+@claim("T10", "by more than half of the way back to the model as it was loaded, where that is the better one")
 def recovery_wins_back(results: Results) -> Places:
     t10 = results.table("t10", RECOVERY, needs=LOSSES)
     lengths = lengths_of(t10, "recovery on")

@@ -56,7 +56,7 @@ class Picture:
 
 def _ratios(notebook: str, name: str, of: str, *columns: str, **rest: Any) -> Table:
     """A table that `paired_comparison` made."""
-    return Table(notebook, name, f"Perplexity of {of} over that of", ("baseline",), columns, "ratio", **rest)
+    return Table(notebook, name, f"Perplexity of {of} over that of each", ("baseline",), columns, "ratio", **rest)
 
 
 def _first_corpus(parameters: Mapping[str, Any]) -> Any:

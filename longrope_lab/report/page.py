@@ -12,14 +12,14 @@ from ..experiments import EXPERIMENTS, Experiment, paper
 from .exhibits import EXHIBITS, Picture, Table
 from .findings import CLAIMS, ENOUGH, Places, at, judge
 from .markdown import grid, number, rows_of, with_interval
-from .recorded import NotMeasuredError, Results, Run, read_results
+from .recorded import MEASURING, NotMeasuredError, Results, Run, read_results
 
 HEAD = f"""# The paper's experiments, and what came out here
 
 Made by `longrope-lab report` from the tables beside this page; nothing is typed by hand. The paper is
 [LongRoPE](https://arxiv.org/abs/2402.13753), on LLaMA2-7B and Mistral-7B. Ours are other models, texts and lengths, so
-numbers differ and findings are what can be compared: which method wins, by what ratio, how far. The columns "cpu" and
-"gpu" are profiles, the scales at which the notebooks ran; each section says the model and the texts.
+numbers differ and findings are what can be compared: which method wins, by what ratio, how far. Verdicts stand by
+profile ({", ".join(MEASURING)}), the scale at which the notebooks ran; each section says the model and the texts.
 
 **How to read it.** Each finding is one or more claims, each about several places, such as a corpus and a length:
 **yes** if all claims hold at all places, **partly** if some hold somewhere, **no** if all was measured and nothing
@@ -142,9 +142,14 @@ def _picture(shown: Picture, run: Run) -> str:
 
 def _table(shown: Table, run: Run, results: Results) -> str:
     try:
-        table = shown.read(results)
+        return _numbers(shown, run, shown.read(results))
     except NotMeasuredError:
         return f"({shown.caption}: this run has no {shown.name}.csv, or an empty one.)\n"
+    except KeyError as error:
+        raise ValueError(f"{run.folder / shown.name}.csv has no column {error}: run the notebook again") from None
+
+
+def _numbers(shown: Table, run: Run, table: pd.DataFrame) -> str:
     caption = f"{shown.caption}{_texts(shown, run)}{_over(table)}:\n"
     columns = shown.columns
     if columns:
@@ -153,7 +158,8 @@ def _table(shown: Table, run: Run, results: Results) -> str:
         table = table.melt(list(shown.rows), list(shown.side_by_side), var_name="measure")
         columns = ("measure",)
         cells = [_value(measure, value) for measure, value in zip(table["measure"], table["value"], strict=True)]
-    return f"{caption}\n{grid(table.assign(cell=cells), shown.rows, columns, 'cell')}"
+    source = run.folder / f"{shown.name}.csv"
+    return f"{caption}\n{grid(table.assign(cell=cells), shown.rows, columns, 'cell', source)}"
 
 
 def _over(table: pd.DataFrame) -> str:
