@@ -131,17 +131,17 @@ def t7(first, second):
     return {N10: {"t6": table, "t7": pd.concat(pairs).assign(scaling="longrope")}}
 
 
-def f4(right):
-    """Keys found of ten, by scaling and length."""
-    rows = [(s, n, trial < k) for (s, n), k in right.items() for trial in range(10)]
+def f4(right, of):
+    """Keys found, by scaling and length."""
+    rows = [(s, n, trial < k) for (s, n), k in right.items() for trial in range(of)]
     return {N07: {"f4_summary": accuracy_summary(pd.DataFrame(rows, columns=["scaling", "length", "correct"]))}}
 
 
-def keys(ours, others):
+def keys(ours, others, of=10):
     """Of three lengths."""
     lengths = (512, 1024, 2048)
     found = {("longrope", n): k for n, k in zip(lengths, ours, strict=True)}
-    return f4(found | {(m, n): k for m in ("none", "yarn") for n, k in zip(lengths, others, strict=True)})
+    return f4(found | {(m, n): k for m in ("none", "yarn") for n, k in zip(lengths, others, strict=True)}, of)
 
 
 def t8(kept, kept_too):
@@ -213,6 +213,8 @@ CASES = [
     ("F4", keys, ((10, 10, 9), (10, 10, 10)), "partly"),  # at every length, but not alone
     ("F4", keys, ((10, 10, 5), (10, 0, 0)), "partly"),  # further than the others, not to the end
     ("F4", keys, ((10, 8, 5), (10, 0, 0)), "no"),
+    ("F4", keys, ((85, 85, 85), (0, 0, 0), 100), "no"),
+    ("F4", keys, ((9, 9, 9), (0, 0, 0), 9), "not measured"),
     ("F4", keys, ((10, 10, 5), (10, 5, 0)), "no"),  # five of ten may be more than half
     ("F6", f6, (0.4,), "yes"), ("F6", f6, (0.6,), "partly"), ("F6", f6, (0.93,), "no"),
 ]  # fmt: skip
@@ -236,6 +238,7 @@ def test_table_5_falls_at_each_step_and_yarn_breaks_where_ours_still_falls(tmp_p
 
 def test_every_rule_is_tested_for_each_verdict_and_needs_its_tables(tmp_path):
     tested = {(name, expected) for name, _, _, expected in CASES} | {("T5", v) for v in ("yes", "partly", "no")}
+    tested.discard(("F4", "not measured"))
     assert tested == set(product(EXPERIMENTS, ("yes", "partly", "no")))
     # A run of another notebook says nothing about any.
     results = record(tmp_path, {"00_quickstart": {"perplexity": losses({("none", 512): 0.0})}})
@@ -264,6 +267,7 @@ def test_every_rule_is_tested_for_each_verdict_and_needs_its_tables(tmp_path):
         ("T7", t7, (1, 1), "t7", "length < 1024", "not measured"),
         ("F4", keys, ((10, 10, 9), (9, 0, 0)), "f4_summary", "scaling != 'none'", "not measured"),
         ("F4", keys, ((10, 10, 9), (9, 0, 0)), "f4_summary", "scaling != 'longrope'", "not measured"),
+        ("F4", keys, ((9, 9, 8), (9, 0, 0)), "f4_summary", "length != 1024 or scaling == 'longrope'", "no"),
         ("T8", t8, (1, 1), "t8", "scaling != 'as loaded'", "not measured"),
         ("T8", t8, (1, 1), "t8", "scaling != 'as loaded' or question != '7'", "not measured"),
         ("T9", t9, (1, 1, 1), "t9", "length > 4096", "partly"),
