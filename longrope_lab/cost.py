@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import statistics
@@ -175,6 +176,7 @@ def _training_step(model: Any, ids: Tensor) -> Tensor:
 
 
 def _profiled_share(model: Any, ids: Tensor) -> float:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's start and stop would stand in executed notebooks
     on_gpu = model.device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiled:
@@ -191,6 +193,9 @@ def attention_share(operations: Iterable[Any], clock: str) -> float:
     Args:
         operations: what `torch.profiler` has found, as its `key_averages()` gives it.
         clock: "cpu", or "device" for what kernels took on a GPU.
+
+    Returns:
+        A number from 0 to 1; NaN if the profiler has seen no time at all, as on a GPU whose counters it cannot read.
     """
     attention = whole = 0.0
     for operation in operations:
@@ -199,7 +204,7 @@ def attention_share(operations: Iterable[Any], clock: str) -> float:
         whole += getattr(operation, f"self_{clock}_time_total")
         if re.fullmatch(r"aten::(scaled_dot_product_attention|_scaled_dot_product_\w+_backward)", operation.key):
             attention += getattr(operation, f"{clock}_time_total")  # with the operations inside
-    return attention / whole
+    return attention / whole if whole else float("nan")
 
 
 def worker_cost(

@@ -99,6 +99,7 @@ def test_the_share_of_attention_by_hand():
     assert attention_share(operations, "cpu") == (9 + 17) / 40
     assert attention_share(operations, "device") == (20 + 30) / 100
     assert attention_share(operations[:1], "cpu") == 0
+    assert np.isnan(attention_share(operations[4:5], "device"))
 
 
 @pytest.mark.parametrize(("kernel", "least", "most"), [("flash", 0.5, 1.0), ("none", 0.0, 0.0)])
