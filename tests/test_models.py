@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
+from conftest import tiny_config, tiny_model
 from tokenizers.pre_tokenizers import ByteLevel
 
 from longrope_lab import models
@@ -489,6 +489,14 @@ def test_whether_a_model_fits_is_known_without_a_network(no_hub, saved, gguf_fil
     for name in ("lab", saved[0], gguf_file[0]):
         assert "to score 512 tokens, and this machine has free" in too_large(name, 512)
     assert too_large("some-lab/model", 512) is None and too_large("smollm2", 512) is None  # nobody knows yet
+    asked = []
+    monkeypatch.setattr(
+        transformers.AutoConfig, "from_pretrained", lambda *_, **o: asked.append(o) or tiny_config("llama")
+    )
+    assert "to score 512 tokens" in too_large("some-lab/model", 512)
+    assert asked == [{"local_files_only": True}]  # a hub that does not answer is waited for half a minute
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     damage(saved[0], "config nonsense")
     assert too_large(saved[0], 512) is None  # load_model will say so
     with pytest.raises(ValueError, match="unknown model 'lap'"):

@@ -133,6 +133,9 @@ def test_what_counts_as_done(own_notebooks, no_kernel, monkeypatch):
         assert is_done() == (commit == "e" * 40)  # code that is not committed is never done
     monkeypatch.setenv("LONGROPE_LAB_COMMIT", "e" * 40)
     runs.run("00", "cpu", {"number": 3}, own_notebooks)
+    origin_of = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(origin_of | {"profile": "gpu"}))
+    assert not is_done()
     for damaged in ("{", "{}", "[]"):
         (folder / "run.json").write_text(damaged)
         assert not is_done()
