@@ -287,7 +287,8 @@ def _searching(space: SearchSpace, method: Settings, documents: int) -> tuple[in
         flat = (0.0,) * (space.spec.rotary_dim // 2 + 1)
         searcher.tell([Measured((0.0,) * len(t.documents), flat if t.gradient else None) for t in asked])
     kind = type(method).__name__.lower()
-    return passes, f"{kind} search, {trials:,} trials on {documents} documents", backward
+    of = "1 document" if documents == 1 else f"{documents} documents"
+    return passes, f"{kind} search, {trials:,} trials on {of}", backward
 
 
 PLANS = {
@@ -326,7 +327,7 @@ PLANS = {
     "lab": Plan(
         (
             Search(4096, Gradient(steps=8, validate_every=8), documents=2, attention_factors=(1.0, 1.5)),
-            FineTune(4096, Recipe(steps=16, batch=2, learning_rate=5e-4, decay="cosine", warmup=2, save_every=8)),
+            FineTune(4096, Recipe(steps=8, batch=2, learning_rate=5e-4, decay="cosine", warmup=1, save_every=4)),
             Search(16_384, Gradient(steps=2, validate_every=2), documents=1),
             Recover(512, Gradient(steps=16, initial="high"), documents=2),
         )
