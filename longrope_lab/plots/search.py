@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .style import RC, few_minor_labels, styles_of, subplots, tokens
+from .style import RC, few_minor_labels, styles_of, subplots
 
 
 def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
@@ -58,7 +58,7 @@ def loss_curves(table: pd.DataFrame) -> Figure:
             smooth = run["loss"].rolling(max(len(run) // 8, 1), center=True, min_periods=1).mean()
             ax.scatter(run["tokens"], run["loss"], s=9, color=colour, alpha=0.35, lw=0)
             ax.plot(run["tokens"], smooth, line, color=colour, lw=1.6, label=label)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
         ax.set_xlabel("tokens trained on")
         ax.set_ylabel("training loss (nats a token)")
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
