@@ -1,10 +1,12 @@
 """The explorers of formulas: moving a control changes what is drawn, and what is drawn is the scaling that it says."""
 
+import io
 import re
 import time
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from longrope_lab import widgets
 from longrope_lab.methods import rope_scaling
@@ -132,6 +134,20 @@ def test_a_redraw_is_fast(name, request):
         shown.controls["ratio"].value = ratio
         seconds.append(time.process_time() - started)
     assert min(seconds) < 0.2  # 0.04 on a quiet machine; a figure made anew takes several times as long
+
+
+def test_a_drag_leaves_nothing_of_the_earlier_picture():
+    """Painted over a copy of axes that stay, the picture is that of an explorer opened there."""
+    pixels = {}
+    for position in (1000, 700, 850):  # all within the same decades
+        angles = widgets.explore_angles(SPEC, method="pi", ratio=8, position=position)
+        pixels[position] = imread(io.BytesIO(picture(angles)))
+    moved = widgets.explore_angles(SPEC, method="pi", ratio=8, position=1000)
+    moved.controls["position"].options = [700, 850, 1000]
+    for position in (700, 1000, 850):
+        moved.controls["position"].value = position
+        away = {other: np.abs(imread(io.BytesIO(picture(moved))) - own).mean() for other, own in pixels.items()}
+        assert away[position] < 1e-4 < 1e-3 < min(away[other] for other in away if other != position)
 
 
 def test_values_of_its_own_are_added_to_the_sliders():

@@ -86,7 +86,7 @@ def pair_angles(
         right.set_title(f"added to the score of tokens {position:,} apart", fontsize=10)
         for ax in (left, right):
             ax.set_xlabel("dimension pair i (fast to slow)")
-        right.plot([], [], "o", mfc="white", mec="#555555", ms=4, label="beyond the\ntrained angles")
+        right.plot([], [], "o", color="#555555", mfc="white", ms=4, label="beyond the\ntrained angles")
         legend_aside(right)
     return figure
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import ipywidgets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
 # Dots an inch, and inches of room around each panel: later tick labels may be wider than those it was laid out for.
 DPI = 96
@@ -41,6 +42,7 @@ class Explorer(Shown):
     ) -> None:
         self.controls = dict(controls)
         self.figure: Figure | None = None
+        self._painted: tuple[list[Any], Any] | None = None
         self.caption = ipywidgets.HTML()
         # At its own size: left to itself, the picture would be stretched over the width of the page.
         layout = ipywidgets.Layout(max_width="100%", align_self="flex-start")
@@ -54,16 +56,35 @@ class Explorer(Shown):
 
     def redraw(self, _: object = None) -> None:
         """Show what `draw` gives."""
-        first = self.figure is None
         figure, self.caption.value = self.draw()
-        if first:
+        if self.figure is None:
             figure.set_dpi(DPI)
             figure.set_layout_engine("constrained", w_pad=ROOM)
             FigureCanvasAgg(figure)
-        png, canvas = io.BytesIO(), cast(Any, figure.canvas)
-        canvas.print_png(png, pil_kwargs={"compress_level": 1})  # savefig would draw twice
+        png = io.BytesIO()
+        imsave(png, self._paint(figure), format="png", pil_kwargs={"compress_level": 1})
         figure.set_layout_engine("none")  # laid out once
         self.figure, self.image.value = figure, png.getvalue()
+
+    def _paint(self, figure: Figure) -> Any:
+        """The figure's dots, (height, width, 4). What moves is painted over a copy of the rest, while that is the same:
+        most of the time goes into the words along the axes."""
+        canvas: Any = figure.canvas
+        moving = [(ax, artist) for ax in figure.axes for artist in (*ax.patches, *ax.collections, *ax.lines, ax.title)]
+        rest = [
+            (ax.get_xlim(), ax.get_ylim(), list(ax.get_xticks()), list(ax.get_yticks()), ax.get_xscale(),
+             ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel(), ax.get_legend())
+            for ax in figure.axes
+        ]  # fmt: skip
+        if self._painted is None or self._painted[0] != rest:
+            for _, artist in moving:
+                artist.set_animated(True)  # leaves it out
+            canvas.draw()
+            self._painted = rest, canvas.copy_from_bbox(figure.bbox)
+        canvas.restore_region(self._painted[1])
+        for ax, artist in sorted(moving, key=lambda pair: pair[1].get_zorder()):
+            ax.draw_artist(artist)
+        return canvas.buffer_rgba()
 
 
 def choice(name: str, options: Sequence[int], value: int) -> Any:
