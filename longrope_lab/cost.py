@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -181,7 +181,7 @@ def _profiled_share(model: Any, ids: Tensor) -> float:
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiled:
         _training_step(model, ids).item()
-    return attention_share(profiled.key_averages(), "device" if on_gpu else "cpu")
+    return attention_share(profiled.events(), "device" if on_gpu else "cpu")
 
 
 def attention_share(operations: Iterable[Any], clock: str) -> float:
@@ -191,7 +191,7 @@ def attention_share(operations: Iterable[Any], clock: str) -> float:
     own: its backward pass is not counted.
 
     Args:
-        operations: what `torch.profiler` has found, as its `key_averages()` gives it.
+        operations: what `torch.profiler` has recorded, as its `events()` gives it.
         clock: "cpu", or "device" for what kernels took on a GPU.
 
     Returns:
@@ -202,9 +202,19 @@ def attention_share(operations: Iterable[Any], clock: str) -> float:
         if operation.device_type.name != "CPU":  # a kernel: its time is that of the operation that launched it
             continue
         whole += getattr(operation, f"self_{clock}_time_total")
-        if re.fullmatch(r"aten::(scaled_dot_product_attention|_scaled_dot_product_\w+_backward)", operation.key):
-            attention += getattr(operation, f"{clock}_time_total")  # with the operations inside
+        if _is_attention(operation) and not any(map(_is_attention, _around(operation))):
+            attention += getattr(operation, f"{clock}_time_total")  # with all that is inside
     return attention / whole if whole else float("nan")
+
+
+def _is_attention(operation: Any) -> bool:
+    return bool(re.fullmatch(r"aten::(scaled_dot_product_attention|_scaled_dot_product_\w+_backward)", operation.name))
+
+
+def _around(operation: Any) -> Iterator[Any]:
+    """The operations that it is part of: under autocast one attention is inside another."""
+    while (operation := operation.cpu_parent) is not None:
+        yield operation
 
 
 def worker_cost(

@@ -105,9 +105,14 @@ def loss_inside(model: Any) -> Iterator[None]:
     stock, own = model.forward, vars(model).get("forward")
 
     def forward(input_ids: Tensor, labels: Tensor | None = None) -> Any:
-        if labels is None:  # from inside `mean_loss`, for the logits of a chunk
+        if labels is None:  # from the backward pass, for the logits of a chunk
             return stock(input_ids=input_ids)
-        return {"loss": torch.stack([mean_loss(model, row[None]) for row in input_ids]).mean()}
+        wrapped = model.forward
+        model.forward = stock  # entered a second time inside itself, accelerate's autocast would never end
+        try:
+            return {"loss": torch.stack([mean_loss(model, row[None]) for row in input_ids]).mean()}
+        finally:
+            model.forward = wrapped
 
     model.forward = forward
     try:

@@ -70,48 +70,49 @@ def test_sixteen_bits_are_measured_in_thirty_two_and_given_back(monkeypatch):
     assert set(seen) == {torch.float32} and {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-def operation(key, self_cpu, cpu, self_device=0.0, device=0.0, on="CPU"):
+def operation(name, self_cpu, cpu, self_device=0.0, device=0.0, inside=None, on="CPU"):
     return SimpleNamespace(
-        key=key,
+        name=name,
         device_type=SimpleNamespace(name=on),
         self_cpu_time_total=self_cpu,
         cpu_time_total=cpu,
         self_device_time_total=self_device,
         device_time_total=device,
+        cpu_parent=inside,
     )
 
 
 def test_the_share_of_attention_by_hand():
     """On a GPU the time is that of kernels, which are listed once more by themselves."""
-    operations = [
-        operation("aten::mm", 10, 10, 50, 50),
-        operation("aten::scaled_dot_product_attention", 1, 9, 0, 20),
-        operation("aten::_scaled_dot_product_flash_attention", 2, 8, 0, 20),
-        operation("aten::_flash_attention_forward", 6, 6, 20, 20),
-        operation("autograd::engine::evaluate_function: ScaledDotProductFlashAttentionBackward0", 3, 21, 0, 30),
-        operation("ScaledDotProductFlashAttentionBackward0", 1, 18, 0, 30),
-        operation("aten::_scaled_dot_product_flash_attention_backward", 5, 17, 0, 30),
-        operation("aten::_flash_attention_backward", 12, 12, 30, 30),
-        operation("flash_fwd_kernel", 0, 0, 20, 20, on="CUDA"),
-        operation("flash_bwd_kernel", 0, 0, 30, 30, on="CUDA"),
-        operation("gemm", 0, 0, 50, 50, on="CUDA"),
-    ]
+    product = operation("aten::mm", 10, 10, 50, 50)
+    outer = operation("aten::scaled_dot_product_attention", 1, 9, 0, 20)  # with the casts of autocast
+    inner = operation("aten::scaled_dot_product_attention", 1, 8, 0, 20, outer)
+    flash = operation("aten::_scaled_dot_product_flash_attention", 2, 7, 0, 20, inner)
+    kernel = operation("aten::_flash_attention_forward", 5, 5, 20, 20, flash)
+    node = operation("ScaledDotProductFlashAttentionBackward0", 4, 21, 0, 30)
+    back = operation("aten::_scaled_dot_product_flash_attention_backward", 5, 17, 0, 30, node)
+    back_kernel = operation("aten::_flash_attention_backward", 12, 12, 30, 30, back)
+    kernels = [operation(name, 0, 0, t, t, on="CUDA") for name, t in (("fwd", 20), ("bwd", 30), ("gemm", 50))]
+    operations = [product, outer, inner, flash, kernel, node, back, back_kernel, *kernels]
     assert attention_share(operations, "cpu") == (9 + 17) / 40
     assert attention_share(operations, "device") == (20 + 30) / 100
-    assert attention_share(operations[:1], "cpu") == 0
-    assert np.isnan(attention_share(operations[4:5], "device"))
+    assert attention_share([product], "cpu") == 0
+    assert np.isnan(attention_share([node], "device"))
 
 
-@pytest.mark.parametrize(("kernel", "least", "most"), [("flash", 0.5, 1.0), ("none", 0.0, 0.0)])
-def test_the_share_of_attention_in_a_profile(kernel, least, most):
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("kind", "least", "most"), [("attention", 0.5, 1.0), ("product", 0.0, 0.0)])
+def test_the_share_of_attention_in_a_profile(kind, least, most, autocast):
     """Of nothing but attention, most; of a product of matrices, nothing."""
     q = torch.randn(1, 4, 512, 16, requires_grad=True)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        if kernel == "flash":
-            torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum().backward()
-        else:
-            (q @ q.transpose(2, 3)).sum().backward()
-    assert least <= attention_share(profiled.key_averages(), "cpu") <= most
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            if kind == "attention":
+                out = torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+            else:
+                out = q @ q.transpose(2, 3)
+        out.sum().backward()
+    assert least <= attention_share(profiled.events(), "cpu") <= most
 
 
 def test_attention_that_goes_another_way_has_no_share():

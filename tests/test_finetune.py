@@ -369,6 +369,7 @@ def test_a_second_training_of_the_same_model_is_like_the_first(tmp_path, monkeyp
     assert first.equals(second)
     np.testing.assert_allclose(first["loss"], exact["loss"], rtol=0.01)
     assert (first["loss"] - exact["loss"]).abs().max() > 1e-4  # bfloat16 it was
+    assert not torch.is_autocast_enabled("cpu")  # and it ends with the training
 
 
 def test_the_optimiser_is_gone_at_the_end(tmp_path):
