@@ -329,7 +329,7 @@ PLANS = {
             Search(4096, Gradient(steps=8, validate_every=8), documents=2, attention_factors=(1.0, 1.5)),
             FineTune(4096, Recipe(steps=8, batch=2, learning_rate=5e-4, decay="cosine", warmup=1, save_every=4)),
             Search(16_384, Gradient(steps=2, validate_every=2), documents=1),
-            Recover(512, Gradient(steps=16, initial="high"), documents=2),
+            Recover(512, Gradient(steps=24, batch=2, validate_every=8, initial="high"), documents=8),
         )
     ),
     # The lab model again, in seconds: enough to see the stages run, not to gain anything.

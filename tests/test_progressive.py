@@ -322,7 +322,7 @@ def test_what_is_explained_is_what_runs(papers):
         words["03_finetune_192"] == "3 steps of 2 segments, low-rank updates of rank 2, at the factors for 192 tokens"
     )
     assert words["04_search_256"] == "gradient search, 6 trials on 2 documents, on top of the factors for 192 tokens"
-    assert words["06_recover_128"] == "gradient search, 5 trials on 1 documents, below the last factors"
+    assert words["06_recover_128"] == "gradient search, 5 trials on 1 document, below the last factors"
 
 
 # --- running --------------------------------------------------------------------------------------------------------
