@@ -26,7 +26,9 @@ from .rotary import by_name, rope_spec, scaled
 from .schedule import RopeSchedule
 
 COLUMNS = ["scaling", "task", "shots", "metric", "question", "score"]
-PLAIN_METRICS = ("acc", "acc_norm")
+
+# What may be asked of questions of one's own.
+METRICS = ("acc", "acc_norm", "acc_mutual_info")
 
 # Asks the model as it stands, and gives a score for each question; the words say what is being asked.
 Scorer = Callable[[str], dict[str, float]]
@@ -40,11 +42,12 @@ class BenchmarkTask:
         name: as the harness knows it, or any name for questions of one's own.
         shots: solved questions shown before each one.
         metric: "acc": is the likeliest choice the right one? "acc_norm": after division of each log-likelihood by the
-            choice's number of characters. Or another of the harness's that gives one number a question.
+            choice's number of characters. "acc_mutual_info": after subtraction of the choice's log-likelihood without
+            the context. A task of the harness may have others, which give one number a question.
         questions: one's own; None for a task of the harness.
 
     Raises:
-        ValueError: shots that are no count, or more than there are other questions.
+        ValueError: shots that are no count, or more than there are other questions, or an unknown metric for these.
     """
 
     name: str
@@ -55,6 +58,8 @@ class BenchmarkTask:
     def __post_init__(self) -> None:
         if self.shots < 0:
             raise ValueError(f"shots is {self.shots}: it counts solved questions, so a whole number from 0")
+        if self.questions is not None and self.metric not in METRICS:
+            raise unknown("metric", self.metric, METRICS)
         if self.questions is not None and len(self.questions) <= self.shots:
             raise ValueError(
                 f"the task {self.name!r} has {len(self.questions)} questions: {self.shots} shots need as many others"
@@ -68,7 +73,7 @@ class BenchmarkTask:
     @classmethod
     def from_corpus(cls, source: str | os.PathLike[str], tokenizer: Any, **options: Any) -> BenchmarkTask:
         """Which sentence continues the passage? Options and errors are those of `continuation_questions`."""
-        return cls("continuations", 0, "acc_norm", continuation_questions(source, tokenizer, **options))
+        return cls("continuations", 0, "acc_mutual_info", continuation_questions(source, tokenizer, **options))
 
 
 # LongRoPE, Table 8, with its shots. The paper follows the Hugging Face Open LLM Leaderboard, hence the metrics.
@@ -161,30 +166,39 @@ def _scorers(
 
 def _plain_scorer(model: Any, tokenizer: Any, task: BenchmarkTask, limit: int | None, window: int) -> Scorer:
     """What the harness does with questions of one's own, without it: one sequence at a time, in float32."""
-    if task.metric not in PLAIN_METRICS:
-        raise unknown("metric", task.metric, PLAIN_METRICS)
     questions = (task.questions or ())[:limit]
-    encoded = [[encode_pair(tokenizer, q.context, choice) for choice in q.choices] for q in questions]
+    encoded = [[_encode(tokenizer, q.context, choice) for choice in q.choices] for q in questions]
     check_length(task.name, max(len(ids) for choices in encoded for ids, _ in choices), window)
 
+    def loss(ids: list[int], start: int) -> float:
+        return float(token_losses(model, ids)[start - 1 :].double().sum())
+
     def score(what: str) -> dict[str, float]:
-        right = {}
-        for number, (question, choices) in enumerate(progress(list(zip(questions, encoded, strict=True)), what)):
-            losses = [float(token_losses(model, ids)[start - 1 :].double().sum()) for ids, start in choices]
-            lengths = [len(c) if task.metric == "acc_norm" else 1 for c in question.choices]
-            right[str(number)] = float(np.argmin(np.array(losses) / lengths) == question.answer)
-        return right
+        scores = {}
+        for number, (question, ids) in enumerate(progress(list(zip(questions, encoded, strict=True)), what)):
+            losses = np.array([loss(*pair) for pair in ids])
+            if task.metric == "acc_norm":
+                losses /= [len(choice) for choice in question.choices]
+            elif task.metric == "acc_mutual_info":
+                losses -= [loss(*_encode(tokenizer, "", choice)) for choice in question.choices]
+            scores[str(number)] = float(losses.argmin() == question.answer)
+        return scores
 
     return score
 
 
-def encode_pair(tokenizer: Any, context: str, choice: str) -> tuple[list[int], int]:
+def _encode(tokenizer: Any, context: str, choice: str) -> tuple[list[int], int]:
     """Token ids of a context with a choice after it, and where the choice begins.
 
-    As the harness has it: a context's last spaces belong to the choice, and the two are tokenised together.
+    As the harness has it: the two are tokenised together, a context's last spaces count with the choice, and an empty
+    context is the token that begins a text, or else the one that ends it.
     """
-    start = tokenizer(context.rstrip(), verbose=False)["input_ids"]
-    return list(tokenizer(f"{context} {choice}", verbose=False)["input_ids"]), len(start)
+    if context:
+        start = tokenizer(context.rstrip(), verbose=False)["input_ids"]
+        return list(tokenizer(f"{context} {choice}", verbose=False)["input_ids"]), len(start)
+    ids = list(tokenizer(f" {choice}", verbose=False, add_special_tokens=False)["input_ids"])
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return ids if ids[0] == first else [first, *ids], 1
 
 
 def check_length(task: str, longest: int, window: int) -> None:

@@ -60,7 +60,7 @@ class Harness:
             ValueError: an unknown task or metric, a task that is not scored by likelihood, or questions that cannot be
                 had; when asked: a question longer than the window, or a score that is no number.
         """
-        loaded = self._from_hub(task.name) if task.questions is None else _own(task.name, task.questions)
+        loaded = self._from_hub(task.name) if task.questions is None else _own(task, task.questions)
         for part in loaded["tasks"].values():
             if part.OUTPUT_TYPE not in BY_LIKELIHOOD:
                 raise ValueError(
@@ -123,11 +123,11 @@ class _Count:
         self._shown.advance()
 
 
-def _own(name: str, questions: tuple[Question, ...]) -> Any:
+def _own(task: BenchmarkTask, questions: tuple[Question, ...]) -> Any:
     """Questions of one's own as a task in memory; shots are other ones of them."""
     rows = [{"context": q.context, "choices": list(q.choices), "answer": q.answer} for q in questions]
     config = {
-        "task": name,
+        "task": task.name,
         "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
         "output_type": "multiple_choice",
         "test_split": "test",
@@ -135,9 +135,10 @@ def _own(name: str, questions: tuple[Question, ...]) -> Any:
         "doc_to_text": "context",
         "doc_to_choice": "choices",
         "doc_to_target": "answer",
+        "metric_list": [{"metric": task.metric, "aggregation": "mean", "higher_is_better": True}],
     }
     with _quiet():
-        return {"tasks": {name: ConfigurableTask(config=config)}}
+        return {"tasks": {task.name: ConfigurableTask(config=config)}}
 
 
 def _score(sample: dict[str, Any], task: BenchmarkTask) -> float:

@@ -98,7 +98,7 @@ def continuation_questions(
     tokenizer: Any,
     *,
     count: int = 60,
-    passage_tokens: int = 160,
+    passage_tokens: int = 128,
     choices: int = 4,
     split: str = "test",
     seed: int = 0,

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from conftest import tiny_model
 
 from longrope_lab import plots
-from longrope_lab.benchmarks import COLUMNS, PAPER_TASKS, BenchmarkTask, benchmarks
+from longrope_lab.benchmarks import COLUMNS, METRICS, PAPER_TASKS, BenchmarkTask, benchmarks
 from longrope_lab.corpora import iterate_texts
 from longrope_lab.experiments import experiment
 from longrope_lab.methods import rope_scaling
@@ -72,30 +73,32 @@ def own_task(count=16, metric="acc", name="mine", **options):
 
 
 @torch.no_grad()
+def log_likelihood(model, ids, start):
+    """Of the tokens from `start` on, from all logits of one forward pass."""
+    logits = model(torch.tensor([ids])).logits[0].double()
+    return sum(torch.log_softmax(logits[t - 1], -1)[ids[t]].item() for t in range(start, len(ids)))
+
+
 def by_brute_force(model, tokenizer, task, scaling=None):
-    """A forward pass a choice: all logits of the stock model, in float64."""
     scores = []
     for q in task.questions:
-        likelihoods = []
-        for choice in q.choices:
-            start = len(tokenizer(q.context)["input_ids"])
-            ids = torch.tensor(tokenizer(q.context + " " + choice)["input_ids"])
-            if scaling is None:
-                logits = model(ids[None]).logits[0].double()
-            else:
-                with apply_scaling(model, scaling):
-                    logits = model(ids[None]).logits[0].double()
-            of_next = torch.log_softmax(logits, -1)[:-1].gather(1, ids[1:, None])[:, 0]
-            total = of_next[start - 1 :].sum().item()
-            likelihoods.append(total / len(choice) if task.metric == "acc_norm" else total)
-        scores.append(float(likelihoods.index(max(likelihoods)) == q.answer))
+        with nullcontext() if scaling is None else apply_scaling(model, scaling):
+            context = tokenizer(q.context)["input_ids"]
+            whole = [tokenizer(q.context + " " + choice)["input_ids"] for choice in q.choices]
+            values = [log_likelihood(model, ids, len(context)) for ids in whole]
+            if task.metric == "acc_mutual_info":
+                alone = [[tokenizer.bos_token_id, *tokenizer(" " + choice)["input_ids"]] for choice in q.choices]
+                values = [v - log_likelihood(model, ids, 1) for v, ids in zip(values, alone, strict=True)]
+        if task.metric == "acc_norm":
+            values = [v / len(choice) for v, choice in zip(values, q.choices, strict=True)]
+        scores.append(float(values.index(max(values)) == q.answer))
     return scores
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", ["acc", "acc_norm"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_scores_are_those_of_a_forward_pass_a_choice(model, tokenizer, either, metric):
     task = own_task(8, metric)
     # Each with each answer in turn, so that scores tell which choice was taken.
@@ -110,9 +113,9 @@ def test_scores_are_those_of_a_forward_pass_a_choice(model, tokenizer, either, m
 
 
 @needs_harness
-def test_the_two_metrics_differ_and_an_accuracy_is_the_mean_of_scores(model, tokenizer):
-    tables = {m: benchmarks(model, tokenizer, [own_task(metric=m)]) for m in ("acc", "acc_norm")}
-    assert tables["acc"]["score"].tolist() != tables["acc_norm"]["score"].tolist()
+def test_metrics_differ_and_an_accuracy_is_the_mean_of_scores(model, tokenizer):
+    tables = {m: benchmarks(model, tokenizer, [own_task(metric=m)]) for m in METRICS}
+    assert len({tuple(table["score"]) for table in tables.values()}) == 3
     for metric, table in tables.items():
         right = int(sum(by_brute_force(model, tokenizer, own_task(metric=metric))))
         (row,) = benchmark_summary(table).itertuples()
@@ -248,8 +251,9 @@ def test_tasks_of_several_parts_keep_all_questions(monkeypatch, model, tokenizer
     from longrope_lab import harness
 
     first, second = own_task(5), replace(own_task(9), questions=own_task(9).questions[5:])
-    parts = {n: harness._own(n, t.questions)["tasks"][n] for n, t in {"part_a": first, "part_b": second}.items()}
-    monkeypatch.setattr(harness.Harness, "_from_hub", lambda self, name: {"tasks": parts})
+    parts = {"part_a": first, "part_b": second}
+    loaded = {name: harness._own(part, part.questions)["tasks"]["mine"] for name, part in parts.items()}
+    monkeypatch.setattr(harness.Harness, "_from_hub", lambda self, name: {"tasks": loaded})
     table = benchmarks(model, tokenizer, ["whole"])
     assert table["question"].tolist() == [*(f"part_a {i}" for i in range(5)), *(f"part_b {i}" for i in range(4))]
     assert table["score"].tolist() == by_brute_force(model, tokenizer, own_task(9))
@@ -288,8 +292,11 @@ def test_written_answers_and_unknown_metrics_are_refused(monkeypatch, model, tok
     monkeypatch.setattr(harness.Harness, "_from_hub", lambda self, name: {"tasks": {name: written}})
     with pytest.raises(ValueError, match="gsm8k asks for written answers"):
         benchmarks(model, tokenizer, ["gsm8k"])
-    with pytest.raises(ValueError, match=r"unknown metric of mine 'acc_nrom': did you mean 'acc_norm'\?"):
-        benchmarks(model, tokenizer, [own_task(metric="acc_nrom")])
+    monkeypatch.setattr(
+        harness.Harness, "_from_hub", lambda self, name: harness._own(own_task(3), own_task(3).questions)
+    )
+    with pytest.raises(ValueError, match=r"unknown metric of mine 'acc_norm': did you mean 'acc'\? Known: acc$"):
+        benchmarks(model, tokenizer, [BenchmarkTask("theirs", metric="acc_norm")])
 
 
 @needs_harness
@@ -317,11 +324,6 @@ def test_a_question_longer_than_the_window_is_refused(model, tokenizer, either):
     assert len(benchmarks(model, tokenizer, [task], max_length=count)) == 3
 
 
-def test_metrics_of_the_plain_scorer(no_harness, model, tokenizer):
-    with pytest.raises(ValueError, match=r"unknown metric 'acc_nrom': did you mean 'acc_norm'\?"):
-        benchmarks(model, tokenizer, [own_task(metric="acc_nrom")])
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -338,11 +340,13 @@ def test_settings_that_ask_nothing_are_refused(model, tokenizer, options, words)
         benchmarks(model, tokenizer, **{"tasks": [own_task(2)], **options})
 
 
-def test_shots_need_other_questions():
+def test_tasks_that_cannot_be_asked_are_refused():
     with pytest.raises(ValueError, match="has 3 questions: 3 shots need as many others"):
         own_task(3, shots=3)
     with pytest.raises(ValueError, match="shots is -1"):
         BenchmarkTask("arc_challenge", -1)
+    with pytest.raises(ValueError, match=r"unknown metric 'acc_nrom': did you mean 'acc_norm'\?"):
+        own_task(metric="acc_nrom")
 
 
 # --- questions from a file --------------------------------------------------------------------------------------------
@@ -444,7 +448,7 @@ def test_too_little_text_for_so_many_questions(corpus, tokenizer):
 
 def test_questions_from_the_packaged_corpus_stand_in_its_text(tokenizer):
     task = BenchmarkTask.from_corpus("kjv", tokenizer, count=5, passage_tokens=96)
-    assert (task.name, task.shots, task.metric) == ("continuations", 0, "acc_norm")
+    assert (task.name, task.shots, task.metric) == ("continuations", 0, "acc_mutual_info")
     whole = " ".join(" ".join(text.split()) for _, text in iterate_texts("kjv", "test"))
     for q in task.questions:
         assert len(q.choices) == 4 and all(choice in whole for choice in q.choices)
