@@ -1,5 +1,6 @@
 """Checkpoints for stock transformers: what they hold, what they give, and what is refused."""
 
+import contextlib
 import copy
 import json
 import re
@@ -519,14 +520,20 @@ def test_an_interrupted_save_leaves_nothing(where, model, spec, out, tokenizer, 
     assert list(out.parent.iterdir()) == [out] and not any(out.iterdir())
 
 
-@pytest.fixture
-def no_file_above(request):
-    """A limit in bytes on the size of a file: writing stops in the middle of it, as on a full disk."""
+@contextlib.contextmanager
+def no_file_above(limit):
+    """A limit in bytes on the size of a file: writing stops in the middle of it, as on a full disk.
+
+    It holds for the process, so also for a file that the tests' own output goes to: no longer than need be.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     on_signal = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, on_signal)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, on_signal)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +541,7 @@ def no_file_above(request):
     [(100, set()), (20_000, {"config.json"}), (240_000, {"config.json", "model.safetensors"})],
     ids=["config", "weights", "tokenizer"],
 )
-def test_a_full_disk(limit, whole, model, spec, out, tokenizer, no_file_above, monkeypatch):
+def test_a_full_disk(limit, whole, model, spec, out, tokenizer, monkeypatch):
     """Python, safetensors and tokenizers each find it in their own way."""
     left = {}
     clear = export.shutil.rmtree
@@ -544,9 +551,8 @@ def test_a_full_disk(limit, whole, model, spec, out, tokenizer, no_file_above, m
         clear(part, **options)
 
     monkeypatch.setattr(export.shutil, "rmtree", look)
-    no_file_above(limit)
     message = r"out cannot be written \(.*File too large.*\), and nothing was kept: free some space, or name another"
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(RuntimeError, match=message), no_file_above(limit):
         save_pretrained(model, tokenizer, rising(spec, 5), out)
     assert whole <= {name for name, size in left.items() if size < limit}
     assert list(out.parent.iterdir()) == []
