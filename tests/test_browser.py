@@ -27,7 +27,7 @@ from longrope_lab import runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
-PATIENCE = 120  # seconds; a busy machine may take a minute to start a kernel
+PATIENCE = 200  # seconds; a busy machine may take a minute to start a kernel
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="no chromium here: apt-get install chromium chromium-driver"
@@ -80,7 +80,6 @@ def browser(tmp_path_factory):
                      "--window-size=1500,1100", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    driver.set_script_timeout(PATIENCE)
     yield driver
     driver.quit()
 
@@ -107,15 +106,29 @@ def run_all(browser, jupyter, name, further=(), **parameters):
         return panel?.context?.isReady && panel.sessionContext.session?.kernel?.connectionStatus === "connected";
     """
     wait(browser, lambda b: b.execute_script(ready), f"{name} does not open")
-    finished = browser.execute_async_script("""
-        const done = arguments[arguments.length - 1];
-        window.jupyterapp.commands.execute("notebook:run-all-cells").then(done, error => done(String(error)));
+    browser.execute_script("""
+        window.jupyterapp.commands.execute("notebook:run-all-cells").then(
+            all => { window.ran = String(all); }, error => { window.ran = String(error); });
     """)
+    finished = wait(browser, lambda b: b.execute_script("return window.ran"), f"{name} does not come to an end")
     errors = browser.execute_script("""
         const cells = window.jupyterapp.shell.currentWidget.context.model.toJSON().cells;
         return cells.flatMap(cell => cell.outputs || []).filter(o => o.output_type === "error").map(o => o.evalue);
     """)
-    assert finished is True and errors == []
+    assert (finished, errors) == ("true", [])
+
+
+def ask(browser, expression):
+    """What an expression gives in the notebook's kernel, once everything sent to it before is dealt with."""
+    return browser.execute_async_script(
+        """
+        const [expression, done] = arguments;
+        const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+        kernel.requestExecute({code: "", user_expressions: {it: expression}}).done.then(
+            reply => done(reply.content.user_expressions.it.data["text/plain"]));
+        """,
+        expression,
+    )
 
 
 def show_cell(browser, source):
@@ -172,7 +185,7 @@ def test_sliders_redraw_their_figures(browser, jupyter, tmp_path):
 
 
 def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
-    edit = 'lab.widgets.edit_factors(network, docs[0], widest["yarn"], length=256)'
+    edit = 'editor = lab.widgets.edit_factors(network, docs[0], widest["yarn"], length=256)\neditor'
     run_all(browser, jupyter, "00_quickstart", [edit], documents=1, lengths=[256, 600], trials=1)
     cell = show_cell(browser, "explore_passkeys")
     before = cell.text
@@ -183,6 +196,7 @@ def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
 
     cell = show_cell(browser, "edit_factors")
     picture(browser, cell)
+    assert ask(browser, 'editor.scaling == widest["yarn"] and len(editor.edits)') == "1"  # to show it is no edit
     first = cell.find_element(By.CSS_SELECTOR, ".widget-html b").text
     move(browser, cell, "λ 0", Keys.ARROW_UP * 20)
 
@@ -192,4 +206,5 @@ def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
 
     wait(browser, measured, "the edit is not measured")
     show_cell(browser, "edit_factors")  # the moved slider came into sight, and the picture left it
+    assert int(ask(browser, "len(editor.edits)")) > 1
     browser.save_screenshot(str(tmp_path / "edit.png"))

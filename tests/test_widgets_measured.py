@@ -52,7 +52,8 @@ def test_the_editor_opens_with_its_start_measured_beside_yarn(model, document, s
     assert "&lt;words&gt;" in editor.caption.value
     assert bytes(editor.image.value).startswith(b"\x89PNG")
     pairs = len(start.factors)
-    np.testing.assert_allclose([editor.controls[f"knot_{k}"].value for k in range(4)], start.factors[[0, 2, 5, 7]])
+    shown = [editor.controls[f"knot_{k}"].value for k in range(4)]  # in steps of a slider
+    np.testing.assert_allclose(shown, start.factors[[0, 2, 5, 7]], rtol=0.01)
     assert pairs == 8
 
 
@@ -77,6 +78,15 @@ def test_other_settings_are_part_of_the_edit(model, document, editor):
     assert f"first {WINDOW} tokens" in editor.caption.value and "n̂ = 8, m = 1.25" in editor.caption.value
 
 
+def test_another_length_is_told_before_what_it_is_compared_with(editor):
+    said = []
+    editor.caption.observe(lambda change: said.append(change["new"]), names="value")
+    editor.controls["length"].value = WINDOW
+    now = editor.edits[-1].perplexity
+    assert [f"perplexity {now:.4g}" in words for words in said] == [False, True, True]  # "…", it, and the comparison
+    assert "YaRN and the start are being measured" in said[1] and "× YaRN's" in said[2]
+
+
 def test_buttons_go_back(editor, start):
     for value in (1.0, 2.5, 3.9):
         editor.controls["knot_1"].value = value
@@ -85,10 +95,26 @@ def test_buttons_go_back(editor, start):
     assert editor.scaling == best.scaling
     editor.controls["reset"].click()
     assert editor.scaling == start
-    assert editor.controls["knot_1"].value == pytest.approx(start.factors[2])
+    assert editor.controls["knot_1"].value == pytest.approx(start.factors[2], rel=0.01)
     count = len(editor.edits)
     editor.controls["measure"].click()
     assert len(editor.edits) == count + 1
+
+
+def test_what_a_browser_sends_back_is_no_edit(model, document, start):
+    """It rounds a slider's value to whole steps, and sends that as if the slider had been moved."""
+    found = replace(start, factors=start.factors * 1.0037, attention_factor=1.1534)
+    editor = edit_factors(model, document, found, knots=8)
+    for control in editor.controls.values():
+        if hasattr(control, "step"):
+            low, step, logs = control.min, control.step, hasattr(control, "base")
+            inner = np.log2(control.value) if logs else control.value
+            rounded = low + round((inner - low) / step) * step * (1 + 1e-12)
+            control.value = float(2.0**rounded if logs else rounded)
+    assert editor.scaling == found and [edit.scaling for edit in editor.edits] == [found]
+    editor.controls["knot_3"].value *= 2 ** (1.01 * editor.controls["knot_3"].step)  # a step is a move
+    assert editor.scaling != found
+    assert editor.scaling.attention_factor == 1.1534
 
 
 def test_factors_may_fall_where_that_is_allowed_and_are_told(editor):

@@ -27,6 +27,10 @@ from .explorer import Explorer, choice
 # Seconds without a move before an edit is measured: a drag is drawn as it goes, and measured when it rests.
 PAUSE = 0.4
 
+# The step of the slider of m, and how many steps those of the factors have.
+M_STEP = 0.01
+STEPS = 200
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -68,6 +72,8 @@ class FactorEditor(Explorer):
         self._seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._listening = True
+        # Twice the ratio leaves room above the 1.25 s that a search goes to.
+        self._octaves = math.log2(max(2 * start.ratio, start.factors.max()))
         sliders, settings = self._knot_sliders(), self._settings(length)
         super().__init__(
             sliders | settings,
@@ -104,9 +110,10 @@ class FactorEditor(Explorer):
         started = time.perf_counter()
         edit = Edit(self.scaling, length, self._perplexity(self.scaling, length))
         self._seconds = time.perf_counter() - started
+        self.edits.append(edit)
+        self.redraw()  # at once: what it is compared with takes two measurements more, the first time
         for baseline in (self.yarn, self.start):
             self._perplexity(baseline, length)
-        self.edits.append(edit)
         self.redraw()
         return edit
 
@@ -125,8 +132,10 @@ class FactorEditor(Explorer):
     def _worth(self) -> str:
         length = self.controls["length"].value
         now, yarn, start = (self._measured.get((s, length)) for s in (self.scaling, self.yarn, self.start))
-        if now is None or yarn is None or start is None:
+        if now is None:
             return "<b>…</b> measured when nothing moves"
+        if yarn is None or start is None:
+            return f"<b>perplexity {now:.4g}</b>; YaRN and the start are being measured, too"
         return (
             f"<b>perplexity {now:.4g}</b> = {now / yarn:.3f} × YaRN's {yarn:.4g} = {now / start:.3f} × the start's "
             f"{start:.4g}; best so far {self.best.perplexity:.4g}"
@@ -140,23 +149,40 @@ class FactorEditor(Explorer):
             f"{self._seconds:.2f} s; n̂ = {self.scaling.start_tokens}, m = {self.scaling.attention_factor:.4g}; {order}"
         )
 
+    def _step(self, factor: float) -> int:
+        """The step of a slider that a factor is shown at.
+
+        A browser rounds what a slider is given to whole steps and sends that back, as if somebody had moved it. So
+        sliders get whole steps only, and what comes back counts as a move if it is another step.
+        """
+        return round(math.log2(factor) / self._octaves * STEPS)
+
+    def _shown(self, factor: float) -> float:
+        return float(2.0 ** (self._step(factor) * self._octaves / STEPS))
+
     def _dragged(self, knot: int, value: float) -> None:
-        if self._listening:
-            factors = drag(self.scaling.factors, self._knots, knot, value, self.controls["rising"].value)
+        factors = self.scaling.factors
+        if self._listening and self._step(value) != self._step(factors[self._knots[knot]]):
+            factors = drag(factors, self._knots, knot, value, self.controls["rising"].value)
             self.scaling = replace(self.scaling, factors=factors, method="longrope")
             self._changed()
 
     def _set(self, _: object) -> None:
         """The other settings, as their controls say."""
-        if self._listening:
-            factors = self.scaling.factors
-            self.scaling = replace(
-                self.scaling,
-                factors=np.maximum.accumulate(factors) if self.controls["rising"].value else factors,
-                start_tokens=self.controls["start_tokens"].value,
-                attention_factor=self.controls["attention_factor"].value,
-                method="longrope",
-            )
+        if not self._listening:
+            return
+        factors, m, new_m = self.scaling.factors, self.scaling.attention_factor, self.controls["attention_factor"].value
+        edited = replace(
+            self.scaling,
+            factors=np.maximum.accumulate(factors) if self.controls["rising"].value else factors,
+            start_tokens=self.controls["start_tokens"].value,
+            attention_factor=m if round(m / M_STEP) == round(new_m / M_STEP) else new_m,
+        )
+        if edited != self.scaling:
+            self.scaling = replace(edited, method="longrope")
+        if (self.scaling, self.controls["length"].value) in self._measured:
+            self.redraw()
+        else:
             self._changed()
 
     def _changed(self) -> None:
@@ -174,11 +200,12 @@ class FactorEditor(Explorer):
     def _follow(self) -> None:
         """Set the controls to what the scaling is."""
         for k, pair in enumerate(self._knots):
-            self.controls[f"knot_{k}"].value = self.scaling.factors[pair]
+            self.controls[f"knot_{k}"].value = self._shown(self.scaling.factors[pair])
         counts = self.controls["start_tokens"]
-        counts.options = sorted({*counts.options, self.scaling.start_tokens})
+        if self.scaling.start_tokens not in counts.options:
+            counts.options = sorted({*counts.options, self.scaling.start_tokens})
         counts.value = self.scaling.start_tokens
-        self.controls["attention_factor"].value = self.scaling.attention_factor
+        self.controls["attention_factor"].value = round(self.scaling.attention_factor / M_STEP) * M_STEP
         if (np.diff(self.scaling.factors) < -ROUNDING).any():
             self.controls["rising"].value = False
 
@@ -191,13 +218,13 @@ class FactorEditor(Explorer):
             self._listening = True
 
     def _knot_sliders(self) -> dict[str, Any]:
-        """A vertical slider for each control point, from 1 to twice the ratio."""
-        top = math.log2(max(2 * self.start.ratio, self.start.factors.max()))
+        """A vertical slider for each control point, from 1 up."""
         layout = ipywidgets.Layout(height="170px", width="64px")
         return {
             f"knot_{k}": ipywidgets.FloatLogSlider(
-                value=self.start.factors[pair], base=2, min=0, max=top, step=top / 400, orientation="vertical",
-                description=f"λ {pair}", readout_format=".3g", layout=layout,
+                value=self._shown(self.start.factors[pair]), base=2, min=0, max=self._octaves,
+                step=self._octaves / STEPS, orientation="vertical", description=f"λ {pair}", readout_format=".3g",
+                layout=layout,
             )
             for k, pair in enumerate(self._knots)
         }  # fmt: skip
@@ -207,10 +234,12 @@ class FactorEditor(Explorer):
         longest = min(len(self.document), start.target_length)
         lengths = sorted({length, *(window * 2**k for k in range((longest // window).bit_length()))})
         rising = not (np.diff(start.factors) < -ROUNDING).any()
-        m = start.attention_factor
+        m = round(start.attention_factor / M_STEP) * M_STEP
         return {
             "start_tokens": choice("n̂", START_TOKENS, start.start_tokens),
-            "attention_factor": ipywidgets.FloatSlider(value=m, min=0.5, max=max(2.0, m), step=0.01, description="m"),
+            "attention_factor": ipywidgets.FloatSlider(
+                value=m, min=min(0.5, m), max=max(2.0, m), step=M_STEP, description="m"
+            ),
             "length": ipywidgets.Dropdown(
                 options=[(f"{n:,} tokens", n) for n in lengths], value=length, description="measure on",
                 layout=ipywidgets.Layout(width="220px"),
