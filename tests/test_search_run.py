@@ -600,12 +600,15 @@ def test_ctrl_c_returns_what_there_is(name, model, undisturbed, monkeypatch, cap
             signal.raise_signal(signal.SIGINT)
         return measure(self, model, trial)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
     with monkeypatch.context() as patch:
         patch.setattr(Objective, "measure", interrupted)
         try:
             result = search(model, DOCS, LENGTH, METHODS[name], seed=4, checkpoint=tmp_path / "log")
         except KeyboardInterrupt:  # would end all tests
             pytest.fail("it was not caught")
+        finally:
+            signal.signal(signal.SIGINT, before)
     assert not result.finished
     assert_same(result, undisturbed(name), 7)
     assert "search: stopped by hand after 7 trials; with a checkpoint, call again to go on" in capsys.readouterr().err
