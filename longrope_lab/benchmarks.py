@@ -123,6 +123,8 @@ def benchmarks(
     for name, number in {"limit": limit, "batch_size": batch_size, "max_length": max_length}.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: it is a whole number from 1")
+    if isinstance(tasks, str | os.PathLike):
+        raise ValueError(f"tasks is {str(tasks)!r}: name tasks in a list, even one")
     asked = [_task(task) for task in tasks]
     names = [task.name for task in asked]
     if not names or len(set(names)) < len(names):

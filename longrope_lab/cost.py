@@ -60,7 +60,7 @@ def scoring_cost(
         plain = length <= plain_up_to
         _reset_peak(model.device)
         token_losses(model, ids)
-        peak = (_peak_memory(model.device) - in_use) / GIB  # before the plain way, which needs more
+        peak = _peak_gib(model.device, in_use)  # before the plain way, which needs more
         if plain:
             _plain_losses(model, ids)
         pairs = [
@@ -108,7 +108,7 @@ def search_cost(
         token_losses(model, ids[0])  # the first pass of all also prepares the machine
         bare = statistics.mean(_seconds(token_losses, model, each) for each in ids)
         found = search(model, docs, target_length, settings, seed=seed)
-        peak = (_peak_memory(model.device) - in_use) / GIB
+        peak = _peak_gib(model.device, in_use)
         bare = statistics.mean([bare, *(_seconds(token_losses, model, each) for each in ids)])
         forwards = int(found.history["forwards"].iloc[-1])
         rows.append(
@@ -156,7 +156,7 @@ def training_cost(model: Any, lengths: Sequence[int], *, repeats: int = 3, seed:
                 ids = torch.from_numpy(rng.integers(0, vocabulary, length)).to(model.device)
                 _reset_peak(model.device)
                 _training_step(model, ids)
-                peak = (_peak_memory(model.device) - in_use) / GIB
+                peak = _peak_gib(model.device, in_use)
                 seconds = statistics.median(_seconds(_training_step, model, ids) for _ in range(repeats))
                 rows.append((length, seconds, length / seconds, peak, _profiled_share(model, ids)))
         finally:
@@ -300,12 +300,13 @@ def _memory_in_use(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU the most that was allocated since the reset, on a CPU the process's most so far."""
+def _peak_gib(device: torch.device, in_use: int) -> float:
+    """Above what was in use: on a GPU the most allocated since the reset, on a CPU the process's most so far."""
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        most = int(torch.cuda.max_memory_allocated(device))
+    else:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max(most - in_use, 0) / GIB  # Linux counts the most a few pages behind what is in use
 
 
 def _reset_peak(device: torch.device) -> None:

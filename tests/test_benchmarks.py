@@ -329,6 +329,7 @@ def test_a_question_longer_than_the_window_is_refused(model, tokenizer, either):
     [
         ({"tasks": []}, "name at least one"),
         ({"tasks": [own_task(), own_task()]}, "each once"),
+        ({"tasks": "mmlu"}, "in a list, even one"),
         ({"limit": 0}, "limit is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"max_length": -1}, "max_length is -1"),
