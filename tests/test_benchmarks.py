@@ -20,7 +20,7 @@ import torch
 from conftest import tiny_model
 
 from longrope_lab import plots
-from longrope_lab.benchmarks import COLUMNS, METRICS, PAPER_TASKS, BenchmarkTask, benchmarks
+from longrope_lab.benchmarks import COLUMNS, METRICS, PAPER_TASKS, BenchmarkTask, _encode, benchmarks
 from longrope_lab.corpora import iterate_texts
 from longrope_lab.experiments import experiment
 from longrope_lab.methods import rope_scaling
@@ -138,18 +138,20 @@ def test_rows_come_in_the_order_asked_for(model, tokenizer, either):
     assert list(table.drop(columns="score").itertuples(index=False, name=None)) == expected
 
 
-def test_a_context_may_end_in_a_space_or_a_line_break(model, tokenizer, either):
-    """Its whitespace belongs to the choice: tokens are those of the whole text, cut where the words end."""
-    seen = spy(model)
-    question = Question("He saw that it was\n", ("good again", "made"), 0)
-    try:
-        benchmarks(model, tokenizer, [BenchmarkTask("mine", questions=(question,))], batch_size=1)
-    finally:
-        seen.remove()
-    whole = [tokenizer(f"He saw that it was\n {choice}")["input_ids"] for choice in question.choices]
-    got = sorted([ids[: len(ids)] for batch in seen.ids for ids in batch], key=len)
-    for ids, expected in zip(got, sorted(whole, key=len), strict=True):
-        assert ids in (expected, expected[:-1])  # the harness leaves out the last one, which predicts nothing
+@pytest.mark.parametrize("end", ["", " ", "\n", " \n\n"])
+def test_the_whitespace_that_ends_a_context_belongs_to_the_choice(tokenizer, end):
+    ids, start = _encode(tokenizer, "He saw that" + end, "it was")
+    assert ids == tokenizer(f"He saw that{end} it was")["input_ids"]
+    assert tokenizer.decode(ids[:start]) == "He saw that" and tokenizer.decode(ids[start:]) == end + " it was"
+
+
+@needs_harness
+@pytest.mark.parametrize("context", ["He saw that", "He saw ", "He saw that\n\n", "Q: what?\nA:"])
+def test_texts_are_tokenised_as_the_harness_does(model, tokenizer, context):
+    from longrope_lab.harness import Harness
+
+    before, choice = Harness(model, tokenizer, 1, 128, 0)._model._encode_pair(context, " it was")
+    assert _encode(tokenizer, context, "it was") == (before + choice, len(before))
 
 
 def spy(model):
