@@ -1,14 +1,17 @@
-"""Scalings on disk: JSON, and the one-column CSV of factors that microsoft/LongRoPE's search writes; runs' folders."""
+"""On disk: JSON, tables, the one-column CSV of factors that microsoft/LongRoPE's search writes, runs' folders."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd  # a scaling alone, as rope.py, needs numpy only
 
 
 def read_factors(path: Path) -> NDArray[np.float64]:
@@ -37,6 +40,11 @@ def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> Path:
     part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
     return path
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as every CSV here is: eight digits, the same bytes on every system."""
+    table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
 
 
 def read_json(path: Path) -> Any:

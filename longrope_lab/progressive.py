@@ -21,7 +21,7 @@ from safetensors.torch import load_model, save_model
 
 from .corpora import Document
 from .errors import unknown
-from .files import claim
+from .files import claim, write_table
 from .finetune import finetune, segments
 from .plans import PLANS, FineTune, Plan, Recover, Search, Stage, formula_scaling, naming
 from .rope import RopeScaling
@@ -165,7 +165,7 @@ class _Run:
         )
         if not found.finished:  # there is no budget, so Ctrl-C: what it has so far is not the plan's
             raise KeyboardInterrupt(f"stopped by hand in {place}: call again to go on")
-        found.history.to_csv(_history(place), index=False, float_format="%.8g", lineterminator="\n")
+        write_table(_history(place), found.history)
         return found.best
 
     def fine_tune(self, stage: FineTune, place: Path, seed: int) -> None:

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from .errors import unknown
 from .experiments import experiment
-from .files import write_json
+from .files import write_json, write_table
 from .origin import clean_commit, describe_run, git_commit
 from .rope import RopeScaling
 from .schedule import RopeSchedule
@@ -44,7 +44,7 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | RopeSca
     folder.mkdir(parents=True, exist_ok=True)
     for name, item in items.items():
         if isinstance(item, pd.DataFrame):
-            item.to_csv(folder / f"{name}.csv", index=False, float_format="%.8g", lineterminator="\n")
+            write_table(folder / f"{name}.csv", item)
         elif isinstance(item, Figure):
             item.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
             # No date and no random ids, so that the same figure gives the same file.

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from .files import write_table
 from .losses import mean_loss
 from .models import quiet_transformers
 from .progress import Progress
@@ -273,7 +274,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
             return
         table = history(state.log_history, self.tokens_a_step)
         try:
-            table.to_csv(self.path, index=False, float_format="%.8g", lineterminator="\n")
+            write_table(self.path, table)
         except OSError as error:
             raise _unwritable(self.path.name, self.path.parent, error) from error
         self.bar.advance(state.global_step - self.bar.done, f"loss {table['loss'].iloc[-1]:.4f}")
