@@ -227,23 +227,40 @@ def _one_file(path: Path) -> Iterator[Text]:
         except (pyarrow.ArrowException, OSError) as error:  # damaged at the end, or in the middle
             raise ValueError(f"{path} is not a readable parquet file: {error}") from None
         return
+    if path.suffix == ".txt":
+        yield Text(path.stem, utf8_text(path))
+        return
+    for number, values in jsonl_values(path):
+        yield _from_row(values, f"{path.stem}[{number}]", f"{path}, line {number}")
+
+
+def utf8_text(path: Path) -> str:
+    """A file's text, with or without a byte order mark.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): convert it, "
             f"for example with iconv -f latin1 -t utf-8"
         ) from None
-    if path.suffix == ".txt":
-        yield Text(path.stem, text)
-        return
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would cut at U+2028 within a string
+
+
+def jsonl_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """What each line of a .jsonl file holds, after its number from 1; empty lines are left out.
+
+    Raises:
+        ValueError: not UTF-8, or a line that is not JSON; it is named.
+    """
+    for number, line in enumerate(utf8_text(path).split("\n"), start=1):  # splitlines would cut at U+2028 in a string
         if line.strip():
             try:
-                values = json.loads(line)
+                yield number, json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
-            yield _from_row(values, f"{path.stem}[{number}]", f"{path}, line {number}")
 
 
 def _from_row(values: Any, title: str, where: str) -> Text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .corpora import iterate_texts
+from .corpora import iterate_texts, jsonl_values
 
 # Words of a sentence that a question may ask for: shorter ones fit anywhere.
 WORDS = range(8, 41)
@@ -60,21 +59,13 @@ def read_questions(path: str | os.PathLike[str]) -> tuple[Question, ...]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file of questions at {path}: check the path")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at U+2028 within a string
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): convert it") from None
-    found = tuple(_question(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip())
+    found = tuple(_question(values, f"{path}, line {number}") for number, values in jsonl_values(path))
     if not found:
         raise ValueError(f"{path} holds no questions: one JSON object a line")
     return found
 
 
-def _question(line: str, where: str) -> Question:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
+def _question(values: Any, where: str) -> Question:
     values = values if isinstance(values, dict) else {}
     context, choices = values.get("question", values.get("context")), values.get("choices")
     answer = values.get("answer")
