@@ -13,6 +13,7 @@ from .style import (
     RC,
     WINDOW_STYLE,
     few_minor_labels,
+    legend_aside,
     length_axis,
     mark_window,
     styles_of,
@@ -46,7 +47,7 @@ def perplexity_curves(table: pd.DataFrame, window: int | None = None, panels: st
             ax.set_title("" if panels is None else f"{panels} {value!s}", fontsize=10)
         counts = sorted({group["document"].nunique() for _, group in groups})  # of each panel
         axes[0].set_ylabel(f"perplexity (log scale), {' or '.join(map(str, counts))} documents")
-        axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend_aside(axes[-1])
     return figure
 
 
@@ -73,7 +74,7 @@ def accuracy_curves(table: pd.DataFrame, window: int | None = None) -> Figure:
         ax.set_ylabel(f"keys found ({int(table['trials'].max())} trials a length)")
         length_axis(ax, sorted(table["length"].unique()))
         mark_window(ax, window)
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend_aside(ax)
     return figure
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from .style import RC, styles_of, subplots
+from .style import RC, legend_aside, styles_of, subplots
 
 # (line, marker filled): the first target of a method, its second, and so on.
 LINES = (("-", True), ("--", False), ("-.", True), (":", False))
@@ -102,7 +102,7 @@ def start_token_curves(table: pd.DataFrame, panels: str | None = None, top: floa
         room = 0.05 * (min(np.nanmax(ends), top) - np.nanmin(ends)) + 0.002
         axes[0].set_ylim(np.nanmin(ends) - room, min(np.nanmax(ends) + room, top))
         axes[0].set_ylabel("perplexity / perplexity at n̂ = 0")
-        axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend_aside(axes[-1])
     return figure
 
 

@@ -73,7 +73,7 @@ def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
                      fontsize=10)  # fmt: skip
         ax.set_xlabel("dimension pair i (fast to slow)")
         if unfinished:
-            ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+            legend_aside(ax)
     return figure
 
 
@@ -106,7 +106,7 @@ def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScal
         right.axhline(1, **WINDOW_STYLE)
         right.set_ylabel(f"angle at {tokens(target)} / largest trained angle")
         right.set_title("reach; shaded and above 1: angles never seen", fontsize=10)
-        right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend_aside(right)
     return figure
 
 
@@ -166,7 +166,7 @@ def coefficient_profile(spec: RopeSpec, coefficients: Mapping[str, ArrayLike]) -
         shade_unfinished(ax, spec.rotations)
         ax.set_xlabel("dimension pair j (fast to slow)")
         ax.set_ylabel("coefficient |h_j| (log scale)")
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend_aside(ax)
     return figure
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .style import RC, few_minor_labels, styles_of, subplots
+from .style import RC, few_minor_labels, legend_aside, styles_of, subplots
 
 
 def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
@@ -40,7 +40,7 @@ def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
             ax.set_xlabel("forward passes of one document (a gradient counts 4)")
             ax.set_title("" if panels is None else f"{panels} {value!s}", fontsize=10)
         axes[0].set_ylabel("best validation perplexity (log scale)")
-        axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend_aside(axes[-1])
     return figure
 
 
@@ -61,5 +61,5 @@ def loss_curves(table: pd.DataFrame) -> Figure:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
         ax.set_xlabel("tokens trained on")
         ax.set_ylabel("training loss (nats a token)")
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend_aside(ax)
     return figure
