@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class Shown:
         return bundle
 
 
-class Explorer(Shown):
+class Explorer(Shown, ABC):
     """Controls, a line of words and a picture: `.widget` shows them, `.figure` is what is drawn now.
 
     Args:
@@ -50,9 +51,9 @@ class Explorer(Shown):
         over, under = ([ipywidgets.HBox([self.controls[n] for n in row]) for row in rows] for rows in (above, below))
         self.widget = ipywidgets.VBox([*over, self.caption, self.image, *under])
 
+    @abstractmethod
     def draw(self) -> tuple[Figure, str]:
         """The figure and the words for the controls as they stand; `self.figure`, if there is one, drawn anew."""
-        raise NotImplementedError
 
     def redraw(self, _: object = None) -> None:
         """Show what `draw` gives."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,9 +72,9 @@ class FormulaExplorer(Explorer):
         figure, more = self.draw_scalings(shown)
         return figure, f"{more}; {words}"
 
+    @abstractmethod
     def draw_scalings(self, shown: dict[str, RopeScaling]) -> tuple[Figure, str]:
         """The figure of the plain embedding and the scaling, and words about it."""
-        raise NotImplementedError
 
 
 class ScalingExplorer(FormulaExplorer):
