@@ -151,6 +151,24 @@ class Plan:
         kept = [stage for stage in self.stages if not isinstance(stage, Recover)]
         return Plan(tuple(Search(stage.length, name) if isinstance(stage, Search) else stage for stage in kept))
 
+    def control(self, window: int) -> Plan:
+        """The yardstick of this plan: the model trained in its own window (tokens), unscaled, on as many tokens.
+
+        With the last fine-tuning's recipe, and as many tokens a step: more segments, which are shorter.
+
+        Raises:
+            ValueError: a plan without a fine-tuning.
+        """
+        trained = [stage for stage in self.stages if isinstance(stage, FineTune)]
+        if not trained:
+            raise ValueError("the plan has no FineTune: there is nothing to train a control with")
+        recipes: list[Any] = [stage.recipe for stage in trained]
+        a_step = [recipe.batch * (stage.segment or stage.length) for recipe, stage in zip(recipes, trained, strict=True)]
+        tokens = sum(recipe.steps * each for recipe, each in zip(recipes, a_step, strict=True))
+        batch = max(1, round(a_step[-1] / window))
+        alike = replace(recipes[-1], steps=round(tokens / (batch * window)), batch=batch)
+        return Plan((Search(window, "none"), FineTune(window, alike)))
+
     def check(self, spec: RopeSpec) -> None:
         """See whether the plan fits a model's rotary embedding.
 
@@ -291,6 +309,12 @@ def _searching(space: SearchSpace, method: Settings, documents: int) -> tuple[in
     return passes, f"{kind} search, {trials:,} trials on {of}", backward
 
 
+SMOLLM2: tuple[Stage, ...] = (
+    Search(65_536, Gradient(steps=32), documents=4, attention_factors=(1.0, 1.5)),
+    FineTune(65_536, RECIPES["small"]),
+    Search(524_288, Gradient(steps=2, validate_every=2), documents=1),
+)
+
 PLANS = {
     # Section 3.3 and 4.1: both searches on the pre-trained model, 400 steps and 600 more, then eight times further.
     "paper_llama2": Plan(
@@ -314,15 +338,10 @@ PLANS = {
             Recover(8192, PAPER_RECOVERY),
         )
     ),
-    "smollm2": Plan(
-        (
-            Search(65_536, Gradient(steps=48), attention_factors=(1.0, 1.5)),
-            FineTune(65_536, RECIPES["small"]),
-            Search(524_288, Gradient(steps=8, validate_every=4), documents=2),
-            Search(2_097_152, Gradient(steps=4, validate_every=2), documents=1),
-            Recover(8192),
-        )
-    ),
+    # SmolLM2-135M on one GPU, in minutes.
+    "smollm2": Plan((*SMOLLM2, Recover(8192))),
+    # The same to 2048k tokens: a forward pass of the last search takes minutes, and the search a night.
+    "smollm2_2048k": Plan((*SMOLLM2, Search(2_097_152, PRESETS["tiny"], documents=1), Recover(8192))),
     # The lab model, on a laptop.
     "lab": Plan(
         (

@@ -539,12 +539,27 @@ def test_a_formula_on_top_of_start_tokens_keeps_them(tmp_path, monkeypatch):
 
 def test_the_control_is_trained_inside_its_own_window(tmp_path):
     control, plain = tiny_model(), tiny_model()
-    done = run(control, Plan((Search(WINDOW, "none"), FineTune(WINDOW, RECIPE))), tmp_path / "plan")
-    finetune(plain, TOKENIZER, DOCS, None, tmp_path / "plain", length=WINDOW, recipe=RECIPE, seed=6)
+    plan = Plan((Search(128, "pi"), FineTune(128, dataclasses.replace(RECIPE, batch=1)))).control(WINDOW)
+    assert plan == Plan((Search(WINDOW, "none"), FineTune(WINDOW, dataclasses.replace(RECIPE, batch=2))))
+    done = run(control, plan, tmp_path / "plan")
+    finetune(plain, TOKENIZER, DOCS, None, tmp_path / "plain", length=WINDOW, recipe=plan.stages[1].recipe, seed=6)
     for name, p in plain.state_dict().items():
         torch.testing.assert_close(control.state_dict()[name], p, rtol=1e-4, atol=1e-5)
     assert (done.tuned.factors == 1).all() and done.schedule.at(64) == done.tuned
     assert done.histories.keys() == {"01_finetune_64"}
+
+
+def test_the_control_trains_on_as_many_tokens():
+    """Of all the fine-tunings together, with the last one's tokens a step; section 4.1's, from 4k to 128k and 256k."""
+    plan = PLANS["paper_llama2"]
+    trained = plan.control(4096).stages[1]
+    assert trained.recipe.batch * 4096 == 32 * 262_144
+    assert trained.recipe.steps * 32 * 262_144 == 400 * 32 * 131_072 + 600 * 32 * 262_144
+    assert trained.recipe == dataclasses.replace(plan.stages[3].recipe, steps=800, batch=2048)
+    mistral = PLANS["paper_mistral"].control(8192).stages[1].recipe  # whose segments have 16k tokens
+    assert (mistral.batch, mistral.steps) == (128, 800)
+    with pytest.raises(ValueError, match="no FineTune"):
+        Plan((Search(128, "pi"),)).control(64)
 
 
 def test_a_plan_without_fine_tuning_leaves_the_weights(tmp_path):
