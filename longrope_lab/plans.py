@@ -93,6 +93,18 @@ class FineTune:
                 raise unknown("recipe", self.recipe, RECIPES)
             object.__setattr__(self, "recipe", RECIPES[self.recipe])
 
+    @property
+    def tokens_a_step(self) -> int:
+        """Tokens that a step of the optimiser takes in."""
+        recipe: Any = self.recipe
+        return int(recipe.batch * (self.segment or self.length))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the whole fine-tuning takes in."""
+        recipe: Any = self.recipe
+        return int(recipe.steps * self.tokens_a_step)
+
 
 @dataclass(frozen=True)
 class Recover:
@@ -162,12 +174,10 @@ class Plan:
         trained = [stage for stage in self.stages if isinstance(stage, FineTune)]
         if not trained:
             raise ValueError("the plan has no FineTune: there is nothing to train a control with")
-        recipes: list[Any] = [stage.recipe for stage in trained]
-        a_step = [recipe.batch * (stage.segment or stage.length) for recipe, stage in zip(recipes, trained, strict=True)]
-        tokens = sum(recipe.steps * each for recipe, each in zip(recipes, a_step, strict=True))
-        batch = max(1, round(a_step[-1] / window))
-        alike = replace(recipes[-1], steps=round(tokens / (batch * window)), batch=batch)
-        return Plan((Search(window, "none"), FineTune(window, alike)))
+        batch = max(1, round(trained[-1].tokens_a_step / window))
+        steps = round(sum(stage.tokens for stage in trained) / (batch * window))
+        recipe: Any = trained[-1].recipe
+        return Plan((Search(window, "none"), FineTune(window, replace(recipe, steps=steps, batch=batch))))
 
     def check(self, spec: RopeSpec) -> None:
         """See whether the plan fits a model's rotary embedding.
