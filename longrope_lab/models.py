@@ -65,9 +65,18 @@ def load_model(
     with _readable(str(name), source, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    if "gguf_file" in options:
+        _forget_quantization(model)
     _state_trained_window(model.config)
     full_attention(model)
     return model.to(device).eval(), tokenizer
+
+
+def _forget_quantization(model: Any) -> None:
+    """Read from a GGUF file, weights are ordinary ones; by these marks a Trainer would refuse to train them."""
+    for name in ("is_quantized", "quantization_method", "hf_quantizer"):
+        vars(model).pop(name, None)
+    vars(model.config).pop("quantization_config", None)
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ RECIPES = {
     # LongRoPE, section 4.1: Mistral, whatever the target, on segments of 16k tokens.
     "mistral": Recipe(batch=64, learning_rate=1e-6, decay="constant"),
     # A model of a hundred million parameters, on one GPU in minutes.
-    "small": Recipe(steps=80, batch=1, learning_rate=3e-4, decay="cosine", warmup=4, save_every=40),
+    "small": Recipe(steps=64, batch=1, learning_rate=3e-4, decay="cosine", warmup=4, save_every=32),
     # The lab model, on a laptop.
     "tiny": Recipe(steps=30, batch=2, learning_rate=2e-4, decay="cosine", warmup=3, save_every=10),
 }

@@ -14,6 +14,7 @@ import torch
 import transformers
 from conftest import tiny_config, tiny_model
 from tokenizers.pre_tokenizers import ByteLevel
+from transformers.trainer_utils import validate_quantization_for_training
 
 from longrope_lab import models
 from longrope_lab.hf_config import spec_from_config
@@ -208,6 +209,8 @@ def test_a_gguf_file(gguf_file):
     assert rope_spec(loaded) == rope_spec(model)
     ids = tokenizer("abcde", add_special_tokens=False)["input_ids"]
     assert [tokenizer.decode(i) for i in ids] == ["ab", "cd", "e"]
+    validate_quantization_for_training(loaded)  # raises at what a Trainer would not train
+    assert not hasattr(loaded.config, "quantization_config")
 
 
 # --- SmolLM2 ----------------------------------------------------------------------------------------------------------
