@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from .corpora import Document
-from .losses import fast_attention, in_float32, mean_loss, recomputing, token_losses
-from .memory import GIB, projected_widths
+from .losses import fast_attention, in_float32, mean_loss, token_losses
+from .memory import GIB, projected_widths, saving_memory
 from .progress import progress
 from .rotary import rope_spec
 from .search.objective import Objective, Trial, model_of
@@ -130,9 +130,10 @@ def search_cost(
 def training_cost(model: Any, lengths: Sequence[int], *, repeats: int = 3, seed: int = 0) -> pd.DataFrame:
     """Time and memory of forward and backward pass of one segment, as `finetune` makes them, on random token ids.
 
-    Weights are held in float32 and on a GPU multiplied in bfloat16; layers are computed again in the backward pass,
-    and the loss in chunks. The optimiser's own step, which no length changes, is left out, and with it the two moments
-    that it keeps (8 bytes a weight). The model is as before at the end; gradients that it had are dropped.
+    Weights are held in float32 and on a GPU multiplied in bfloat16; layers are computed again in the backward pass
+    where memory is tight (`saving_memory`), and the loss is in chunks. The optimiser's own step, which no length
+    changes, is left out, and with it the two moments that it keeps (8 bytes a weight). The model is as before at the
+    end; gradients that it had are dropped.
 
     Args:
         model: a Hugging Face causal language model with weights to train.
@@ -167,7 +168,7 @@ def training_cost(model: Any, lengths: Sequence[int], *, repeats: int = 3, seed:
 def _training_step(model: Any, ids: Tensor) -> Tensor:
     """Forward and backward pass of ids (T,); the loss. The gradients are dropped."""
     kind = model.device.type
-    with fast_attention(), recomputing(model):
+    with fast_attention(), saving_memory(model, len(ids)):
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             loss = mean_loss(model, ids[None])
         torch.autograd.backward(loss)

@@ -1,8 +1,8 @@
 """Fine-tuning at a scaling and a length: transformers' Trainer over segments of long documents.
 
 The paper's way (LongRoPE, arXiv 2402.13753, section 4.1; YaRN, arXiv 2309.00071, section 4.1): next-token training
-on segments bookended by BOS and EOS, a few hundred steps. The loss never holds full logits and keeps only the inputs
-of each layer (`mean_loss`, `recomputing`), so memory grows with the hidden states of one segment.
+on segments bookended by BOS and EOS, a few hundred steps. The loss never holds full logits (`mean_loss`) and, of long
+segments, keeps only the inputs of each layer (`saving_memory`), so memory grows with the hidden states of one segment.
 
 Several processes share the segments of a step, and nothing changes in a script that calls `finetune`:
 
@@ -33,7 +33,8 @@ from torch import nn
 from .corpora import Document
 from .errors import unknown
 from .files import claim
-from .losses import fast_attention, in_float32, recomputing
+from .losses import fast_attention, in_float32
+from .memory import saving_memory
 from .recipe import RECIPES, Recipe
 from .rope import RopeScaling
 from .rotary import scaled
@@ -111,7 +112,7 @@ def finetune(
         in_float32(model),
         _low_rank(model, recipe, in_full, seed),
         scaled(model, scaling, length=length),
-        recomputing(model),
+        saving_memory(model, length),
         fast_attention(),
         loss_inside(model),
     ):

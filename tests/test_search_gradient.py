@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,9 +94,11 @@ def test_against_central_differences(family, start_tokens, last, float64):
     assert np.mean(measured.losses) == pytest.approx(plain_loss(model, scaling, last=last), rel=1e-9)
 
 
+@pytest.mark.parametrize("free", [0, 2**40])
 @pytest.mark.parametrize("last", [None, 40])
-def test_recomputing_in_chunks_changes_nothing(last, family):
-    """Against one backward pass through everything, in the model's own precision; every family."""
+def test_recomputing_in_chunks_changes_nothing(last, free, family, monkeypatch):
+    """Against one backward pass through everything, in the model's own precision; with little memory and with much."""
+    monkeypatch.setattr("longrope_lab.memory.psutil.virtual_memory", lambda: SimpleNamespace(available=free))
     model = tiny_model(family)
     scaling = scaling_for(model, 5)
     measured = Objective(DOCUMENTS, last).measure(model, trial(scaling, (0,)))

@@ -20,12 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from ..corpora import Document
-from ..losses import fast_attention, mean_loss, recomputing, token_losses
+from ..losses import fast_attention, mean_loss, token_losses
+from ..memory import saving_memory
 from ..models import load_model
 from ..rope import RopeScaling
 from ..rotary import apply_scaling
 
-# A backward pass counts as two forward passes, and what is computed again for it as a third.
+# A backward pass counts as two forward passes, and what may have to be computed again for it as a third.
 GRADIENT_FORWARDS = 4
 
 
@@ -147,7 +148,7 @@ class Objective:
         with (
             apply_scaling(model, trial.scaling, log_offsets=(factors, attention)),
             _frozen(model),
-            recomputing(model),
+            saving_memory(model, len(self.documents[0])),
             fast_attention(),
             torch.enable_grad(),
         ):
