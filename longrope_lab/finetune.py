@@ -102,7 +102,7 @@ def finetune(
     in_full = _trained_in_full(model, recipe)
     with scaled(model, scaling, length=length):  # refuses one of another model before anything is written
         pass
-    arguments = training_arguments(model, folder, recipe, seed)
+    arguments = training_arguments(model, folder, recipe, length, seed)
     with main_first(arguments):
         claim(folder / "finetune.json", "fine-tuning", _identity(model, rows, scaling, length, recipe, seed))
         if scaling is not None and arguments.should_save:
@@ -112,7 +112,7 @@ def finetune(
         in_float32(model),
         _low_rank(model, recipe, in_full, seed),
         scaled(model, scaling, length=length),
-        saving_memory(model, length),
+        saving_memory(model, length * arguments.per_device_train_batch_size),
         fast_attention(),
         loss_inside(model),
     ):

@@ -70,22 +70,22 @@ def token_losses(model: Any, ids: ArrayLike | Tensor, *, head_chunk: int = HEAD_
 
 
 def mean_loss(model: Any, ids: Tensor, *, last: int | None = None, head_chunk: int = HEAD_CHUNK) -> Tensor:
-    """The mean token loss of one sequence, differentiable, in the memory of the hidden states.
+    """The mean token loss of sequences of one length, differentiable, in the memory of the hidden states.
 
     The backward pass computes the head again, a chunk at a time; inside `recomputing` the decoder's layers too.
 
     Args:
         model: a Hugging Face causal language model.
-        ids: token ids, shape (1, T), T at least 2, on the model's device.
-        last: count only so many tokens at the end; None: all T - 1.
+        ids: token ids, shape (B, T), T at least 2, on the model's device.
+        last: count only so many tokens at the end of each; None: all T - 1.
         head_chunk: tokens whose logits are held at a time.
 
     Returns:
         (), float32, nats a token.
     """
-    hidden = hidden_states(model, ids)[:, :-1]  # (1, T - 1, width)
+    hidden = hidden_states(model, ids)[:, :-1]  # (B, T - 1, width)
     first = 0 if last is None else max(hidden.shape[1] - last, 0)
-    hidden, targets = hidden[:, first:], ids[0, 1 + first :]
+    hidden, targets = hidden[:, first:].flatten(0, 1)[None], ids[:, 1 + first :].flatten()
 
     def chunk_loss(rows: Tensor, expected: Tensor) -> Tensor:
         return F.cross_entropy(_logits(model, rows)[0].float(), expected, reduction="sum")

@@ -1,7 +1,7 @@
 """What happens inside transformers' Trainer: the loss, the order of segments, whole checkpoints, the log.
 
-A step takes `batch` segments, whatever the number of processes: each process computes its share one at a time, and
-gradients are averaged before the optimiser sees them.
+A step takes `batch` segments, whatever the number of processes: each process computes its share, on a GPU several short
+ones at a time, and gradients are averaged before the optimiser sees them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from .progress import Progress
 from .recipe import Recipe
 
 WEIGHTS = "model.safetensors"
+AT_ONCE = {"cuda": 65_536}  # tokens in a forward pass, by kind of device: fewer leave a GPU idle; elsewhere one segment
 KEPT = 2  # checkpoints: should the weights of the last one turn out to be bad, there is the one before
 
 
-def training_arguments(model: Any, folder: Path, recipe: Recipe, seed: int) -> Any:
-    """transformers' TrainingArguments for a recipe; nothing is written yet.
+def training_arguments(model: Any, folder: Path, recipe: Recipe, length: int, seed: int) -> Any:
+    """transformers' TrainingArguments for a recipe, on segments of `length` tokens; nothing is written yet.
 
     Raises:
         ValueError: a batch that the processes cannot share, weights that accelerate would spread over processes, or a
@@ -77,7 +78,10 @@ def training_arguments(model: Any, folder: Path, recipe: Recipe, seed: int) -> A
     here = arguments.device
     if processes == 1 and (here.type, here.index or 0) != (device.type, device.index or 0):
         raise ValueError(f"the model is on {device}, and a single process trains on {here}: load it there")
-    arguments.gradient_accumulation_steps = recipe.batch // processes
+    share, most = recipe.batch // processes, max(length, AT_ONCE.get(device.type, 0))
+    at_once = max(rows for rows in range(1, share + 1) if share % rows == 0 and rows * length <= most)
+    arguments.per_device_train_batch_size = at_once
+    arguments.gradient_accumulation_steps = share // at_once
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one process, one GPU: replicas on the others would not have the scaling
     return arguments
@@ -111,7 +115,7 @@ def loss_inside(model: Any) -> Iterator[None]:
         wrapped = model.forward
         model.forward = stock  # entered a second time inside itself, accelerate's autocast would never end
         try:
-            return {"loss": torch.stack([mean_loss(model, row[None]) for row in input_ids]).mean()}
+            return {"loss": mean_loss(model, input_ids)}
         finally:
             model.forward = wrapped
 
@@ -196,7 +200,7 @@ class _Training(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.add_callback(_Finite(self))
 
     def get_train_dataloader(self) -> Any:
-        return self.accelerator.prepare(DataLoader(self.train_dataset))
+        return self.accelerator.prepare(DataLoader(self.train_dataset, self.args.per_device_train_batch_size))
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)

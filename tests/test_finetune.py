@@ -167,6 +167,21 @@ def test_each_step_takes_its_segments_from_shuffled_passes_over_all(batch, tmp_p
     assert len({tuple(taken) for taken in passes if len(taken) == 4}) > 1
 
 
+def test_short_segments_are_computed_several_at_once(tmp_path, monkeypatch):
+    """As a GPU does: the same steps up to rounding, in equal parts of the batch, none with too many tokens."""
+    one = undisturbed(tmp_path / "one", batch=6)
+    monkeypatch.setitem(trainer_module.AT_ONCE, "cpu", 4 * LENGTH + LENGTH // 2)
+    shapes, stock = [], trainer_module.mean_loss
+    monkeypatch.setattr(
+        trainer_module, "mean_loss", lambda model, ids: (shapes.append(tuple(ids.shape)), stock(model, ids))[1]
+    )
+    several = undisturbed(tmp_path / "several", batch=6)
+    assert shapes == [(3, LENGTH)] * (2 * RECIPE.steps)
+    np.testing.assert_allclose(several[0], one[0], rtol=1e-4)
+    for name, p in one[1].items():
+        torch.testing.assert_close(several[1][name], p, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_computing_layers_again_changes_nothing(dropout, tmp_path, monkeypatch):
     """Not even where activations are dropped at random; and only where memory is short are they computed again."""
@@ -216,9 +231,9 @@ def test_the_papers_recipes(tmp_path):
     assert (mistral.learning_rate, mistral.decay, mistral.batch, mistral.steps) == (1e-6, "constant", 64, 400)
     for recipe in (llama2, mistral):
         assert recipe.warmup == 20 and recipe.lora_rank == 0
-        arguments = trainer_module.training_arguments(tiny_model(), tmp_path / "run", recipe, 0)
+        arguments = trainer_module.training_arguments(tiny_model(), tmp_path / "run", recipe, 4096, 0)
         assert (arguments.adam_beta1, arguments.adam_beta2, arguments.weight_decay) == (0.9, 0.95, 0.0)
-        assert arguments.gradient_accumulation_steps == recipe.batch
+        assert arguments.per_device_train_batch_size == 1 and arguments.gradient_accumulation_steps == recipe.batch
     assert not (tmp_path / "run").exists()
 
 

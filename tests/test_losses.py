@@ -182,6 +182,14 @@ def test_the_mean_loss_is_the_mean_of_token_losses(family, chunk, last):
     torch.testing.assert_close(loss.detach(), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("last", [None, 20])
+def test_the_mean_loss_of_several_rows_is_the_mean_of_theirs(last, family):
+    model = tiny_model(family)
+    rows = torch.stack([IDS[:60], IDS[10:70]])
+    expected = torch.stack([mean_loss(model, row[None], last=last) for row in rows]).mean()
+    torch.testing.assert_close(mean_loss(model, rows, last=last, head_chunk=33), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "gpt_oss"])
 def test_the_gradient_of_the_mean_loss(family, again):

@@ -616,6 +616,18 @@ def test_ctrl_c_returns_what_there_is(name, model, undisturbed, monkeypatch, cap
     assert_same(search(model, DOCS, LENGTH, METHODS[name], seed=4, checkpoint=tmp_path / "log"), undisturbed(name))
 
 
+def test_ctrl_c_before_the_first_measurement_is_just_that(model, monkeypatch):
+    def interrupted(self, model, trial):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Objective, "measure", interrupted)
+    try:
+        search(model, DOCS, LENGTH, EVOLUTION)
+    except KeyboardInterrupt:  # would end all tests
+        return
+    pytest.fail("there is no result to return")
+
+
 def test_a_failure_is_not_swallowed_and_loses_nothing(model, undisturbed, monkeypatch, tmp_path):
     count, measure = [0], Objective.measure
 

@@ -157,6 +157,7 @@ def search(
             trial, an executor that was shut down, a live model where workers must load their own, an unknown
             method or preset, a space for another model or target.
         RuntimeError: no trial gave a finite loss, a worker died twice on the same trial, or measuring failed there.
+        KeyboardInterrupt: stopped by hand before the first measurement; later, what there is comes back.
     """
     settings = _settings(method, preset)
     # Out of an array these are numpy's, which JSON does not know.
@@ -286,6 +287,8 @@ class _Run:
                     if limit is not None and self.log.seconds >= limit:
                         break
             except KeyboardInterrupt:
+                if not (self.rows or done):
+                    raise  # nothing to return
                 bar.say(
                     f"stopped by hand after {len(self.log.measured)} trials; with a checkpoint, call again to go on"
                 )
