@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 
 from longrope_lab import plots
 from longrope_lab.methods import rope_scaling
+from longrope_lab.plots.style import STYLES, styles_of
 from longrope_lab.rope import RopeSpec
 
 
@@ -123,3 +124,10 @@ def test_accuracy_curves_draw_shares_and_their_intervals():
     bars = ax.collections[0].get_segments()
     np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.72, 1], [0, 0.28]])
     assert "10 trials" in ax.get_ylabel() and [t.get_text() for t in ax.texts] == ["trained window"]
+
+
+def test_names_without_a_style_of_their_own_can_be_told_apart():
+    names = [f"variant {i}" for i in range(9)]
+    styles = styles_of(["yarn", *names])
+    assert len({styles[name][:2] for name in names}) == 9
+    assert styles["yarn"] == STYLES["yarn"] and styles["variant 4"][3] == "variant 4"

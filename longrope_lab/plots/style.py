@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -84,9 +84,14 @@ def legend_aside(ax: Axes) -> None:
 
 
 def styles_of(names: Any) -> dict[str, tuple[str, str, str, str]]:
-    """The fixed style of each method; other names share the remaining colours in order."""
-    rest = cycle(OTHERS)
-    return {str(name): STYLES.get(str(name)) or (next(rest), "-", "o", str(name)) for name in names}
+    """The fixed style of each method; other names take the remaining colours in order, then these again, dashed."""
+    rest = cycle(product(("-", "--", ":"), OTHERS))
+    styles = {}
+    for name in map(str, names):
+        if name not in STYLES:
+            line, colour = next(rest)
+        styles[name] = STYLES.get(name) or (colour, line, "o", name)
+    return styles
 
 
 def tokens(count: float) -> str:
