@@ -186,7 +186,9 @@ def test_sliders_redraw_their_figures(browser, jupyter, tmp_path):
 
 def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
     edit = 'editor = lab.widgets.edit_factors(network, docs[0], widest["yarn"], length=256)\neditor'
-    run_all(browser, jupyter, "00_quickstart", [edit], documents=1, lengths=[256, 600], key_lengths=[256, 600], trials=1)
+    run_all(
+        browser, jupyter, "00_quickstart", [edit], documents=1, lengths=[256, 600], key_lengths=[256, 600], trials=1
+    )
     cell = show_cell(browser, "explore_passkeys")
     before = cell.text
     buttons = wait(browser, lambda _: cell.find_elements(By.CSS_SELECTOR, "button[title^='600 tokens']"), "no cells")
