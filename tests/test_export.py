@@ -401,7 +401,7 @@ def test_a_gguf_file_loaded_is_an_ordinary_model(tmp_path, out):
     write_gguf(tmp_path / "tiny.gguf", tiny_model(vocab_size=261))
     model, tokenizer = (
         kind.from_pretrained(tmp_path, gguf_file="tiny.gguf")  # as `load_model` does it, but with its marks left
-        for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
+        for kind in (AutoModelForCausalLM, AutoTokenizer)
     )
     scaling = rising(rope_spec(model), 5)
     save_pretrained(model, tokenizer, scaling, out)
