@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .card import figures_table, model_card
 from .corpora import Document
 from .hf_config import FULL_ATTENTION, config_with_scaling, spec_from_config
-from .models import quiet_transformers
+from .models import forget_quantization, packed, quiet_transformers
 from .perplexity import perplexity
 from .rope import RopeScaling
 from .rotary import apply_scaling, find_rotary, rope_spec
@@ -154,8 +154,7 @@ def _shell(model: Any) -> Any:
     quantiser = getattr(model, "hf_quantizer", None)
     if quantiser is not None:
         method = getattr(quantiser.quantization_config.quant_method, "value", None)
-        # A GGUF file's weights are ordinary numbers once loaded, unless kernels are there that multiply packed ones.
-        if method != "gguf" or any(weight.dtype == torch.uint8 for weight in model.state_dict().values()):
+        if method != "gguf" or packed(model):
             raise ValueError(
                 f"the model is quantised ({method}), and its weights cannot be compared in float32: load it "
                 "unquantised, with dtype=torch.bfloat16"
@@ -169,8 +168,7 @@ def _shell(model: Any) -> Any:
     for module in shell.modules():
         module.__dict__.pop("forward", None)  # a scaling in place, or a wrapper for training
     if quantiser is not None:
-        shell.hf_quantizer, shell.is_quantized = None, False
-        del shell.config.quantization_config
+        forget_quantization(shell)
     return shell.eval()
 
 

