@@ -43,7 +43,7 @@ def test_training_cost_of_a_tiny_model():
 
 def test_a_training_step_is_forward_and_backward_pass_of_fine_tuning(monkeypatch):
     """Where memory is short, layers are computed again; no full logits; the gradients of a plain backward pass."""
-    monkeypatch.setattr("longrope_lab.memory.psutil.virtual_memory", lambda: SimpleNamespace(available=0))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=0))
     ids = torch.arange(3, 63)
     plain = tiny_model()
     logits = plain(ids[None]).logits[0, :-1]

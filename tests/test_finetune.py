@@ -187,8 +187,8 @@ def test_computing_layers_again_changes_nothing(dropout, tmp_path, monkeypatch):
     """Not even where activations are dropped at random; and only where memory is short are they computed again."""
     runs, passes = [], []
     for again in (True, False):
-        free = SimpleNamespace(available=10_000 if again else 2**40)
-        monkeypatch.setattr("longrope_lab.memory.psutil.virtual_memory", lambda free=free: free)
+        free = 10_000 if again else 2**40
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
         model = tiny_model(attention_dropout=dropout)
         count = []
         model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))

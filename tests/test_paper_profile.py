@@ -65,14 +65,8 @@ def test_quickstart_on_mistral(scaled_down):
         "00", "Mistral", 128, corpus="kjv", lengths=lengths, key_lengths=lengths, documents=2, trials=1
     )
     own, profile = settings(folder)
-    assert set(profile) == {
-        "model",
-        "corpus",
-        "documents",
-        "lengths",
-        "key_lengths",
-        "trials",
-    }  # all of them had to be scaled down
+    # All of them had to be scaled down.
+    assert set(profile) == {"model", "corpus", "documents", "lengths", "key_lengths", "trials"}
     table = pd.read_csv(folder / "perplexity.csv")
     assert table["perplexity"].notna().all()
     assert len(table) == 2 * len(own["ratios"]) * len(lengths) * len(own["methods"])

@@ -98,7 +98,7 @@ def test_against_central_differences(family, start_tokens, last, float64):
 @pytest.mark.parametrize("last", [None, 40])
 def test_recomputing_in_chunks_changes_nothing(last, free, family, monkeypatch):
     """Against one backward pass through everything, in the model's own precision; with little memory and with much."""
-    monkeypatch.setattr("longrope_lab.memory.psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
     model = tiny_model(family)
     scaling = scaling_for(model, 5)
     measured = Objective(DOCUMENTS, last).measure(model, trial(scaling, (0,)))

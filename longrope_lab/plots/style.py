@@ -85,13 +85,8 @@ def legend_aside(ax: Axes) -> None:
 
 def styles_of(names: Any) -> dict[str, tuple[str, str, str, str]]:
     """The fixed style of each method; other names take the remaining colours in order, then these again, dashed."""
-    rest = cycle(product(("-", "--", ":"), OTHERS))
-    styles = {}
-    for name in map(str, names):
-        if name not in STYLES:
-            line, colour = next(rest)
-        styles[name] = STYLES.get(name) or (colour, line, "o", name)
-    return styles
+    rest = ((colour, line, "o") for line, colour in cycle(product(("-", "--", ":"), OTHERS)))
+    return {name: STYLES.get(name) or (*next(rest), name) for name in map(str, names)}
 
 
 def tokens(count: float) -> str:
