@@ -73,7 +73,7 @@ def load_model(
 
 
 def packed(model: Any) -> bool:
-    """Whether weights are kept packed: a GGUF file's are ordinary numbers once loaded, unless kernels multiply these."""
+    """Whether weights are kept packed, as kernels may want a GGUF file: without these they are ordinary numbers."""
     return any(weight.dtype == torch.uint8 for weight in model.state_dict().values())
 
 
