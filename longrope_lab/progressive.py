@@ -149,7 +149,7 @@ class _Run:
         if isinstance(stage.method, str):
             return formula_scaling(spec, stage.method, stage.length, self.tuned)
         if isinstance(stage, Recover):
-            space = _below(self.scalings[max(self.scalings)], stage.length)
+            space = _below(self.scalings[max(self.scalings)], stage)
         elif self.tuned is None:
             space = SearchSpace(spec, stage.length, attention_factors=stage.attention_factors)
         else:
@@ -205,14 +205,15 @@ def _main_first(model: Any) -> contextlib.AbstractContextManager[None]:
     return waiting
 
 
-def _below(last: RopeScaling, length: int) -> SearchSpace:
-    """A recovery's space: no factor above the last scaling's, whose n-hat and m stay."""
+def _below(last: RopeScaling, stage: Recover) -> SearchSpace:
+    """A recovery's space: no factor above the last scaling's, whose n-hat stays, and m with it or below it."""
+    m = last.attention_factor
     return SearchSpace(
         last.spec,
-        length,
+        stage.length,
         high=tuple(last.factors.tolist()),
         start_tokens=(last.start_tokens,),
-        attention_factors=last.attention_factor,
+        attention_factors=(min(1.0, m), max(1.0, m)) if stage.free_attention_factor else m,
         monotone=bool((last.factors[1:] >= last.factors[:-1]).all()),
     )
 

@@ -1,5 +1,6 @@
 """Gradients against finite differences, isotonic regression against brute force, and steps that keep the rules."""
 
+import dataclasses
 import itertools
 import math
 from types import SimpleNamespace
@@ -279,6 +280,8 @@ def test_it_may_start_from_the_upper_bounds():
     asked = asked_for(Gradient(steps=2, initial="high"), space, lambda _: [1.0] * 9)
     assert asked[0][2].factors.tolist() == list(high)
     assert (asked[-1][2].factors[1:] < high[1:]).all()
+    free = dataclasses.replace(space, attention_factors=(1.0, 1.7))
+    assert asked_for(Gradient(steps=1, initial="high"), free, lambda _: [1.0] * 9)[0][2].attention_factor == 1.7
 
 
 def test_pushing_against_a_bound_leaves_no_debt():

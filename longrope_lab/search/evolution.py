@@ -104,7 +104,10 @@ class EvolutionSearch:
 
     def _initial(self) -> list[tuple[str, Candidate]]:
         space, settings = self.space, self.settings
-        formulas = [space.candidate(space.formula_factors(name), 0) for name in settings.initial]
+        formulas = [
+            space.candidate(space.formula_factors(name), 0, space.formula_attention_factor(name))
+            for name in settings.initial
+        ]
         bred = [("initial", c) for c in dict.fromkeys(formulas)]
         self.seen.update(c for _, c in bred)
 

@@ -71,8 +71,7 @@ class GradientSearch:
         self.rng = np.random.default_rng(seed)
         self.order: list[int] = []
         self.log_factors = torch.from_numpy(np.log(space.formula_factors(settings.initial)))
-        m = np.clip(space.default_attention_factor, *(space.searched_attention_factors or (0, math.inf)))
-        self.log_m = torch.tensor(math.log(m), dtype=torch.float64)
+        self.log_m = torch.tensor(math.log(space.formula_attention_factor(settings.initial)), dtype=torch.float64)
         self.adam = torch.optim.Adam(
             [
                 {"params": [self.log_factors], "pace": 1.0},

@@ -172,6 +172,13 @@ class SearchSpace:
         factors: Floats = rope_scaling(self.spec, method, self.target_length).factors
         return np.clip(factors, low, high)
 
+    def formula_attention_factor(self, method: str) -> float:
+        """The m that goes with `formula_factors`: the default, within its bounds; of "high", the upper bound."""
+        if self.searched_attention_factors is None:
+            return self.default_attention_factor
+        lowest, highest = self.searched_attention_factors
+        return highest if method == "high" else float(np.clip(self.default_attention_factor, lowest, highest))
+
     def scaling(self, candidate: Candidate) -> RopeScaling:
         """The scaling that a candidate stands for."""
         factors = np.round(np.array(candidate.factors) * self.step, 12)
