@@ -224,8 +224,9 @@ def _two_sets(scaling: RopeScaling | RopeSchedule) -> tuple[RopeScaling, RopeSca
     if not _same(short.attention_factor, long.attention_factor):
         raise ValueError(
             f"the stages have attention factors {short.attention_factor:.6g} (up to {short.target_length} tokens) and "
-            f"{long.attention_factor:.6g}, and a config holds one, for short inputs too: give the short stage the long "
-            f"one's, dataclasses.replace(stage, attention_factor={long.attention_factor!r}), and measure it"
+            f"{long.attention_factor:.6g}, and a config holds one, for short inputs too: search the short stage at the "
+            "long one's (a Recover without free_attention_factor), or give the short stage the long one's, "
+            f"dataclasses.replace(stage, attention_factor={long.attention_factor!r}), and measure it"
         )
     return short, long
 

@@ -4,6 +4,9 @@ import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first imported
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # A worker, and what it starts, gets its share of the cores; read once, when torch is first imported.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
 import shutil
 from pathlib import Path
