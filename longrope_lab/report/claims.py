@@ -80,14 +80,19 @@ def better_start(results: Results) -> Places:
     paired = results.table("t3_paired", EXTENSION, NONUNIFORMITY, needs=PAIRED)
     if "fine-tuning" in paired:  # the notebook without any has no such column
         paired = paired[paired["fine-tuning"] == "before"]
-    return {at(n): below_all(rows, formulas_of("T3")) for n, rows in paired.groupby("length")}
+    return _below_each(paired, "T3")
 
 
 @claim("T3", "after fine-tuning, it still is")
 def better_end(results: Results) -> Places:
     paired = results.table("t3_paired", EXTENSION, needs=("fine-tuning", *PAIRED))
-    after = paired[paired["fine-tuning"] == "after"]
-    return {at(n): below_all(rows, formulas_of("T3")) for n, rows in after.groupby("length")}
+    return _below_each(paired[paired["fine-tuning"] == "after"], "T3")
+
+
+def _below_each(paired: pd.DataFrame, name: str) -> Places:
+    """Whether it is below each of an experiment's formulas, at every length."""
+    by_length = paired.groupby("length")
+    return {at(n, formula): below_all(rows, [formula]) for n, rows in by_length for formula in formulas_of(name)}
 
 
 @claim(
@@ -238,9 +243,7 @@ def accuracy_is_kept(results: Results) -> Places:
 @claim("T9", f"after the second extension, LongRoPE's perplexity is below that of {each_of('T9')}")
 def second_extension_is_best(results: Results) -> Places:
     paired = results.table("t9_paired", EXTENSION, needs=PAIRED)
-    longest = paired["length"].max()
-    end = paired[paired["length"] == longest]
-    return {at(longest, formula): below_all(end, [formula]) for formula in formulas_of("T9")}
+    return _below_each(paired[paired["length"] == paired["length"].max()], "T9")
 
 
 @claim("T9", f"and less than {EXTENDS:g} times its own at the shortest length measured, on the same documents")
