@@ -43,7 +43,9 @@ class Search:
         method: settings of a search, or its name; or the name of a formula ("none", "pi", "ntk", "yarn", or one that
             `register_method` added): then nothing is measured, and the scaling is the formula's.
         documents: to measure on.
-        attention_factors: as a `SearchSpace` takes them.
+        attention_factors: as a `SearchSpace` takes them; on top of a scaling they multiply its m.
+        on_top_of: length of an earlier search, to go on from what it found. So a far target is reached by way of
+            nearer ones, where a gradient costs a quarter or a sixteenth.
 
     Raises:
         ValueError: an unknown method, a number below its least, attention factors for a formula.
@@ -53,9 +55,10 @@ class Search:
     method: str | Settings = PRESETS["paper"]
     documents: int = 5
     attention_factors: tuple[float, float] | float | None = None
+    on_top_of: int | None = None
 
     def __post_init__(self) -> None:
-        _whole_numbers(self, length=2, documents=1)
+        _whole_numbers(self, length=2, documents=1, on_top_of=2)
         if isinstance(self.method, str) and self.method not in FORMULAS:
             if self.method not in SEARCHES:
                 raise unknown("method", self.method, [*SEARCHES, *FORMULAS])
@@ -144,7 +147,8 @@ class Plan:
 
     Raises:
         ValueError: no stages; searches or fine-tunings whose lengths do not rise; a fine-tuning at a length that was
-            not searched; a recovery that is not below the longest search, is there twice, or is not at the end.
+            not searched; a search on top of one that is not there, or of shorter factors than the weights have learnt;
+            a recovery that is not below the longest search, is there twice, or is not at the end.
     """
 
     stages: tuple[Stage, ...]
@@ -162,7 +166,11 @@ class Plan:
         return {f"{i:02d}_{type(stage).__name__.lower()}_{stage.length}": stage for i, stage in enumerate(self.stages)}
 
     def by_formula(self, name: str) -> Plan:
-        """The baseline of this plan: each search's scaling is a formula's, fine-tuned the same way; no recoveries."""
+        """The baseline of this plan: each search's scaling is a formula's, fine-tuned the same way; no recoveries.
+
+        A formula needs no way by nearer targets: it is applied to the last fine-tuned scaling, whatever the search is
+        on top of.
+        """
         kept = [stage for stage in self.stages if not isinstance(stage, Recover)]
         return Plan(tuple(Search(stage.length, name) if isinstance(stage, Search) else stage for stage in kept))
 
@@ -212,7 +220,7 @@ class Plan:
         spec = spec_from_config(model.config) if model.device.type == "meta" else rope_spec(model)
         self.check(spec)
         longest = max(stage.length for stage in self.stages)
-        tuned = "from the model as it is"
+        tuned: int | None = None
         rows = []
         for name, stage in self.named.items():
             length = stage.length
@@ -220,14 +228,14 @@ class Plan:
                 length = stage.segment or length
                 passes, words = _training(stage, length)
                 peak = peak_bytes(model, length, backward=True, trained=_trained(model, stage))
-                tuned = f"on top of the factors for {stage.length:,} tokens"
+                tuned = stage.length
             elif isinstance(stage.method, str):
-                passes, words, peak = 0, f"{stage.method}, a formula, {tuned}", 0.0
+                passes, words, peak = 0, f"{stage.method}, a formula, {_start(stage, tuned)}", 0.0
             else:
                 recover = isinstance(stage, Recover)
                 space = SearchSpace(spec, length, high=longest / spec.original_length if recover else None)
                 passes, words, backward = _searching(space, stage.method, stage.documents)
-                words += ", below the last factors" if recover else f", {tuned}"
+                words += f", {_start(stage, tuned)}"
                 peak = peak_bytes(model, length, backward=backward)
             flops = passes * forward_flops(model, length)
             rows.append((name, words, length, passes * length, flops / 1e18, peak / GIB))
@@ -243,20 +251,19 @@ def naming(stage: Stage) -> Iterator[None]:
         raise ValueError(f"{type(stage).__name__} at {stage.length:,} tokens: {error}") from None
 
 
-def formula_scaling(spec: RopeSpec, name: str, length: int, tuned: RopeScaling | None = None) -> RopeScaling:
-    """A formula's scaling to `length` tokens, on the plain embedding or on top of a scaling that the model has.
+def formula_scaling(spec: RopeSpec, name: str, length: int, below: RopeScaling | None = None) -> RopeScaling:
+    """A formula's scaling to `length` tokens, on the plain embedding or on top of a scaling of it.
 
     Raises:
         ValueError: the formula gives a schedule, which has no factors to train at.
     """
-    below = spec if tuned is None else replace(tuned, start_tokens=0).as_spec()
-    scaling = rope_scaling(below, name, length)
+    scaling = rope_scaling(spec if below is None else replace(below, start_tokens=0).as_spec(), name, length)
     if not isinstance(scaling, RopeScaling):
         raise ValueError(
             f"{name!r} gives a schedule, whose factors follow the length: a stage needs one set of them, such as 'ntk'"
         )
     # Between two counts of start tokens only one of the scalings would act.
-    return scaling if tuned is None else compose(tuned, replace(scaling, start_tokens=tuned.start_tokens))
+    return scaling if below is None else compose(below, replace(scaling, start_tokens=below.start_tokens))
 
 
 def _whole_numbers(stage: Any, **least: int) -> None:
@@ -286,6 +293,22 @@ def _check_after(stage: Stage, before: Sequence[Stage]) -> None:
         raise ValueError(f"{what} follows one at {same[-1]:,}: lengths must rise from stage to stage")
     if isinstance(stage, FineTune) and stage.length not in searched:
         raise ValueError(f"{what}: no search for that length comes before it; searched are {searched or 'none'}")
+    if isinstance(stage, Search) and stage.on_top_of is not None:
+        tuned = max((s.length for s in before if isinstance(s, FineTune)), default=0)
+        fit = [length for length in searched if length >= tuned]
+        if stage.on_top_of not in fit:
+            raise ValueError(
+                f"{what}, on top of {stage.on_top_of:,}: name one of the searches before it, no shorter than the last "
+                f"fine-tuning; these are {fit or 'none'}"
+            )
+
+
+def _start(stage: Search | Recover, tuned: int | None) -> str:
+    """From where a stage sets out, in words."""
+    if isinstance(stage, Recover):
+        return "below the last factors"
+    below = stage.on_top_of or tuned
+    return f"on top of the factors for {below:,} tokens" if below else "from the model as it is"
 
 
 def _training(stage: FineTune, length: int) -> tuple[int, str]:
@@ -324,10 +347,12 @@ def _searching(space: SearchSpace, method: Settings, documents: int) -> tuple[in
 
 SMOLLM2: tuple[Stage, ...] = (
     Search(65_536, Gradient(steps=32), documents=4, attention_factors=(1.0, 1.5)),
-    FineTune(65_536, RECIPES["small"]),
-    # m from YaRN's on, which is above the formula's: a search that started lower raised m in both of its steps, had not
-    # come up to YaRN's, and read 524,288 tokens worse than YaRN.
-    Search(524_288, Gradient(steps=2, validate_every=2), documents=1, attention_factors=(1.2, 1.5)),
+    FineTune(65_536, replace(RECIPES["small"], steps=96)),
+    # By doubling: a gradient at 524,288 tokens takes as long as sixteen at 131,072. Two steps there alone, in a first
+    # run, had not brought m up to YaRN's, and read 524,288 tokens worse than YaRN.
+    Search(131_072, Gradient(steps=24, validate_every=12), documents=4, attention_factors=(1.0, 1.5)),
+    Search(262_144, Gradient(8, 1, 0.05, 8), documents=3, attention_factors=(1.0, 1.5), on_top_of=131_072),
+    Search(524_288, Gradient(4, 1, 0.05, 4), documents=1, attention_factors=(1.0, 1.5), on_top_of=262_144),
 )
 # m is free, for inside its window an m of 1.09 alone costs this model 7 % of its perplexity.
 SMOLLM2_RECOVERY = Recover(8192, Gradient(steps=64, batch=2, initial="high"), 8, free_attention_factor=True)
@@ -358,7 +383,9 @@ PLANS = {
     # SmolLM2-135M on one GPU, in minutes.
     "smollm2": Plan((*SMOLLM2, SMOLLM2_RECOVERY)),
     # The same to 2048k tokens: a forward pass of the last search takes minutes, and the search a night.
-    "smollm2_2048k": Plan((*SMOLLM2, Search(2_097_152, PRESETS["tiny"], documents=1), SMOLLM2_RECOVERY)),
+    "smollm2_2048k": Plan(
+        (*SMOLLM2, Search(2_097_152, PRESETS["tiny"], documents=1, on_top_of=524_288), SMOLLM2_RECOVERY)
+    ),
     # The lab model, on a laptop.
     "lab": Plan(
         (

@@ -145,15 +145,18 @@ class _Run:
 
     def scaling(self, stage: Search | Recover, place: Path, seed: int) -> RopeScaling:
         """What a formula says, or what a search finds, its measurements kept."""
-        spec = rope_spec(self.model)
-        if isinstance(stage.method, str):
-            return formula_scaling(spec, stage.method, stage.length, self.tuned)
         if isinstance(stage, Recover):
             space = _below(self.scalings[max(self.scalings)], stage)
-        elif self.tuned is None:
-            space = SearchSpace(spec, stage.length, attention_factors=stage.attention_factors)
         else:
-            space = SearchSpace.on_top_of(self.tuned, stage.length, attention_factors=stage.attention_factors)
+            spec = rope_spec(self.model)
+            below = self.tuned if stage.on_top_of is None else self.scalings[stage.on_top_of]
+            if isinstance(stage.method, str):
+                return formula_scaling(spec, stage.method, stage.length, below)
+            m = stage.attention_factors
+            if below is None:
+                space = SearchSpace(spec, stage.length, attention_factors=m)
+            else:
+                space = SearchSpace.on_top_of(below, stage.length, attention_factors=m)
         found = search(
             self.model,
             _long_enough(self.search_docs, stage.length)[: stage.documents],

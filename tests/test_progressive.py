@@ -107,6 +107,17 @@ def papers(tmp_path_factory):
         (lambda: Search(128, "pi", attention_factors=(1.0, 1.2)), "'pi' is a formula"),
         (lambda: Search(128.5), "length of Search is 128.5: it must be a whole number from 2"),
         (lambda: Search(128, documents=0), "documents of Search is 0"),
+        (lambda: Search(128, on_top_of=1), "on_top_of of Search is 1"),
+        (
+            lambda: Plan((Search(128), Search(256, on_top_of=64))),
+            r"Search at 256 tokens, on top of 64: name one of the searches before it.*; these are \[128\]",
+        ),
+        (lambda: Plan((Search(128, on_top_of=128),)), "these are none"),
+        (
+            # Weights that were trained at the factors for 256 tokens are not those for 128 any more.
+            lambda: Plan((Search(128), Search(256), FineTune(256), Search(512, on_top_of=128))),
+            r"no shorter than the last fine-tuning; these are \[256\]",
+        ),
         (lambda: Recover(1), "length of Recover is 1"),
         (lambda: Recover(64, "pi"), "unknown search method 'pi'"),
         (lambda: FineTune(128, "lama2"), "did you mean 'llama2'"),
@@ -573,6 +584,30 @@ def test_a_plan_without_fine_tuning_leaves_the_weights(tmp_path):
     # The second search starts from the window again, for nothing was trained at the first one's factors.
     assert done.scalings[256] == search(model, [DOCS[1]], 256, GRADIENT, seed=6).best
     assert list(done.recovered) == [64]
+
+
+def test_a_search_goes_on_from_an_earlier_one_where_the_plan_says_so(tmp_path):
+    plan = Plan(
+        (
+            Search(2 * WINDOW, "yarn"),
+            FineTune(2 * WINDOW, RECIPE),
+            Search(3 * WINDOW, GRADIENT, documents=2, attention_factors=(1.0, 1.5)),
+            Search(LONG, GRADIENT, documents=2, attention_factors=(1.0, 1.5), on_top_of=3 * WINDOW),
+            Search(5 * WINDOW, "pi", on_top_of=LONG),
+        )
+    )
+    model = tiny_model()
+    words = plan.explain(model)["does"].tolist()
+    assert words[2].endswith("on top of the factors for 128 tokens")
+    assert words[3].endswith("on top of the factors for 192 tokens")
+    assert words[4] == "pi, a formula, on top of the factors for 256 tokens"
+    found = run(model, plan, tmp_path / "plan").scalings
+    space = SearchSpace.on_top_of(found[3 * WINDOW], LONG, attention_factors=(1.0, 1.5))
+    assert found[LONG] == search(model, FIRST_TWO_LONG, LONG, GRADIENT, space=space, seed=8).best
+    assert np.allclose(found[5 * WINDOW].factors, found[LONG].factors * 1.25)
+    # A baseline applies its formula once, to what was trained.
+    formula = plan.by_formula("pi")
+    assert [stage.on_top_of for stage in formula.stages if isinstance(stage, Search)] == [None] * 4
 
 
 def test_the_public_names_are_exported():
