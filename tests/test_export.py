@@ -603,6 +603,19 @@ def test_weights_that_are_not_ours(model, spec, out, tokenizer, monkeypatch):
     assert list(out.parent.iterdir()) == []
 
 
+def test_far_positions_are_told_but_not_judged(model, spec, out, tokenizer, monkeypatch):
+    """At half a million tokens float32 angles are off by a third of a radian, and the logits by as much as they may."""
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight.data *= 150  # attention that sees one token, and so every angle
+    scaling = rising(spec, 5, target_length=524_288)
+    save_pretrained(model, tokenizer, scaling, out)
+    off = float(re.search(r"([\d.e-]+) at 524,288 tokens", (out / "README.md").read_text())[1])
+    assert off > 0.01
+    monkeypatch.setattr(export, "JUDGED_UNTIL", 2**30)
+    with pytest.raises(RuntimeError, match="for an input of 524288 tokens: off by"):
+        save_pretrained(model, tokenizer, scaling, out.parent / "other")
+
+
 def test_what_stock_transformers_cannot_load(model, spec, out, tokenizer, monkeypatch):
     spoil_config(monkeypatch, long_factor=[1.0] * 3)
     with pytest.raises(
