@@ -350,8 +350,8 @@ SMOLLM2: tuple[Stage, ...] = (
     FineTune(65_536, replace(RECIPES["small"], steps=96)),
     # By doubling: a gradient at 524,288 tokens takes as long as sixteen at 131,072. Two steps there alone, in a first
     # run, had not brought m up to YaRN's, and read 524,288 tokens worse than YaRN.
-    Search(131_072, Gradient(steps=24, validate_every=12), documents=4, attention_factors=(1.0, 1.5)),
-    Search(262_144, Gradient(8, 1, 0.05, 8), documents=3, attention_factors=(1.0, 1.5), on_top_of=131_072),
+    Search(131_072, Gradient(20, 1, 0.05, 10), documents=4, attention_factors=(1.0, 1.5)),
+    Search(262_144, Gradient(10, 1, 0.05, 10), documents=3, attention_factors=(1.0, 1.5), on_top_of=131_072),
     Search(524_288, Gradient(4, 1, 0.05, 4), documents=1, attention_factors=(1.0, 1.5), on_top_of=262_144),
 )
 # m is free, for inside its window an m of 1.09 alone costs this model 7 % of its perplexity.
