@@ -46,9 +46,11 @@ class Search:
         attention_factors: as a `SearchSpace` takes them; on top of a scaling they multiply its m.
         on_top_of: length of an earlier search, to go on from what it found. So a far target is reached by way of
             nearer ones, where a gradient costs a quarter or a sixteenth.
+        keep_rotations: leave alone the dimensions that turn more often than this inside the original window (YaRN's
+            beta_fast is 32). Far out their gradient is noise.
 
     Raises:
-        ValueError: an unknown method, a number below its least, attention factors for a formula.
+        ValueError: an unknown method, a number below its least, attention factors or keep_rotations for a formula.
     """
 
     length: int
@@ -56,6 +58,7 @@ class Search:
     documents: int = 5
     attention_factors: tuple[float, float] | float | None = None
     on_top_of: int | None = None
+    keep_rotations: float | None = None
 
     def __post_init__(self) -> None:
         _whole_numbers(self, length=2, documents=1, on_top_of=2)
@@ -63,8 +66,11 @@ class Search:
             if self.method not in SEARCHES:
                 raise unknown("method", self.method, [*SEARCHES, *FORMULAS])
             object.__setattr__(self, "method", SEARCHES[self.method])
-        if isinstance(self.method, str) and self.attention_factors is not None:
-            raise ValueError(f"attention_factors are searched, and {self.method!r} is a formula: leave them out")
+        for name in ("attention_factors", "keep_rotations"):
+            if isinstance(self.method, str) and getattr(self, name) is not None:
+                raise ValueError(f"{name} is for a search, and {self.method!r} is a formula: leave it out")
+        if self.keep_rotations is not None and not self.keep_rotations > 0:
+            raise ValueError(f"keep_rotations is {self.keep_rotations}: it counts turns, so a number above 0, or None")
 
 
 @dataclass(frozen=True)
@@ -345,14 +351,15 @@ def _searching(space: SearchSpace, method: Settings, documents: int) -> tuple[in
     return passes, f"{kind} search, {trials:,} trials on {of}", backward
 
 
+# By doubling: a gradient at 524,288 tokens takes as long as sixteen at 131,072. Two steps there alone, in a first run,
+# had not brought m up to YaRN's, and read 524,288 tokens worse than YaRN.
+FREE_M = (1.0, 1.5)
 SMOLLM2: tuple[Stage, ...] = (
-    Search(65_536, Gradient(steps=32), documents=4, attention_factors=(1.0, 1.5)),
+    Search(65_536, Gradient(steps=32), documents=4, attention_factors=FREE_M),
     FineTune(65_536, replace(RECIPES["small"], steps=96)),
-    # By doubling: a gradient at 524,288 tokens takes as long as sixteen at 131,072. Two steps there alone, in a first
-    # run, had not brought m up to YaRN's, and read 524,288 tokens worse than YaRN.
-    Search(131_072, Gradient(20, 1, 0.05, 10), documents=4, attention_factors=(1.0, 1.5)),
-    Search(262_144, Gradient(10, 1, 0.05, 10), documents=3, attention_factors=(1.0, 1.5), on_top_of=131_072),
-    Search(524_288, Gradient(4, 1, 0.05, 4), documents=1, attention_factors=(1.0, 1.5), on_top_of=262_144),
+    Search(131_072, Gradient(20, 1, 0.05, 10, weighted=True), 4, FREE_M, keep_rotations=32),
+    Search(262_144, Gradient(10, 1, 0.05, 10, weighted=True), 3, FREE_M, on_top_of=131_072, keep_rotations=32),
+    Search(524_288, Gradient(4, 1, 0.05, 4, weighted=True), 1, FREE_M, on_top_of=262_144, keep_rotations=32),
 )
 # m is free, for inside its window an m of 1.09 alone costs this model 7 % of its perplexity.
 SMOLLM2_RECOVERY = Recover(8192, Gradient(steps=64, batch=2, initial="high"), 8, free_attention_factor=True)

@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
@@ -157,6 +158,9 @@ class _Run:
                 space = SearchSpace(spec, stage.length, attention_factors=m)
             else:
                 space = SearchSpace.on_top_of(below, stage.length, attention_factors=m)
+            if stage.keep_rotations is not None:
+                high = np.where(spec.rotations > stage.keep_rotations, 1.0, space.bounds[1])
+                space = replace(space, high=tuple(high.tolist()))
         found = search(
             self.model,
             _long_enough(self.search_docs, stage.length)[: stage.documents],

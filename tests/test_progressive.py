@@ -105,6 +105,8 @@ def papers(tmp_path_factory):
         (lambda: Search(128, "yarm"), "did you mean 'yarn'"),
         (lambda: Search(128, "gradent"), "did you mean 'gradient'"),
         (lambda: Search(128, "pi", attention_factors=(1.0, 1.2)), "'pi' is a formula"),
+        (lambda: Search(128, "pi", keep_rotations=32), "keep_rotations is for a search, and 'pi' is a formula"),
+        (lambda: Search(128, keep_rotations=0), "keep_rotations is 0: it counts turns"),
         (lambda: Search(128.5), "length of Search is 128.5: it must be a whole number from 2"),
         (lambda: Search(128, documents=0), "documents of Search is 0"),
         (lambda: Search(128, on_top_of=1), "on_top_of of Search is 1"),
@@ -608,6 +610,21 @@ def test_a_search_goes_on_from_an_earlier_one_where_the_plan_says_so(tmp_path):
     # A baseline applies its formula once, to what was trained.
     formula = plan.by_formula("pi")
     assert [stage.on_top_of for stage in formula.stages if isinstance(stage, Search)] == [None] * 4
+
+
+def test_fast_dimensions_keep_what_they_have(tmp_path):
+    spec = rope_spec(tiny_model())
+    keep = float(np.sqrt(spec.rotations[1] * spec.rotations[2]))  # between two dimensions
+    plan = Plan(
+        (
+            Search(2 * WINDOW, "ntk"),
+            FineTune(2 * WINDOW, RECIPE),
+            Search(3 * WINDOW, dataclasses.replace(GRADIENT, initial="pi"), documents=2, keep_rotations=keep),
+        )
+    )
+    found = run(tiny_model(), plan, tmp_path / "plan").scalings
+    on_top = found[3 * WINDOW].factors / found[2 * WINDOW].factors
+    assert np.allclose(on_top[:2], 1) and (on_top[2:] > 1.01).all()
 
 
 def test_the_public_names_are_exported():

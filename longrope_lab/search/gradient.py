@@ -4,13 +4,6 @@ The loss of a document is differentiable in the factors, so a step learns someth
 where a candidate of the evolution gives one number. Adam moves log lambda, and log m if the space says so; after each
 step the factors are projected on the space: onto the nearest that never fall (isotonic regression), within the
 bounds. n-hat is a whole number and stays at the space's first value.
-
-Two things that plain Adam gets wrong here. Far out, a fast dimension has turned thousands of times, and its gradient is
-noise, hundreds of times as large as the signal of the slow ones and of random sign; Adam would move it as far as those.
-So each entry's step shrinks with the variance of its gradient (Balles and Hennig, Dissecting Adam, ICML 2018), and an
-entry within two standard errors of zero stays. And "nearest" is measured as Adam
-measures, each dimension by the size of its gradients: in plain distance, ten dimensions of next to no effect outvote
-the one that matters wherever the order ties them together, and descent stops short of the constrained minimum.
 """
 
 from __future__ import annotations
@@ -21,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from ..rope import Floats, RopeScaling
@@ -29,8 +23,6 @@ from .space import SearchSpace
 
 # Adam's decay rates: a search has tens of steps, not the thousands that (0.9, 0.999) average over.
 BETAS = (0.8, 0.95)
-# Standard errors between an entry's mean gradient and zero, up to which it is taken for noise.
-SURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +35,10 @@ class Gradient:
         learning_rate: Adam's, falling to a tenth along a cosine.
         validate_every: steps between two measurements on all documents; the best of these is the result.
         initial: where to start: "pi", "ntk", "yarn", or "high", the space's upper bounds.
+        weighted: find the nearest factors that never fall in Adam's own measure, each dimension weighing as much as the
+            size of its gradients. In plain distance ten dimensions of next to no effect outvote the one that matters
+            wherever the order ties them together, and descent stops short of the constrained minimum. But far out the
+            gradients of fast dimensions are large and noise: close them (`SearchSpace.high`, or `Search.keep_turns`).
 
     Raises:
         ValueError: a number below 1, or a learning rate that is not above 0.
@@ -53,6 +49,7 @@ class Gradient:
     learning_rate: float = 0.1
     validate_every: int = 16
     initial: str = "yarn"
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "validate_every"):
@@ -78,11 +75,18 @@ class GradientSearch:
         self.documents = tuple(range(documents))
         self.rng = np.random.default_rng(seed)
         self.order: list[int] = []
-        # (d/2 + 1,) each: log factors and log m, and running means of the gradient and of its square.
-        m = space.formula_attention_factor(settings.initial)
-        self.position = np.log([*space.formula_factors(settings.initial), m])
-        self.first, self.second = np.zeros_like(self.position), np.zeros_like(self.position)
-        self.moves = 0
+        self.log_factors = torch.from_numpy(np.log(space.formula_factors(settings.initial)))
+        self.log_m = torch.tensor(math.log(space.formula_attention_factor(settings.initial)), dtype=torch.float64)
+        self.adam = torch.optim.Adam(
+            [
+                {"params": [self.log_factors], "pace": 1.0},
+                # m acts on every dimension, so half the pace of one of them.
+                {"params": [self.log_m], "pace": 0.0 if space.searched_attention_factors is None else 0.5},
+            ],
+            betas=BETAS,
+        )
+        low, high = space.bounds
+        self.closed = torch.from_numpy(low == high)
         self.step = 0
         self.validated = -1  # the step that was last measured on all documents
 
@@ -101,49 +105,34 @@ class GradientSearch:
         if not gradients:
             self.validated = self.step
             return
-        mean = np.mean(np.array(gradients, dtype=np.float64), axis=0)  # (d/2 + 1,)
+        mean = torch.tensor(gradients, dtype=torch.float64).mean(dim=0)  # (d/2 + 1,)
         self.step += 1
-        if np.isfinite(mean).all():
-            self._move(mean)
-
-    def _move(self, gradient: Floats) -> None:
-        """One step of Adam, by what of it is no noise, and back into the space."""
-        self.moves += 1
-        slow, slower = BETAS
-        self.first = slow * self.first + (1 - slow) * gradient
-        self.second = slower * self.second + (1 - slower) * gradient**2
-        mean, square = self.first / (1 - slow**self.moves), self.second / (1 - slower**self.moves)
-        size = np.sqrt(square) + 1e-12
-        step = self.settings.learning_rate * self._fall() * self._sure(mean, square) * mean / size
-        step[-1] *= 0.5  # m acts on every dimension, so half the pace of one of them
-        self.position -= step
-        self.position[:-1] = self._project(self.position[:-1], size[:-1])
-        limits = self.space.searched_attention_factors
-        if limits is not None:
-            self.position[-1] = np.clip(self.position[-1], *np.log(limits))
-
-    def _sure(self, mean: Floats, square: Floats) -> Floats:
-        """How much of each entry of the mean gradient is no noise, 0 to 1; of the first gradient, all."""
-        if self.moves == 1:
-            return np.ones_like(mean)
-        slow = BETAS[0]
-        # The variance of a running mean of independent numbers is this share of theirs.
-        share = (1 - slow) * (1 + slow**self.moves) / ((1 + slow) * (1 - slow**self.moves))
-        variance = np.maximum(square - mean**2, 0) * share / (1 - share)
-        return np.clip(1 - SURE**2 * variance / np.maximum(mean**2, 1e-300), 0, 1)
+        if not torch.isfinite(mean).all():
+            return
+        self.log_factors.grad, self.log_m.grad = mean[:-1], mean[-1]
+        if self.settings.weighted:
+            self.log_factors.grad[self.closed] = 0  # else it would weigh, and draw its neighbours
+        for group in self.adam.param_groups:
+            group["lr"] = self.settings.learning_rate * group["pace"] * self._fall()
+        self.adam.step()
+        self.log_factors.copy_(torch.from_numpy(self._project(self.log_factors.numpy())))
+        if self.space.searched_attention_factors is not None:
+            self.log_m.clamp_(*map(math.log, self.space.searched_attention_factors))
 
     def _fall(self) -> float:
         """Cosine from 1 to 0.1 over the steps."""
         return 0.55 + 0.45 * math.cos(math.pi * (self.step - 1) / self.settings.steps)
 
-    def _project(self, log_factors: Floats, weights: Floats) -> Floats:
-        rising = isotonic(log_factors, weights) if self.space.monotone else log_factors
-        return np.clip(rising, *np.log(self.space.bounds))
+    def _project(self, log_factors: Floats) -> Floats:
+        if self.space.monotone:
+            size = self.adam.state[self.log_factors]["exp_avg_sq"].sqrt().numpy()
+            log_factors = isotonic(log_factors, size + 1e-12) if self.settings.weighted else isotonic(log_factors)
+        return np.clip(log_factors, *np.log(self.space.bounds))
 
     def _scaling(self) -> RopeScaling:
         # Rounding in exp and log must not leave the bounds.
-        factors = np.clip(np.exp(self.position[:-1]), *self.space.bounds)
-        m = None if self.space.searched_attention_factors is None else math.exp(self.position[-1])
+        factors = np.clip(np.exp(self.log_factors.numpy()), *self.space.bounds)
+        m = None if self.space.searched_attention_factors is None else math.exp(self.log_m.item())
         return self.space.scaling_at(factors, attention_factor=m)
 
     def _next(self) -> int:
