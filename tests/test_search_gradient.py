@@ -253,10 +253,16 @@ def asked_for(method, space, gradient, documents=1, seed=0):
 
 
 @settings(deadline=None, max_examples=50)
-@given(space=spaces(), seed=st.integers(0, 2**32), rate=st.floats(0.01, 3), start=st.sampled_from(["pi", "ntk"]))
-def test_every_step_keeps_the_rules(space, seed, rate, start):
+@given(
+    space=spaces(),
+    seed=st.integers(0, 2**32),
+    rate=st.floats(0.01, 3),
+    start=st.sampled_from(["pi", "ntk"]),
+    weighted=st.booleans(),
+)
+def test_every_step_keeps_the_rules(space, seed, rate, start, weighted):
     noise, pairs = np.random.default_rng(seed), space.spec.rotary_dim // 2
-    method = Gradient(steps=6, learning_rate=rate, validate_every=2, initial=start)
+    method = Gradient(steps=6, learning_rate=rate, validate_every=2, initial=start, weighted=weighted)
     for _, _, scaling in asked_for(method, space, lambda _: noise.normal(size=pairs + 1)):
         low, high = space.bounds
         assert (scaling.factors >= low).all() and (scaling.factors <= high).all()
@@ -358,6 +364,16 @@ def test_a_dimension_that_matters_is_not_outvoted():
     method = Gradient(steps=300, learning_rate=0.05, weighted=True)
     asked = asked_for(method, space, lambda s: [*weight * (np.log(s.factors) - wanted), 0.0])
     np.testing.assert_allclose(np.log(asked[-1][2].factors), pooled(wanted, weight), atol=0.02)
+
+
+def test_gradients_of_nothing_weigh_alike():
+    """All zero, or a thousand-millionth beside a hundred: nothing moves that has no reason to."""
+    space = SearchSpace(SPEC, 8 * WINDOW)
+    method = Gradient(steps=5, initial="pi", weighted=True)
+    assert len({scaling for _, _, scaling in asked_for(method, space, lambda _: np.zeros(9))}) == 1
+    gradient = np.array([100.0, 100, 100, 100, 1e-9, 0, 0, 0, 0])
+    end = asked_for(method, space, lambda _: gradient)[-1][2].factors
+    assert (end[:4] < 7).all() and end[4] < 8 and end[5:].tolist() == pytest.approx([8.0] * 3)
 
 
 def test_closed_dimensions_do_not_weigh():

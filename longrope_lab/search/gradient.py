@@ -38,7 +38,7 @@ class Gradient:
         weighted: find the nearest factors that never fall in Adam's own measure, each dimension weighing as much as the
             size of its gradients. In plain distance ten dimensions of next to no effect outvote the one that matters
             wherever the order ties them together, and descent stops short of the constrained minimum. But far out the
-            gradients of fast dimensions are large and noise: close them (`SearchSpace.high`, or `Search.keep_turns`).
+            gradients of fast dimensions are large, and noise: close these in the space (`Search(keep_rotations=32)`).
 
     Raises:
         ValueError: a number below 1, or a learning rate that is not above 0.
@@ -125,8 +125,11 @@ class GradientSearch:
 
     def _project(self, log_factors: Floats) -> Floats:
         if self.space.monotone:
-            size = self.adam.state[self.log_factors]["exp_avg_sq"].sqrt().numpy()
-            log_factors = isotonic(log_factors, size + 1e-12) if self.settings.weighted else isotonic(log_factors)
+            weights = np.ones_like(log_factors)
+            if self.settings.weighted:
+                size = self.adam.state[self.log_factors]["exp_avg_sq"].sqrt().numpy()
+                weights = np.maximum(size, 1e-6 * size.max() or 1.0)  # what sums of float64 can tell apart
+            log_factors = isotonic(log_factors, weights)
         return np.clip(log_factors, *np.log(self.space.bounds))
 
     def _scaling(self) -> RopeScaling:
