@@ -85,8 +85,6 @@ class GradientSearch:
             ],
             betas=BETAS,
         )
-        low, high = space.bounds
-        self.closed = torch.from_numpy(low == high)
         self.step = 0
         self.validated = -1  # the step that was last measured on all documents
 
@@ -111,7 +109,8 @@ class GradientSearch:
             return
         self.log_factors.grad, self.log_m.grad = mean[:-1], mean[-1]
         if self.settings.weighted:
-            self.log_factors.grad[self.closed] = 0  # else it would weigh, and draw its neighbours
+            closed = torch.from_numpy(np.equal(*self.space.bounds))
+            self.log_factors.grad[closed] = 0  # else they would weigh, and draw their neighbours
         for group in self.adam.param_groups:
             group["lr"] = self.settings.learning_rate * group["pace"] * self._fall()
         self.adam.step()
