@@ -2,7 +2,7 @@
 
 The paper's way (LongRoPE, arXiv 2402.13753, section 4.1; YaRN, arXiv 2309.00071, section 4.1): next-token training
 on segments bookended by BOS and EOS, a few hundred steps. The loss never holds full logits (`mean_loss`) and, of long
-segments, keeps only the inputs of each layer (`saving_memory`), so memory grows with the hidden states of one segment.
+segments, keeps little of each layer (`saving_memory`), so memory grows with the hidden states of one segment.
 
 Several processes share the segments of a step, and nothing changes in a script that calls `finetune`:
 

@@ -83,7 +83,9 @@ def peak_bytes(model: Any, length: int, *, backward: bool, trained: int = 0) -> 
     if not backward:
         head = chunk * (size + wide + 4) + 2 * length * size * width  # logits, as float32, their losses; hidden states
         return float(held + max(activation_bytes(config, length, model.dtype), head))
-    kept = length * size * width * (config.num_hidden_layers + 1)  # each layer's input
+    # Each layer's input, attention's output there, and the logarithm of its denominator for each head, in float32.
+    attended = size * projected_widths(config)[0] + 4 * config.num_attention_heads
+    kept = length * (size * width * (config.num_hidden_layers + 1) + attended * config.num_hidden_layers)
     head = chunk * (2 * (size + wide) + 4)  # logits, as float32, their softmax, a gradient of the first two
     return float(held + kept + max(_layer_bytes(config, length, size), head))
 

@@ -65,6 +65,16 @@ class Largest(TorchDispatchMode):
         return out
 
 
+class Attention(TorchDispatchMode):
+    """Counts forward passes of fused attention."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls += function in losses_module.ATTENTION
+        return function(*args, **kwargs or {})
+
+
 def test_full_logits_are_never_made(family):
     model = tiny_model(family)
     with Largest() as seen:
@@ -221,6 +231,19 @@ def test_layers_are_computed_again_and_full_logits_never_made():
         counts[again] = len(passes)
         assert seen.rows == 100
     assert counts == {False: 1, True: 2}
+
+
+def test_attention_is_not_computed_again():
+    """Nor does it change a bit of the gradient that it is kept."""
+    gradients, counts = [], []
+    for again in (False, True):
+        model = tiny_model()
+        with recomputing(model) if again else contextlib.nullcontext(), Attention() as seen:
+            mean_loss(model, IDS[None], head_chunk=100).backward()
+        gradients.append([p.grad for p in model.parameters()])
+        counts.append(seen.calls)
+    assert counts == [len(model.model.layers)] * 2
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_no_logits_are_kept_for_the_backward_pass():
