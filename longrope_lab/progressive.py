@@ -66,6 +66,7 @@ def progressive(
     train_docs: Sequence[Document] = (),
     search_docs: Sequence[Document] = (),
     seed: int = 0,
+    stages: int | None = None,
 ) -> Extended:
     """Run a plan on a model; the same call with the same folder goes on after the last finished stage, or inside one.
 
@@ -81,10 +82,12 @@ def progressive(
         train_docs: to fine-tune on.
         search_docs: to search on; each stage takes the first that are long enough.
         seed: of the first stage; each further one takes the next number.
+        stages: run so many of the first ones alone, and leave the model as it is after them; a later call goes on.
 
     Raises:
-        ValueError: a folder of another plan, model, seed or other documents; too few documents of a stage's length; an
-            unknown plan, or one that does not fit the model (`Plan.check`). All before anything runs.
+        ValueError: a number of stages that the plan does not have; a folder of another plan, model, seed or other
+            documents; too few documents of a stage's length; an unknown plan, or one that does not fit the model
+            (`Plan.check`). All before anything runs.
         RuntimeError: nothing can be written; and what `search` and `finetune` raise.
         KeyboardInterrupt: stopped by hand; what was measured is kept.
     """
@@ -93,6 +96,9 @@ def progressive(
             raise unknown("plan", plan, PLANS)
         plan = PLANS[plan]
     folder = Path(folder)
+    stages = len(plan.stages) if stages is None else stages
+    if not 1 <= stages <= len(plan.stages):
+        raise ValueError(f"stages is {stages}: the plan has {len(plan.stages)}, and from 1 to all of them can be run")
     plan.check(rope_spec(model))
     for stage in plan.stages:
         with naming(stage):
@@ -106,7 +112,8 @@ def progressive(
     with _main_first(model):
         claim(folder / "plan.json", "plan", identity | {f"stage {i}": repr(s) for i, s in enumerate(plan.stages)})
     run = _Run(model, tokenizer, train_docs, search_docs)
-    for number, (name, stage) in enumerate(plan.named.items()):
+    named = dict(list(plan.named.items())[:stages])
+    for number, (name, stage) in enumerate(named.items()):
         try:
             run.do(stage, folder / name, int(seed) + number)
         except (OSError, SafetensorError) as error:
@@ -114,9 +121,10 @@ def progressive(
                 f"{folder / name} cannot be written ({error}): free some space, and call again to go on"
             ) from error
     schedule = StagedSchedule((*run.recovered.values(), run.scalings[max(run.scalings)]))
-    with _main_first(model):
-        schedule.save(folder / "schedule.json")
-    return Extended(schedule, run.scalings, run.recovered, run.tuned, tuple(folder / name for name in plan.named))
+    if stages == len(plan.stages):
+        with _main_first(model):
+            schedule.save(folder / "schedule.json")
+    return Extended(schedule, run.scalings, run.recovered, run.tuned, tuple(folder / name for name in named))
 
 
 @dataclass

@@ -414,6 +414,31 @@ def test_a_finished_plan_is_not_run_again(papers, monkeypatch):
         pd.testing.assert_frame_equal(again.histories[name], history)
 
 
+def test_the_first_stages_alone(papers, tmp_path):
+    """The model is as they leave it, nothing counts as done that is not, and a later call goes on."""
+    model, plain = tiny_model(), tiny_model()
+    first = run(model, PAPERS, tmp_path / "plan", stages=3)
+    assert [folder.name for folder in first.folders] == list(PAPERS.named)[:3] and first.recovered == {}
+    assert first.scalings == {n: papers.done.scalings[n] for n in (128, 192)}
+    assert first.tuned == first.scalings[128] and first.schedule.at(10_000) == first.scalings[192]
+    finetune(plain, TOKENIZER, DOCS, first.tuned, tmp_path / "plain", recipe=RECIPE, seed=7)
+    assert same_weights(weights(model), weights(plain)) and not same_weights(weights(model), papers.weights)
+    assert not (tmp_path / "plan/schedule.json").exists()
+    model = tiny_model()
+    assert run(model, PAPERS, tmp_path / "plan").schedule == papers.done.schedule
+    assert same_weights(weights(model), papers.weights)
+    model = tiny_model()  # and back: of a finished plan, too
+    run(model, PAPERS, tmp_path / "plan", stages=3)
+    assert same_weights(weights(model), weights(plain))
+
+
+@pytest.mark.parametrize("stages", [0, -1, 8])
+def test_a_number_of_stages_that_a_plan_does_not_have(tmp_path, stages):
+    with pytest.raises(ValueError, match=rf"stages is {stages}: the plan has 7, and from 1 to all of them can be run"):
+        run(tiny_model(), PAPERS, tmp_path / "plan", stages=stages)
+    assert not (tmp_path / "plan").exists()
+
+
 class Killed(BaseException):
     """What no code catches, as no code catches a kill."""
 
@@ -564,12 +589,12 @@ def test_the_control_is_trained_inside_its_own_window(tmp_path):
 
 
 def test_the_control_trains_on_as_many_tokens():
-    """Of all the fine-tunings together, with the last one's tokens a step; section 4.1's, from 4k to 128k and 256k."""
+    """Of all the fine-tunings together, with the first one's tokens a step; section 4.1's, from 4k to 128k and 256k."""
     plan = PLANS["paper_llama2"]
     trained = plan.control(4096).stages[1]
-    assert trained.recipe.batch * 4096 == 32 * 262_144
-    assert trained.recipe.steps * 32 * 262_144 == 400 * 32 * 131_072 + 600 * 32 * 262_144
-    assert trained.recipe == dataclasses.replace(plan.stages[3].recipe, steps=800, batch=2048)
+    assert trained.recipe.batch * 4096 == 32 * 131_072
+    assert trained.recipe.steps * 32 * 131_072 == 400 * 32 * 131_072 + 600 * 32 * 262_144
+    assert trained.recipe == dataclasses.replace(plan.stages[2].recipe, steps=1600, batch=1024)
     mistral = PLANS["paper_mistral"].control(8192).stages[1].recipe  # whose segments have 16k tokens
     assert (mistral.batch, mistral.steps) == (128, 800)
     with pytest.raises(ValueError, match="no FineTune"):
