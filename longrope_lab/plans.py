@@ -361,7 +361,7 @@ SMOLLM2: tuple[Stage, ...] = (
     Search(524_288, Gradient(3, 1, 0.05, 3, weighted=True), 1, FREE_M, keep_rotations=32),
 )
 # m is free, for inside its window an m of 1.09 alone costs this model 7 % of its perplexity.
-SMOLLM2_RECOVERY = Recover(8192, Gradient(steps=64, batch=2, initial="high"), 8, free_attention_factor=True)
+SMOLLM2_RECOVERY = Recover(8192, Gradient(steps=128, batch=2, initial="high"), 8, free_attention_factor=True)
 
 PLANS = {
     # Section 3.3 and 4.1: both searches on the pre-trained model, 400 steps and 600 more, then eight times further.
