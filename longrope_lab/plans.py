@@ -27,7 +27,7 @@ from .search.gradient import Gradient
 from .search.objective import GRADIENT_FORWARDS, Measured
 from .search.run import METHODS as SEARCHES
 from .search.run import Settings
-from .search.space import SearchSpace
+from .search.space import SearchSpace, check_rotations
 
 # From the factors that the model was trained at down.
 RECOVERY = Gradient(steps=32, initial="high")
@@ -46,8 +46,7 @@ class Search:
         attention_factors: as a `SearchSpace` takes them; on top of a scaling they multiply its m.
         on_top_of: length of an earlier search, to go on from what it found. So a far target is reached by way of
             nearer ones, where a gradient costs a quarter or a sixteenth.
-        keep_rotations: leave alone the dimensions that turn more often than this inside the original window (YaRN's
-            beta_fast is 32). Far out their gradient is noise.
+        keep_rotations: as a `SearchSpace` takes it: leave fast dimensions alone. Far out their gradient is noise.
 
     Raises:
         ValueError: an unknown method, a number below its least, attention factors or keep_rotations for a formula.
@@ -69,8 +68,7 @@ class Search:
         for name in ("attention_factors", "keep_rotations"):
             if isinstance(self.method, str) and getattr(self, name) is not None:
                 raise ValueError(f"{name} is for a search, and {self.method!r} is a formula: leave it out")
-        if self.keep_rotations is not None and not self.keep_rotations > 0:
-            raise ValueError(f"keep_rotations is {self.keep_rotations}: it counts turns, so a number above 0, or None")
+        check_rotations(self.keep_rotations)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
@@ -78,7 +78,8 @@ def progressive(
         tokenizer: its tokenizer.
         plan: what to do; or a name of `PLANS`.
         folder: gets ``plan.json``, a folder a stage (``scaling.json``, ``history.csv`` and what was measured of a
-            search; ``weights.safetensors`` and ``training/`` of a fine-tuning) and, at the end, ``schedule.json``.
+            search; ``weights.safetensors`` and ``training/`` of a fine-tuning, whose checkpoints go once the weights
+            are there) and, at the end, ``schedule.json``.
         train_docs: to fine-tune on.
         search_docs: to search on; each stage takes the first that are long enough.
         seed: of the first stage; each further one takes the next number.
@@ -161,14 +162,14 @@ class _Run:
             below = self.tuned if stage.on_top_of is None else self.scalings[stage.on_top_of]
             if isinstance(stage.method, str):
                 return formula_scaling(spec, stage.method, stage.length, below)
-            m = stage.attention_factors
+            narrowed: dict[str, Any] = {
+                "attention_factors": stage.attention_factors,
+                "keep_rotations": stage.keep_rotations,
+            }
             if below is None:
-                space = SearchSpace(spec, stage.length, attention_factors=m)
+                space = SearchSpace(spec, stage.length, **narrowed)
             else:
-                space = SearchSpace.on_top_of(below, stage.length, attention_factors=m)
-            if stage.keep_rotations is not None:
-                high = np.where(spec.rotations > stage.keep_rotations, 1.0, space.bounds[1])
-                space = replace(space, high=tuple(high.tolist()))
+                space = SearchSpace.on_top_of(below, stage.length, **narrowed)
         found = search(
             self.model,
             _long_enough(self.search_docs, stage.length)[: stage.documents],
@@ -185,27 +186,31 @@ class _Run:
 
     def fine_tune(self, stage: FineTune, place: Path, seed: int) -> None:
         """Train, or take the weights that an earlier call trained."""
+        from .trainer import checkpoints
+
         self.tuned = self.scalings[stage.length]
-        weights = place / "weights.safetensors"
+        weights, training = place / "weights.safetensors", place / "training"
         if weights.is_file():
             load_model(self.model, weights, device=str(self.model.device))
-            return
-        assert not isinstance(stage.recipe, str)
-        finetune(
-            self.model,
-            self.tokenizer,
-            self.train_docs,
-            self.tuned,
-            place / "training",
-            length=stage.segment or stage.length,
-            recipe=stage.recipe,
-            seed=seed,
-        )
+        else:
+            assert not isinstance(stage.recipe, str)
+            finetune(
+                self.model,
+                self.tokenizer,
+                self.train_docs,
+                self.tuned,
+                training,
+                length=stage.segment or stage.length,
+                recipe=stage.recipe,
+                seed=seed,
+            )
         with _main_first(self.model):
             if not weights.is_file():
                 part = weights.with_suffix(".part")
                 save_model(self.model, str(part))
                 part.replace(weights)  # whole or not at all
+            for checkpoint in checkpoints(training):  # each twice or three times as large, and of no more use
+                shutil.rmtree(checkpoint)
 
 
 def _main_first(model: Any) -> contextlib.AbstractContextManager[None]:

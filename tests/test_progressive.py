@@ -268,7 +268,9 @@ def test_peak_memory_is_near_what_smollm2_took_on_a_gpu():
     for length in (8192, 32_768, 65_536, 131_072, 262_144, 524_288):
         assert (peak_bytes(model, length, backward=False) - held) / gib == pytest.approx(measured[length], rel=0.1)
     gradient = pd.read_csv(ROOT / "results/gpu/90_cost/searching.csv").set_index("search")["peak_gib"]["gradient"]
-    assert (peak_bytes(model, 16_384, backward=True) - held) / gib == pytest.approx(gradient, rel=0.1)
+    # Measured before attention's outputs were kept: 9 heads of 64 in 16 bits, and a float32 each, in 30 layers.
+    attended = 16_384 * 30 * 9 * (64 * 2 + 4)
+    assert (peak_bytes(model, 16_384, backward=True) - held - attended) / gib == pytest.approx(gradient, rel=0.1)
 
 
 def test_the_papers_plan_is_explained_without_the_weights():
@@ -385,6 +387,7 @@ def test_each_stage_leaves_what_it_made(papers):
             assert RopeScaling.load(folder / name / "scaling.json") == found[stage.length]
             assert {"kind", "best_perplexity", "tokens"} <= set(done.histories[name])
     assert not list(folder.rglob("*.part"))
+    assert {path.name for path in folder.rglob("training/*")} == {"finetune.json", "loss.csv", "scaling.json"}
 
 
 def test_short_texts_get_factors_that_are_no_larger_and_no_worse(papers):

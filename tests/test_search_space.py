@@ -181,6 +181,26 @@ def test_the_rule_narrows_the_bounds():
     assert free.bounds[0].tolist() == [1, 3, 2, 4] and free.bounds[1].tolist() == [9, 5, 6, 5]
 
 
+def test_fast_dimensions_may_be_left_alone():
+    """By their turns in the window of the model as it is loaded, also on top of an extension."""
+    spec = RopeSpec(64, 8192, base=100_000.0)
+    turns = 8192 * 100_000.0 ** (-np.arange(32) / 32) / (2 * np.pi)
+    fast = turns > 32
+    assert 5 < fast.sum() < 20
+    first = SearchSpace(spec, 65_536, start_tokens=(0,), keep_rotations=32)
+    low, high = first.bounds
+    assert (high[fast] == 1).all() and (high[~fast] == 10).all() and (low == 1).all()
+    assert first == SearchSpace(spec, 65_536, start_tokens=(0,), high=tuple(np.where(fast, 1.0, 10.0)))
+    assert first.to_dict() != SearchSpace(spec, 65_536, start_tokens=(0,)).to_dict()
+    assert dataclasses.replace(first, step=0.1).high == first.high
+    on_top = SearchSpace.on_top_of(first.scaling_at(np.where(fast, 1.0, 2.0)), 524_288, keep_rotations=32)
+    assert (on_top.spec.rotations > 32).sum() > fast.sum()  # in the longer window
+    assert (on_top.bounds[1] == high).all()
+    rising = SearchSpace(spec, 65_536, low=tuple(1 + np.arange(32) / 100), high=8.0, keep_rotations=32)
+    low, high = rising.bounds
+    assert (high[fast] == low[fast]).all() and (high[~fast] == 8).all()
+
+
 # --- formulas ---------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +335,8 @@ def test_what_tells_one_space_from_another():
         ({"attention_factors": (0, 1.0)}, "attention_factors is (0, 1.0): give"),
         ({"attention_factors": (1.0, math.inf)}, "attention_factors is (1.0, inf): give"),
         ({"attention_factors": (math.nan, 1.0)}, "attention_factors is (nan, 1.0): give"),
+        ({"keep_rotations": 0}, "keep_rotations is 0: it counts turns, so a number above 0, or None"),
+        ({"keep_rotations": math.nan}, "keep_rotations is nan: it counts turns"),
         ({"step": 0}, "step is 0: the distance between two factors must be above 0"),
         ({"step": -0.01}, "step is -0.01: the distance"),
         ({"step": math.nan}, "step is nan: the distance"),

@@ -38,7 +38,7 @@ class Gradient:
         weighted: find the nearest factors that never fall in Adam's own measure, each dimension weighing as much as the
             size of its gradients. In plain distance ten dimensions of next to no effect outvote the one that matters
             wherever the order ties them together, and descent stops short of the constrained minimum. But far out the
-            gradients of fast dimensions are large, and noise: close these in the space (`Search(keep_rotations=32)`).
+            gradients of fast dimensions are large, and noise: close these (`SearchSpace(keep_rotations=32)`).
 
     Raises:
         ValueError: a number below 1, or a learning rate that is not above 0.

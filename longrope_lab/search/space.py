@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,12 @@ START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 # Table 4: factors go up to 1.25 times the extension ratio, in steps of 0.01.
 HIGHEST = 1.25
 STEP = 0.01
+
+
+def check_rotations(keep_rotations: float | None) -> None:
+    """Refuse what is no number of turns, for whoever takes it."""
+    if keep_rotations is not None and not keep_rotations > 0:
+        raise ValueError(f"keep_rotations is {keep_rotations}: it counts turns, so a number above 0, or None")
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,12 @@ class SearchSpace:
             sqrt(1 + ln s / ln L).
         monotone: demand that factors never fall from a dimension to the next (section 3.2).
         over: an extension that is in place already, whose factors multiply those of this space; see `on_top_of`.
+        keep_rotations: leave alone the dimensions that turn more often than this inside the model's window: their
+            highest factor is their lowest. YaRN's beta_fast is 32 (arXiv 2309.00071, section 3.2).
 
     Raises:
-        ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step that is not
-            above 0; start tokens that are no whole numbers from 0, or none.
+        ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step or keep_rotations
+            that is not above 0; start tokens that are no whole numbers from 0, or none.
     """
 
     spec: RopeSpec
@@ -60,8 +68,9 @@ class SearchSpace:
     attention_factors: tuple[float, float] | float | None = None
     monotone: bool = True
     over: RopeScaling | None = None
+    keep_rotations: InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, keep_rotations: float | None) -> None:
         check_target(self.spec, self.target_length)
         if not (math.isfinite(self.step) and self.step > 0):
             raise ValueError(f"step is {self.step}: the distance between two factors must be above 0")
@@ -89,6 +98,11 @@ class SearchSpace:
                 f"start_tokens is {self.start_tokens}, and the extension below leaves {self.over.start_tokens} "
                 "start tokens alone: between two counts only one would act; use SearchSpace.on_top_of"
             )
+        if keep_rotations is not None:
+            check_rotations(keep_rotations)
+            low, high = self.bounds
+            kept = np.where(self.model_spec.rotations > keep_rotations, low, high)
+            object.__setattr__(self, "high", tuple(kept.tolist()))
         self.grid  # noqa: B018 - checks the bounds
 
     @classmethod
