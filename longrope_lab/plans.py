@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from .corpora import Document, load_corpus
 from .cost import forward_flops
 from .errors import unknown
 from .hf_config import spec_from_config
@@ -177,6 +179,29 @@ class Plan:
         """
         kept = [stage for stage in self.stages if not isinstance(stage, Recover)]
         return Plan(tuple(Search(stage.length, name) if isinstance(stage, Search) else stage for stage in kept))
+
+    def search_documents(
+        self, source: str | os.PathLike[str], tokenizer: Any, split: str = "validation"
+    ) -> list[Document]:
+        """Of a corpus, as many documents of each stage's length as it takes, none twice: for `progressive`.
+
+        Args:
+            source: a name, a path or a hub id, as `load_corpus` takes it.
+            tokenizer: the model's.
+            split: of the corpus.
+
+        Raises:
+            ValueError: as `load_corpus`: an unknown corpus, too few documents of a stage's length.
+            FileNotFoundError: a path with nothing there.
+        """
+        found: dict[str, Document] = {}
+        for stage in self.stages:
+            if isinstance(stage, FineTune) or isinstance(stage.method, str):
+                continue
+            with naming(stage):
+                size = {"min_tokens": stage.length, "limit": stage.documents}
+                found |= {doc.title: doc for doc in load_corpus(source, tokenizer, split=split, **size)}
+        return list(found.values())
 
     def control(self, window: int) -> Plan:
         """The yardstick of this plan: the model trained in its own window (tokens), unscaled, on as many tokens.
@@ -354,7 +379,7 @@ FREE_M = (1.0, 1.5)
 SMOLLM2: tuple[Stage, ...] = (
     Search(65_536, Gradient(steps=32), documents=4, attention_factors=FREE_M),
     FineTune(65_536, RECIPES["small"]),
-    Search(262_144, Gradient(8, 1, 0.05, 8, weighted=True), 3, FREE_M, keep_rotations=32),
+    Search(262_144, Gradient(steps=8, validate_every=4), 3, FREE_M),
     FineTune(262_144, replace(RECIPES["small"], steps=14, warmup=2, save_every=7)),
     Search(524_288, Gradient(3, 1, 0.05, 3, weighted=True), 1, FREE_M, keep_rotations=32),
 )

@@ -156,7 +156,8 @@ class _Run:
     def scaling(self, stage: Search | Recover, place: Path, seed: int) -> RopeScaling:
         """What a formula says, or what a search finds, its measurements kept."""
         if isinstance(stage, Recover):
-            space = _below(self.scalings[max(self.scalings)], stage)
+            free, last = stage.free_attention_factor, self.scalings[max(self.scalings)]
+            space = SearchSpace.below(last, stage.length, free_attention_factor=free)
         else:
             spec = rope_spec(self.model)
             below = self.tuned if stage.on_top_of is None else self.scalings[stage.on_top_of]
@@ -223,19 +224,6 @@ def _main_first(model: Any) -> contextlib.AbstractContextManager[None]:
     state = PartialState(cpu=model.device.type == "cpu", timeout=timedelta(days=30))
     waiting: contextlib.AbstractContextManager[None] = state.main_process_first()
     return waiting
-
-
-def _below(last: RopeScaling, stage: Recover) -> SearchSpace:
-    """A recovery's space: no factor above the last scaling's, whose n-hat stays, and m with it or below it."""
-    m = last.attention_factor
-    return SearchSpace(
-        last.spec,
-        stage.length,
-        high=tuple(last.factors.tolist()),
-        start_tokens=(last.start_tokens,),
-        attention_factors=(min(1.0, m), max(1.0, m)) if stage.free_attention_factor else m,
-        monotone=bool((last.factors[1:] >= last.factors[:-1]).all()),
-    )
 
 
 def _history(place: Path) -> Path:

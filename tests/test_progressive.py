@@ -181,6 +181,37 @@ def test_the_baseline_of_a_plan_is_fine_tuned_the_same_way():
         PAPERS.by_formula("yarm")
 
 
+def test_the_documents_that_a_plan_searches_on(tmp_path, cache):
+    """Of each length as many as the stage takes, in the corpus's order, none twice; none for a formula or training."""
+    (tmp_path / "texts").mkdir()
+    for name, words in {"a": 100, "b": 300, "c": 150, "d": 500, "e": 120, "f": 90}.items():
+        (tmp_path / f"texts/{name}.txt").write_text("word " * words)
+    plan = Plan(
+        (
+            Search(128, EVOLUTION, documents=2),
+            Search(256, "yarn"),
+            FineTune(256, RECIPE),
+            Search(400, GRADIENT, documents=1),
+            Recover(64, DOWN, documents=3),
+        )
+    )
+    found = plan.search_documents(tmp_path / "texts", Words())
+    assert [(doc.title[0], len(doc)) for doc in found] == [("b", 300), ("c", 150), ("d", 500), ("a", 100)]
+    assert plan.by_formula("pi").search_documents(tmp_path / "texts", Words()) == []
+    longer = Plan((*plan.stages[:3], Search(500, GRADIENT, documents=2)))
+    with pytest.raises(ValueError, match=r"^Search at 500 tokens: 1 of the 6 documents of .* 2 were asked for"):
+        longer.search_documents(tmp_path / "texts", Words())
+
+
+class Words:
+    """A tokenizer whose token is a word."""
+
+    name_or_path, vocab_size = "words", 100
+
+    def __call__(self, text, verbose):
+        return {"input_ids": [len(word) for word in text.split()]}
+
+
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
@@ -361,6 +392,7 @@ def test_a_plan_is_the_sequence_that_one_would_write_by_hand(papers, tmp_path):
         high = tuple(third.factors)
         m = (1.0, third.attention_factor) if length == 128 else third.attention_factor
         space = SearchSpace(spec, length, high=high, start_tokens=last, attention_factors=m, monotone=True)
+        assert space == SearchSpace.below(third, length, free_attention_factor=length == 128)
         method = PAPERS.stages[5 + number].method
         assert done.recovered[length] == search(model, DOCS[:1], length, method, space=space, seed=10 + number).best
     assert done.schedule == RopeSchedule.stages([*done.recovered.values(), third])

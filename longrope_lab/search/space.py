@@ -115,6 +115,22 @@ class SearchSpace:
         spec = replace(first, start_tokens=0).as_spec()
         return cls(spec, target_length, start_tokens=(first.start_tokens,), over=first, **options)
 
+    @classmethod
+    def below(cls, last: RopeScaling, target_length: int, *, free_attention_factor: bool = False) -> SearchSpace:
+        """The space of a recovery (LongRoPE section 3.4): no factor above that of `last`, whose n-hat stays.
+
+        Its m stays, too, unless it is free: then it lies between 1 and that one.
+        """
+        m = last.attention_factor
+        return cls(
+            last.spec,
+            target_length,
+            high=tuple(last.factors.tolist()),
+            start_tokens=(last.start_tokens,),
+            attention_factors=(min(1.0, m), max(1.0, m)) if free_attention_factor else m,
+            monotone=bool((last.factors[1:] >= last.factors[:-1]).all()),
+        )
+
     @property
     def model_spec(self) -> RopeSpec:
         """The embedding of the model that this space's scalings apply to."""
