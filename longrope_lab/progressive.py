@@ -28,6 +28,7 @@ from .plans import PLANS, FineTune, Plan, Recover, Search, Stage, formula_scalin
 from .rope import RopeScaling
 from .rotary import rope_spec
 from .schedule import StagedSchedule
+from .search.objective import model_of
 from .search.run import model_digest, search
 from .search.space import SearchSpace
 
@@ -74,7 +75,9 @@ def progressive(
     model again first.
 
     Args:
-        model: a Hugging Face causal language model, as it was loaded.
+        model: a Hugging Face causal language model, as it was loaded; or its name for `load_model`, or a function
+            without arguments that returns it, so that other processes can take roads side by side:
+            ``WorkerProcesses().submit(progressive, "smollm2", ...)``.
         tokenizer: its tokenizer.
         plan: what to do; or a name of `PLANS`.
         folder: gets ``plan.json``, a folder a stage (``scaling.json``, ``history.csv`` and what was measured of a
@@ -100,6 +103,7 @@ def progressive(
     stages = len(plan.stages) if stages is None else stages
     if not 1 <= stages <= len(plan.stages):
         raise ValueError(f"stages is {stages}: the plan has {len(plan.stages)}, and from 1 to all of them can be run")
+    model = model_of(model)
     plan.check(rope_spec(model))
     for stage in plan.stages:
         with naming(stage):

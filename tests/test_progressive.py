@@ -25,7 +25,7 @@ from longrope_lab.progressive import progressive
 from longrope_lab.rope import RopeScaling, RopeSpec, compose
 from longrope_lab.rotary import apply_scaling, rope_spec
 from longrope_lab.schedule import RopeSchedule
-from longrope_lab.search import Evolution, Gradient, Random, SearchSpace, search
+from longrope_lab.search import Evolution, Gradient, Random, SearchSpace, WorkerProcesses, search
 from longrope_lab.search.objective import Objective
 
 module = importlib.import_module("longrope_lab.progressive")  # the package's own name `progressive` is the function
@@ -472,6 +472,22 @@ def test_a_number_of_stages_that_a_plan_does_not_have(tmp_path, stages):
     with pytest.raises(ValueError, match=rf"stages is {stages}: the plan has 7, and from 1 to all of them can be run"):
         run(tiny_model(), PAPERS, tmp_path / "plan", stages=stages)
     assert not (tmp_path / "plan").exists()
+
+
+def test_roads_taken_side_by_side(tmp_path):
+    """Each process loads the model itself; a later call finds all done, and gets the same weights."""
+    torch.set_num_threads(1)  # as in the processes
+    alone = tiny_model()
+    plans = {"yarn": SHORT, "pi": SHORT.by_formula("pi")}
+    expected = run(alone, SHORT, tmp_path / "alone")
+    given = {"train_docs": DOCS, "search_docs": DOCS, "seed": 5}
+    with WorkerProcesses(2) as workers:
+        tasks = [workers.submit(progressive, tiny_model, TOKENIZER, p, tmp_path / n, **given) for n, p in plans.items()]
+        yarn, pi = (task.result() for task in tasks)
+    assert yarn.schedule == expected.schedule != pi.schedule
+    model = tiny_model()
+    assert run(model, SHORT, tmp_path / "yarn").schedule == expected.schedule
+    assert same_weights(weights(model), weights(alone))
 
 
 class Killed(BaseException):
