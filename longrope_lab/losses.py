@@ -142,8 +142,8 @@ def _logits(model: Any, rows: Tensor) -> Tensor:
 def recomputing(model: Any) -> Iterator[None]:
     """Keep only the inputs of the decoder's layers and what attention gave; the backward pass computes the rest again.
 
-    Of a long text attention is nearly all the work, and what it gives is no larger than a layer's input: to compute it
-    once saves up to two ninths of a gradient's time.
+    Of a long text attention is nearly all the work, and what it gives is about as large as a layer's input: to compute
+    it once saves up to two ninths of a gradient's time.
 
     transformers' own switch acts in training mode alone, where a model may also drop activations at random,
     and leaves a hook at the embedding; here the layers that it would wrap are wrapped, and nothing else changes.

@@ -65,7 +65,8 @@ def peak_bytes(model: Any, length: int, *, backward: bool, trained: int = 0) -> 
     """Estimated peak memory of `token_losses`, or of a gradient under `recomputing`, weights and all.
 
     Counted from a Llama's layer at the model's dtype. Above its weights SmolLM2 on an H200 needed 1.02 to 1.06 of it
-    to score 65,536 tokens and more, and 0.93 of it for gradients of the factors at 16,384 (results/gpu/90_cost).
+    to score 65,536 tokens and more (results/gpu/90_cost). For gradients of the factors at 16,384 it needed 0.93 of what
+    this says without attention's outputs, which were not kept then.
 
     Args:
         model: a Hugging Face causal language model; it may be a "meta" one.
@@ -93,7 +94,7 @@ def peak_bytes(model: Any, length: int, *, backward: bool, trained: int = 0) -> 
 def saving_memory(model: Any, length: int) -> contextlib.AbstractContextManager[None]:
     """`recomputing`, unless a quarter of the free memory holds what all layers compute on so many tokens.
 
-    Gradients are the same either way; to compute nothing twice takes a fifth of the time off.
+    Gradients are the same either way; to compute nothing twice is faster.
     """
     config = model.config.get_text_config()
     everything = config.num_hidden_layers * _layer_bytes(config, length, model.dtype.itemsize)

@@ -194,13 +194,14 @@ class Plan:
             ValueError: as `load_corpus`: an unknown corpus, too few documents of a stage's length.
             FileNotFoundError: a path with nothing there.
         """
-        found: dict[str, Document] = {}
+        found: dict[tuple[str, bytes], Document] = {}
         for stage in self.stages:
             if isinstance(stage, FineTune) or isinstance(stage.method, str):
                 continue
             with naming(stage):
                 size = {"min_tokens": stage.length, "limit": stage.documents}
-                found |= {doc.title: doc for doc in load_corpus(source, tokenizer, split=split, **size)}
+                docs = load_corpus(source, tokenizer, split=split, **size)
+            found |= {(doc.title, doc.ids.tobytes()): doc for doc in docs}  # two may have one title
         return list(found.values())
 
     def control(self, window: int) -> Plan:

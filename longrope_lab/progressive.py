@@ -76,8 +76,7 @@ def progressive(
 
     Args:
         model: a Hugging Face causal language model, as it was loaded; or its name for `load_model`, or a function
-            without arguments that returns it, so that other processes can take roads side by side:
-            ``WorkerProcesses().submit(progressive, "smollm2", ...)``.
+            without arguments that returns it, so that processes of `WorkerProcesses` can take roads side by side.
         tokenizer: its tokenizer.
         plan: what to do; or a name of `PLANS`.
         folder: gets ``plan.json``, a folder a stage (``scaling.json``, ``history.csv`` and what was measured of a
@@ -101,7 +100,7 @@ def progressive(
         plan = PLANS[plan]
     folder = Path(folder)
     stages = len(plan.stages) if stages is None else stages
-    if not 1 <= stages <= len(plan.stages):
+    if stages not in range(1, len(plan.stages) + 1):
         raise ValueError(f"stages is {stages}: the plan has {len(plan.stages)}, and from 1 to all of them can be run")
     model = model_of(model)
     plan.check(rope_spec(model))

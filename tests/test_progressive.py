@@ -185,7 +185,8 @@ def test_the_documents_that_a_plan_searches_on(tmp_path, cache):
     """Of each length as many as the stage takes, in the corpus's order, none twice; none for a formula or training."""
     (tmp_path / "texts").mkdir()
     for name, words in {"a": 100, "b": 300, "c": 150, "d": 500, "e": 120, "f": 90}.items():
-        (tmp_path / f"texts/{name}.txt").write_text("word " * words)
+        (tmp_path / "texts" / name).mkdir()
+        (tmp_path / "texts" / name / "text.txt").write_text("word " * words)
     plan = Plan(
         (
             Search(128, EVOLUTION, documents=2),
@@ -195,12 +196,13 @@ def test_the_documents_that_a_plan_searches_on(tmp_path, cache):
             Recover(64, DOWN, documents=3),
         )
     )
-    found = plan.search_documents(tmp_path / "texts", Words())
-    assert [(doc.title[0], len(doc)) for doc in found] == [("b", 300), ("c", 150), ("d", 500), ("a", 100)]
-    assert plan.by_formula("pi").search_documents(tmp_path / "texts", Words()) == []
+    source = tmp_path / "texts/*/*.txt"
+    found = plan.search_documents(source, Words())
+    assert [(doc.title, len(doc)) for doc in found] == [("text", n) for n in (300, 150, 500, 100)]
+    assert plan.by_formula("pi").search_documents(source, Words()) == []
     longer = Plan((*plan.stages[:3], Search(500, GRADIENT, documents=2)))
     with pytest.raises(ValueError, match=r"^Search at 500 tokens: 1 of the 6 documents of .* 2 were asked for"):
-        longer.search_documents(tmp_path / "texts", Words())
+        longer.search_documents(source, Words())
 
 
 class Words:
@@ -449,7 +451,7 @@ def test_a_finished_plan_is_not_run_again(papers, monkeypatch):
         pd.testing.assert_frame_equal(again.histories[name], history)
 
 
-def test_the_first_stages_alone(papers, tmp_path):
+def test_the_first_stages_alone(papers, tmp_path, monkeypatch):
     """The model is as they leave it, nothing counts as done that is not, and a later call goes on."""
     model, plain = tiny_model(), tiny_model()
     first = run(model, PAPERS, tmp_path / "plan", stages=3)
@@ -459,22 +461,27 @@ def test_the_first_stages_alone(papers, tmp_path):
     finetune(plain, TOKENIZER, DOCS, first.tuned, tmp_path / "plain", recipe=RECIPE, seed=7)
     assert same_weights(weights(model), weights(plain)) and not same_weights(weights(model), papers.weights)
     assert not (tmp_path / "plan/schedule.json").exists()
+    calls = []
+    for name in ("search", "finetune"):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, real=real, **k: calls.append(real.__name__) or real(*a, **k))
     model = tiny_model()
     assert run(model, PAPERS, tmp_path / "plan").schedule == papers.done.schedule
+    assert calls == ["finetune", "search", "search", "search"]
     assert same_weights(weights(model), papers.weights)
     model = tiny_model()  # and back: of a finished plan, too
     run(model, PAPERS, tmp_path / "plan", stages=3)
     assert same_weights(weights(model), weights(plain))
 
 
-@pytest.mark.parametrize("stages", [0, -1, 8])
+@pytest.mark.parametrize("stages", [0, -1, 8, 2.5])
 def test_a_number_of_stages_that_a_plan_does_not_have(tmp_path, stages):
     with pytest.raises(ValueError, match=rf"stages is {stages}: the plan has 7, and from 1 to all of them can be run"):
         run(tiny_model(), PAPERS, tmp_path / "plan", stages=stages)
     assert not (tmp_path / "plan").exists()
 
 
-def test_roads_taken_side_by_side(tmp_path):
+def test_roads_taken_side_by_side(tmp_path, monkeypatch):
     """Each process loads the model itself; a later call finds all done, and gets the same weights."""
     torch.set_num_threads(1)  # as in the processes
     alone = tiny_model()
@@ -485,6 +492,7 @@ def test_roads_taken_side_by_side(tmp_path):
         tasks = [workers.submit(progressive, tiny_model, TOKENIZER, p, tmp_path / n, **given) for n, p in plans.items()]
         yarn, pi = (task.result() for task in tasks)
     assert yarn.schedule == expected.schedule != pi.schedule
+    monkeypatch.setattr(module, "finetune", None)
     model = tiny_model()
     assert run(model, SHORT, tmp_path / "yarn").schedule == expected.schedule
     assert same_weights(weights(model), weights(alone))

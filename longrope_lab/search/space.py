@@ -51,8 +51,8 @@ class SearchSpace:
             sqrt(1 + ln s / ln L).
         monotone: demand that factors never fall from a dimension to the next (section 3.2).
         over: an extension that is in place already, whose factors multiply those of this space; see `on_top_of`.
-        keep_rotations: leave alone the dimensions that turn more often than this inside the model's window: their
-            highest factor is their lowest. YaRN's beta_fast is 32 (arXiv 2309.00071, section 3.2).
+        keep_rotations: leave alone the dimensions that turn more often than this inside the model's window: `high`
+            becomes their lowest factor. YaRN's beta_fast is 32 (arXiv 2309.00071, section 3.2).
 
     Raises:
         ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step or keep_rotations
