@@ -55,7 +55,7 @@ def test_passkey_inside_the_window(lab, filler):
 
 
 def test_the_recipe_trains(tmp_path):
-    """A few steps of the real recipe on a small text: the loss falls, and the folder it leaves loads."""
+    """A few steps of the real recipe, of one layer on a small text: the loss falls, and the folder it leaves loads."""
     from transformers import AutoTokenizer
 
     book = tmp_path / "book.txt"
@@ -72,7 +72,9 @@ def test_the_recipe_trains(tmp_path):
     assert next(data).shape == (4, pretrain.WINDOW + 1)
     torch.manual_seed(0)
     model = pretrain.new_model(tokenizer)
-    history = pretrain.train(model, data, steps=12, lr=6e-3, log_every=4)
+    model.model.layers = model.model.layers[:1]  # Muon computes in bfloat16, which not every processor does fast
+    model.config.num_hidden_layers = 1
+    history = pretrain.train(model, data, steps=6, lr=6e-3, log_every=3)
     assert history[-1]["loss"] < history[0]["loss"] - 0.5
     model.save_pretrained(folder)
     assert (folder / "model.safetensors").is_file()
