@@ -481,14 +481,14 @@ def test_a_number_of_stages_that_a_plan_does_not_have(tmp_path, stages):
     assert not (tmp_path / "plan").exists()
 
 
-def test_roads_taken_side_by_side(tmp_path, monkeypatch):
-    """Each process loads the model itself; a later call finds all done, and gets the same weights."""
-    torch.set_num_threads(1)  # as in the processes
+def test_roads_taken_by_workers(tmp_path, monkeypatch):
+    """They load the model themselves; a later call finds all done, and gets the same weights."""
+    torch.set_num_threads(1)  # as in a worker
     alone = tiny_model()
     plans = {"yarn": SHORT, "pi": SHORT.by_formula("pi")}
     expected = run(alone, SHORT, tmp_path / "alone")
     given = {"train_docs": DOCS, "search_docs": DOCS, "seed": 5}
-    with WorkerProcesses(2) as workers:
+    with WorkerProcesses(1) as workers:  # more are tested with the search
         tasks = [workers.submit(progressive, tiny_model, TOKENIZER, p, tmp_path / n, **given) for n, p in plans.items()]
         yarn, pi = (task.result() for task in tasks)
     assert yarn.schedule == expected.schedule != pi.schedule
