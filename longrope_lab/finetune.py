@@ -35,9 +35,10 @@ from .errors import unknown
 from .files import claim
 from .losses import fast_attention, in_float32
 from .memory import saving_memory
+from .methods import rope_scaling
 from .recipe import RECIPES, Recipe
 from .rope import RopeScaling
-from .rotary import scaled
+from .rotary import rope_spec, scaled
 from .schedule import RopeSchedule
 from .search.run import model_digest
 
@@ -65,7 +66,8 @@ def finetune(
         model: a Hugging Face causal language model; its weights change, except those that do not require gradients.
         tokenizer: its tokenizer, for BOS and EOS.
         docs: documents to cut into segments; see `segments`. They are used in shuffled passes over all.
-        scaling: what is in place while training; None: the model as it stands.
+        scaling: what is in place while training; None: the model as it stands. With the recipe's `short_every`, a
+            schedule's set for the window is what the short pieces are read with.
         folder: for the last two checkpoints, ``loss.csv``, ``finetune.json`` (what was asked for) and ``scaling.json``.
         length: tokens a segment; the scaling's target unless given.
         recipe: a name of `RECIPES`, or a `Recipe`.
@@ -77,7 +79,7 @@ def finetune(
     Raises:
         ValueError: no segment in the documents, token ids that the model does not have, a folder of another fine-tuning
             or of anything else, named modules that the model does not have, a batch that the processes cannot share, a
-            length not given, an unknown recipe.
+            length not given, an unknown recipe, `short_every` for segments that are hardly longer than the window.
         RuntimeError: a loss or gradient that is not finite (the last good state is in the folder), or a checkpoint
             that cannot be written.
     """
@@ -99,6 +101,8 @@ def finetune(
             f"the documents hold token ids from {rows.min()} to {rows.max()}, and the model has {vocabulary}: tokenise "
             "with this model's own tokenizer"
         )
+    spec = rope_spec(model)
+    recipe.check_segment(length, spec.original_length)
     in_full = _trained_in_full(model, recipe)
     with scaled(model, scaling, length=length):  # refuses one of another model before anything is written
         pass
@@ -107,14 +111,21 @@ def finetune(
         claim(folder / "finetune.json", "fine-tuning", _identity(model, rows, scaling, length, recipe, seed))
         if scaling is not None and arguments.should_save:
             scaling.save(folder / "scaling.json")
+    fixed: int | None = length
+    if recipe.short_every:
+        fixed = None  # each pass has the factors of its own length
+        if isinstance(scaling, RopeScaling):
+            unscaled = rope_scaling(spec, "none", spec.original_length)
+            assert isinstance(unscaled, RopeScaling)
+            scaling = RopeSchedule.stages([unscaled, scaling])
     with (
         _undone_by_errors(model, in_full),
         in_float32(model),
         _low_rank(model, recipe, in_full, seed),
-        scaled(model, scaling, length=length),
+        scaled(model, scaling, length=fixed),
         saving_memory(model, length * arguments.per_device_train_batch_size),
         fast_attention(),
-        loss_inside(model),
+        loss_inside(model, spec.original_length),
     ):
         return train(model, rows, folder, recipe, arguments)
 

@@ -28,6 +28,9 @@ class Recipe:
             embeddings (LongLoRA, arXiv 2309.12307, section 3.3), merged at the end.
         lora_modules: names of the linear layers that get such updates.
         save_every: steps between two checkpoints.
+        short_every: 0, or k > 1: every k-th segment is read in pieces of the model's window with the embedding
+            unscaled, so that the weights learn the long factors and keep short texts: mixed context window training
+            (LongRoPE2, arXiv 2502.20082).
 
     Raises:
         ValueError: a number below its least, a warm-up as long as the training, or an unknown decay.
@@ -41,9 +44,11 @@ class Recipe:
     lora_rank: int = 0
     lora_modules: tuple[str, ...] = ATTENTION
     save_every: int = 50
+    short_every: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("lora_rank", 0), ("save_every", 1)):
+        lowest = {"steps": 1, "batch": 1, "warmup": 0, "lora_rank": 0, "save_every": 1, "short_every": 0}
+        for name, least in lowest.items():
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
@@ -57,9 +62,23 @@ class Recipe:
                 f"warmup is {self.warmup} and steps {self.steps}: the learning rate would never reach "
                 f"{self.learning_rate:g}; pass a shorter warmup, such as warmup=0"
             )
+        if self.short_every == 1:
+            raise ValueError("short_every is 1: no segment would be long; take 2 or more, or 0 for long ones alone")
         object.__setattr__(self, "lora_modules", tuple(self.lora_modules))
         if self.lora_rank and not self.lora_modules:
             raise ValueError(f"lora_rank is {self.lora_rank} and lora_modules is empty: name the layers to update")
+
+    def check_segment(self, length: int, window: int) -> None:
+        """See whether segments of `length` tokens can be read as the recipe says by a model of that window.
+
+        Raises:
+            ValueError: short reading of what is hardly longer than the window.
+        """
+        if self.short_every and length < 2 * window:
+            raise ValueError(
+                f"short_every is {self.short_every}, and segments of {length:,} tokens do not hold two pieces of the "
+                f"model's window, {window:,}: train on longer segments, or set short_every=0"
+            )
 
 
 RECIPES = {

@@ -101,21 +101,26 @@ def main_first(arguments: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loss_inside(model: Any) -> Iterator[None]:
-    """While in force, a call with labels returns the chunked loss.
+def loss_inside(model: Any, window: int) -> Iterator[None]:
+    """While in force, a call with labels returns the chunked loss; rows marked short are read in pieces of the window.
 
     The Trainer calls a model through what accelerate wraps around it, which averages gradients and casts; so the loss
     must come out of the model's own `forward`.
     """
     stock, own = model.forward, vars(model).get("forward")
 
-    def forward(input_ids: Tensor, labels: Tensor | None = None) -> Any:
+    def forward(input_ids: Tensor, labels: Tensor | None = None, short: Tensor | None = None) -> Any:
         if labels is None:  # from the backward pass, for the logits of a chunk
             return stock(input_ids=input_ids)
         wrapped = model.forward
         model.forward = stock  # entered a second time inside itself, accelerate's autocast would never end
         try:
-            return {"loss": mean_loss(model, input_ids)}
+            if short is None:
+                return {"loss": mean_loss(model, input_ids)}
+            pieces = input_ids[short, : input_ids.shape[1] // window * window].reshape(-1, window)
+            share = short.float().mean()
+            parts = ((1 - share, input_ids[~short]), (share, pieces))
+            return {"loss": sum(weight * mean_loss(model, ids) for weight, ids in parts if len(ids))}
         finally:
             model.forward = wrapped
 
@@ -140,7 +145,7 @@ def train(model: Any, rows: NDArray[np.int64], folder: Path, recipe: Recipe, arg
                 folder,
                 model=model,
                 args=arguments,
-                train_dataset=_Segments(rows, recipe.steps * recipe.batch, arguments.seed),
+                train_dataset=_Segments(rows, recipe.steps * recipe.batch, arguments.seed, recipe.short_every),
                 callbacks=[_Log(folder, recipe.batch * rows.shape[1], bar)],
             )
             trainer.remove_callback(PrinterCallback)
@@ -171,23 +176,27 @@ def history(log: Sequence[dict[str, Any]], tokens_a_step: int) -> pd.DataFrame:
 
 
 class _Segments(Dataset[dict[str, Tensor]]):
-    """The rows in the order of training: shuffled passes over all, cut after `count`.
+    """The rows in the order of training: shuffled passes over all, cut after `count`; every so many marked short.
 
     The order is laid down here, since the Trainer's own depends on the number of processes, and cuts the last step of
     a pass short.
     """
 
-    def __init__(self, rows: NDArray[np.int64], count: int, seed: int) -> None:
+    def __init__(self, rows: NDArray[np.int64], count: int, seed: int, short_every: int) -> None:
         rng = np.random.default_rng(seed)
         passes = [rng.permutation(len(rows)) for _ in range(-(-count // len(rows)))]
         self.rows, self.order = torch.from_numpy(rows), np.concatenate(passes)[:count]
+        self.short_every = short_every
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row = self.rows[self.order[index]]
-        return {"input_ids": row, "labels": row}
+        item = {"input_ids": row, "labels": row}
+        if self.short_every:
+            item["short"] = torch.tensor((index + 1) % self.short_every == 0)
+        return item
 
 
 class _Training(Trainer):  # type: ignore[misc]  # transformers is not typed

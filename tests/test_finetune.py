@@ -105,10 +105,54 @@ def test_the_loss_inside_is_that_of_full_logits(family):
     with torch.no_grad():
         expected = full_logits(model, rows)
         logits = model(rows[:1, :9]).logits
-        with trainer_module.loss_inside(model):
+        with trainer_module.loss_inside(model, WINDOW):
             torch.testing.assert_close(model(input_ids=rows, labels=rows)["loss"], expected, atol=1e-5, rtol=0)
             assert torch.equal(model(input_ids=rows[:1, :9]).logits, logits)  # without labels it is the stock model
     assert "forward" not in vars(model)
+
+
+@pytest.mark.parametrize("given_", ["scaling", "schedule"])
+def test_every_second_segment_in_pieces_of_the_window(given_, tmp_path):
+    """Against two stock models of the same weights, one scaled in its config; one of them reads, the pieces as rows."""
+    scaled, plain = tiny_model(**PI), tiny_model()
+    order = ROWS[np.random.default_rng(0).permutation(len(ROWS))]  # a shuffled pass over all, by the seed
+    losses = [full_logits(scaled, row[None]) for row in order[::2]]
+    losses += [full_logits(plain, row.view(2, WINDOW)) for row in order[1::2]]
+    expected = torch.stack(losses).mean()
+    expected.backward()
+    model = tiny_model()
+    scaling = scaling_of(model)
+    if given_ == "schedule":
+        scaling = RopeSchedule.stages([rope_scaling(rope_spec(model), "none", WINDOW), scaling])
+    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        p.register_hook(functools.partial(lambda name, gradient: found[name].add_(gradient), name))
+    recipe = dataclasses.replace(RECIPE, steps=1, short_every=2)
+    table = finetune(model, TOKENIZER, DOCS, scaling, tmp_path / "run", length=LENGTH, recipe=recipe)
+    assert table["loss"][0] == pytest.approx(expected.item(), rel=1e-6)
+    for (name, p), (_, q) in zip(scaled.named_parameters(), plain.named_parameters(), strict=True):
+        torch.testing.assert_close(found[name], p.grad + q.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("marks", [[True, False, False], [False, True, True], [True, True, True], [False] * 3])
+@pytest.mark.parametrize("length", [2 * WINDOW, 3 * WINDOW - 1])
+def test_long_and_short_rows_in_one_pass(marks, length):
+    """As on a GPU, where a pass takes several; what is left over after the last whole piece is not read."""
+    model, plain, scaled = tiny_model(), tiny_model(), tiny_model(**PI)
+    rows = torch.randint(3, VOCABULARY, (3, length), generator=torch.Generator().manual_seed(1))
+    schedule = RopeSchedule.stages([rope_scaling(rope_spec(model), "none", WINDOW), scaling_of(model)])
+    with torch.no_grad(), apply_scaling(model, schedule), trainer_module.loss_inside(model, WINDOW):
+        loss = model(input_ids=rows, labels=rows, short=torch.tensor(marks))["loss"]
+        short = [full_logits(plain, row[: 2 * WINDOW].view(2, WINDOW)) for row in rows]
+        long = [full_logits(scaled, row[None]) for row in rows]
+    each = [s if mark else n for mark, s, n in zip(marks, short, long, strict=True)]
+    torch.testing.assert_close(loss, torch.stack(each).mean(), atol=1e-5, rtol=0)
+
+
+def test_short_reading_of_what_is_hardly_longer_than_the_window(tmp_path):
+    with pytest.raises(ValueError, match=r"short_every is 2, and segments of 127 tokens do not hold two"):
+        tune(tiny_model(), tmp_path / "run", length=LENGTH - 1, short_every=2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_lowers_the_loss_of_the_model_at_the_scaling(tmp_path):
@@ -246,6 +290,8 @@ def test_the_papers_recipes(tmp_path):
         ({"warmup": -1}, "warmup is -1: it must be a whole number of at least 0"),
         ({"lora_rank": -4}, "lora_rank is -4"),
         ({"save_every": 0}, "save_every is 0"),
+        ({"short_every": -1}, "short_every is -1: it must be a whole number of at least 0"),
+        ({"short_every": 1}, "short_every is 1: no segment would be long"),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0: it must be a finite number above 0"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"decay": "linaer"}, "unknown decay 'linaer': did you mean 'linear'"),

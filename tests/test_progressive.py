@@ -226,6 +226,10 @@ class Words:
             r"takes 1 documents of that length, and 0 of the 5 in search_docs have it \(the longest has 300\)",
         ),
         (Plan((Search(128, "pi"), Search(1280, "pi"), FineTune(1280))), "FineTune at 1,280 .* one segment of length"),
+        (
+            Plan((Search(128, "pi"), FineTune(128, Recipe(short_every=2), segment=127))),
+            "FineTune at 128 tokens: short_every is 2, and segments of 127 tokens do not hold two",
+        ),
     ],
 )
 def test_a_plan_that_does_not_fit_model_or_documents_is_refused_before_anything_runs(tmp_path, plan, message):
@@ -234,7 +238,7 @@ def test_a_plan_that_does_not_fit_model_or_documents_is_refused_before_anything_
     with pytest.raises(ValueError, match=message):
         run(model, plan, tmp_path / "plan")
     assert not (tmp_path / "plan").exists() and same_weights(weights(model), before)
-    if "documents" not in message and "segment" not in message:
+    if "documents" not in message and "one segment" not in message:
         with pytest.raises(ValueError, match=message):
             plan.explain(model)
 
@@ -342,6 +346,17 @@ def test_low_rank_updates_formulas_and_short_segments_cost_less():
     saved = (6_738_415_616 - low_rank) * gradient_and_moments
     assert peak() - peak(lora_rank=8) == pytest.approx(saved, rel=1e-6)
     assert peak(16_384) < peak()
+
+
+def test_segments_read_short_cost_what_their_pieces_do():
+    """Of seven segments two: 262,144 tokens in 64 pieces of 4,096 each."""
+    model = on_meta(**LLAMA2_7B)
+    plan = Plan((Search(262_144, "yarn"), FineTune(262_144, Recipe(steps=7, batch=1, warmup=0, short_every=3))))
+    does, tokens, exaflops = plan.explain(model).loc[1, ["does", "forward_tokens", "exaflops"]]
+    assert does.endswith("at the factors for 262,144 tokens; 2 segments of 7 in pieces of the window, unscaled")
+    assert tokens == 4 * 7 * 262_144
+    expected = 4 * (5 * forward_flops(model, 262_144) + 2 * 64 * forward_flops(model, 4096))
+    assert exaflops == pytest.approx(expected / 1e18)
 
 
 def test_more_heads_of_keys_and_a_larger_vocabulary_take_more():
@@ -637,7 +652,8 @@ def test_a_formula_on_top_of_start_tokens_keeps_them(tmp_path, monkeypatch):
 
 def test_the_control_is_trained_inside_its_own_window(tmp_path):
     control, plain = tiny_model(), tiny_model()
-    plan = Plan((Search(128, "pi"), FineTune(128, dataclasses.replace(RECIPE, batch=1)))).control(WINDOW)
+    mixed = dataclasses.replace(RECIPE, batch=1, short_every=2)  # all of the control's segments are short
+    plan = Plan((Search(128, "pi"), FineTune(128, mixed))).control(WINDOW)
     assert plan == Plan((Search(WINDOW, "none"), FineTune(WINDOW, dataclasses.replace(RECIPE, batch=2))))
     done = run(control, plan, tmp_path / "plan")
     finetune(plain, TOKENIZER, DOCS, None, tmp_path / "plain", length=WINDOW, recipe=plan.stages[1].recipe, seed=6)

@@ -300,6 +300,26 @@ def test_it_may_start_from_the_upper_bounds():
     assert asked_for(Gradient(steps=1, initial="high"), free, lambda _: [1.0] * 9)[0][2].attention_factor == 1.7
 
 
+@pytest.mark.parametrize("better", ["high", "none", "pi"])
+def test_of_several_starts_it_goes_on_from_the_best(better):
+    """With what that start alone would do."""
+    space = SearchSpace(SPEC, LENGTH, high=(1.0, 1.5, 2, 2, 2, 2, 3, 4), attention_factors=(1.0, 1.7))
+    names = ("high", "none", "pi")
+    searcher = Gradient(steps=3, validate_every=3, initial=names).start(space, 2, 0)
+    alone = Gradient(steps=3, validate_every=3, initial=better).start(space, 2, 0)
+    asked = searcher.ask()
+    assert [trial.kind for trial in asked] == ["validation"] * 3
+    losses = {name: (1.0, 2.0) if name == better else (math.nan, 1.0) if name == "pi" else (2.0, 2.0) for name in names}
+    searcher.tell([Measured(losses[name]) for name in names])
+    alone.tell([Measured((1.0, 2.0))])
+    while expected := alone.ask():
+        found = searcher.ask()
+        assert [trial.digest for trial in found] == [trial.digest for trial in expected]
+        for each in (searcher, alone):
+            each.tell([Measured((1.0,), (0.5,) * 9 if trial.gradient else None) for trial in expected])
+    assert searcher.ask() == []
+
+
 def test_pushing_against_a_bound_leaves_no_debt():
     """Many steps that want more than the highest factor, and one back: it is back at once."""
     gradients = iter([-1.0] * 6 + [1e3] * 2)
@@ -453,6 +473,7 @@ def test_it_improves_the_lab_model(lab):
         ({"learning_rate": 0}, "learning_rate is 0: it must be a finite number above 0"),
         ({"learning_rate": math.inf}, "learning_rate is inf: it must be"),
         ({"learning_rate": math.nan}, "learning_rate is nan: it must be"),
+        ({"initial": ()}, r"initial is \(\): name at least one start"),
     ],
 )
 def test_settings_that_cannot_be(options, message):

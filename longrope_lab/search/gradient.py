@@ -34,21 +34,22 @@ class Gradient:
         batch: documents a step, drawn in shuffled passes over all.
         learning_rate: Adam's, falling to a tenth along a cosine.
         validate_every: steps between two measurements on all documents; the best of these is the result.
-        initial: where to start: "pi", "ntk", "yarn", or "high", the space's upper bounds.
+        initial: where to start: "none", "pi", "ntk", "yarn", or "high", the space's upper bounds; of several names
+            the one that reads the documents best.
         weighted: find the nearest factors that never fall in Adam's own measure, each dimension weighing as much as the
             size of its gradients. In plain distance ten dimensions of next to no effect outvote the one that matters
             wherever the order ties them together, and descent stops short of the constrained minimum. But far out the
             gradients of fast dimensions are large, and noise: close these (`SearchSpace(keep_rotations=32)`).
 
     Raises:
-        ValueError: a number below 1, or a learning rate that is not above 0.
+        ValueError: a number below 1, a learning rate that is not above 0, or no name of a start.
     """
 
     steps: int = 64
     batch: int = 1
     learning_rate: float = 0.1
     validate_every: int = 16
-    initial: str = "yarn"
+    initial: str | tuple[str, ...] = "yarn"
     weighted: bool = False
 
     def __post_init__(self) -> None:
@@ -57,6 +58,8 @@ class Gradient:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be a finite number above 0")
+        if not self.initial:
+            raise ValueError(f"initial is {self.initial!r}: name at least one start, such as 'yarn'")
 
     def start(self, space: SearchSpace, documents: int, seed: int) -> GradientSearch:
         """A search with these settings."""
@@ -75,8 +78,11 @@ class GradientSearch:
         self.documents = tuple(range(documents))
         self.rng = np.random.default_rng(seed)
         self.order: list[int] = []
-        self.log_factors = torch.from_numpy(np.log(space.formula_factors(settings.initial)))
-        self.log_m = torch.tensor(math.log(space.formula_attention_factor(settings.initial)), dtype=torch.float64)
+        names = (settings.initial,) if isinstance(settings.initial, str) else settings.initial
+        starts = [(np.log(space.formula_factors(n)), math.log(space.formula_attention_factor(n))) for n in names]
+        # Where the descent stands, and, before the first step, where else it could set out.
+        self.starts = [(torch.from_numpy(f), torch.tensor(m, dtype=torch.float64)) for f, m in starts]
+        self.log_factors, self.log_m = (value.clone() for value in self.starts[0])
         self.adam = torch.optim.Adam(
             [
                 {"params": [self.log_factors], "pace": 1.0},
@@ -92,16 +98,22 @@ class GradientSearch:
         """One trial a document of the next step, or one on all documents; empty when the search is over."""
         due = self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
         if due and self.validated != self.step:
-            return [Trial("validation", self._scaling(), self.documents)]
+            points = self.starts if self.step == 0 else [(self.log_factors, self.log_m)]
+            return [Trial("validation", self._scaling(*point), self.documents) for point in points]
         if self.step == self.settings.steps:
             return []
-        return [Trial("step", self._scaling(), (self._next(),), gradient=True) for _ in range(self.settings.batch)]
+        scaling = self._scaling(self.log_factors, self.log_m)
+        return [Trial("step", scaling, (self._next(),), gradient=True) for _ in range(self.settings.batch)]
 
     def tell(self, results: Sequence[Measured]) -> None:
         """What the trials of the last `ask` gave, in their order. A gradient that is not finite moves nothing."""
         gradients = [result.gradient for result in results if result.gradient is not None]
         if not gradients:
             self.validated = self.step
+            if self.step == 0:
+                best = min(range(len(results)), key=lambda i: results[i].loss)
+                self.log_factors.copy_(self.starts[best][0])
+                self.log_m.copy_(self.starts[best][1])
             return
         mean = torch.tensor(gradients, dtype=torch.float64).mean(dim=0)  # (d/2 + 1,)
         self.step += 1
@@ -131,10 +143,10 @@ class GradientSearch:
             log_factors = isotonic(log_factors, weights)
         return np.clip(log_factors, *np.log(self.space.bounds))
 
-    def _scaling(self) -> RopeScaling:
+    def _scaling(self, log_factors: torch.Tensor, log_m: torch.Tensor) -> RopeScaling:
         # Rounding in exp and log must not leave the bounds.
-        factors = np.clip(np.exp(self.log_factors.numpy()), *self.space.bounds)
-        m = None if self.space.searched_attention_factors is None else math.exp(self.log_m.item())
+        factors = np.clip(np.exp(log_factors.numpy()), *self.space.bounds)
+        m = None if self.space.searched_attention_factors is None else math.exp(log_m.item())
         return self.space.scaling_at(factors, attention_factor=m)
 
     def _next(self) -> int:
