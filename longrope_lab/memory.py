@@ -64,9 +64,9 @@ def activation_bytes(config: Any, length: int, dtype: torch.dtype) -> int:
 def peak_bytes(model: Any, length: int, *, backward: bool, trained: int = 0) -> float:
     """Estimated peak memory of `token_losses`, or of a gradient under `recomputing`, weights and all.
 
-    Counted from a Llama's layer at the model's dtype. Above its weights SmolLM2 on an H200 needed 1.02 to 1.06 of it
-    to score 65,536 tokens and more (results/gpu/90_cost). For gradients of the factors at 16,384 it needed 0.93 of what
-    this says without attention's outputs, which were not kept then.
+    Counted from a Llama's layer at the model's dtype. Above its weights SmolLM2 on an H100 needed 1.02 to 1.06 of it
+    to score 65,536 tokens and more, 0.95 for gradients of the factors at 16,384, and above weights and moments 0.90 to
+    train on 65,536 (results/gpu/90_cost).
 
     Args:
         model: a Hugging Face causal language model; it may be a "meta" one.
@@ -84,9 +84,11 @@ def peak_bytes(model: Any, length: int, *, backward: bool, trained: int = 0) -> 
     if not backward:
         head = chunk * (size + wide + 4) + 2 * length * size * width  # logits, as float32, their losses; hidden states
         return float(held + max(activation_bytes(config, length, model.dtype), head))
-    # Each layer's input, attention's output there, and the logarithm of its denominator for each head, in float32.
+    # Each layer's input (weights in float32 make it float32), attention's output there, and the logarithm of its
+    # denominator for each head, in float32.
     attended = size * projected_widths(config)[0] + 4 * config.num_attention_heads
-    kept = length * (size * width * (config.num_hidden_layers + 1) + attended * config.num_hidden_layers)
+    inputs = (4 if trained else size) * width * (config.num_hidden_layers + 1)
+    kept = length * (inputs + attended * config.num_hidden_layers)
     head = chunk * (2 * (size + wide) + 4)  # logits, as float32, their softmax, a gradient of the first two
     return float(held + kept + max(_layer_bytes(config, length, size), head))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,7 +107,17 @@ def test_loss_curves_smooth_over_an_eighth_of_the_steps():
     assert [yarn.get_label(), control.get_label()] == ["YaRN", "control"]
     np.testing.assert_allclose(yarn.get_ydata()[1:], 5)  # each with a neighbour: the zigzag is gone
     np.testing.assert_allclose(control.get_xdata(), [2048, 4096, 6144])
-    assert "tokens" in ax.get_xlabel() and "nats" in ax.get_ylabel()
+    assert ax.get_xlabel() == "tokens trained on" and "nats" in ax.get_ylabel()
+
+
+def test_loss_curves_of_millions_of_tokens_have_room_for_their_numbers():
+    table = pd.DataFrame({"scaling": "yarn", "loss": [3.2, 3.1], "tokens": [1_000_000, 7_000_000]})
+    figure = plots.loss_curves(table)
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert "4" in [label.get_text() for label in ax.get_xticklabels()] and ax.get_xlabel().endswith("on (millions)")
 
 
 def test_documents_are_counted_a_panel(losses):

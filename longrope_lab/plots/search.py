@@ -58,8 +58,9 @@ def loss_curves(table: pd.DataFrame) -> Figure:
             smooth = run["loss"].rolling(max(len(run) // 8, 1), center=True, min_periods=1).mean()
             ax.scatter(run["tokens"], run["loss"], s=9, color=colour, alpha=0.35, lw=0)
             ax.plot(run["tokens"], smooth, line, color=colour, lw=1.6, label=label)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
-        ax.set_xlabel("tokens trained on")
+        unit, words = (1e6, " (millions)") if table["tokens"].max() >= 2e6 else (1, "")  # in full they would not fit
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}" if unit == 1 else f"{n / unit:g}"))
+        ax.set_xlabel(f"tokens trained on{words}")
         ax.set_ylabel("training loss (nats a token)")
         legend_aside(ax)
     return figure
