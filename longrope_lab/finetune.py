@@ -101,8 +101,16 @@ def finetune(
             f"the documents hold token ids from {rows.min()} to {rows.max()}, and the model has {vocabulary}: tokenise "
             "with this model's own tokenizer"
         )
-    spec = rope_spec(model)
+    spec = rope_spec(model) if scaling is None else scaling.spec
     recipe.check_segment(length, spec.original_length)
+    placed: RopeScaling | RopeSchedule | None = scaling
+    fixed: int | None = length
+    if recipe.short_every:
+        fixed = None  # each pass has the factors of its own length
+        if isinstance(scaling, RopeScaling) and scaling.target_length > spec.original_length:
+            unscaled = rope_scaling(spec, "none", spec.original_length)
+            assert isinstance(unscaled, RopeScaling)
+            placed = RopeSchedule.stages([unscaled, scaling])
     in_full = _trained_in_full(model, recipe)
     with scaled(model, scaling, length=length):  # refuses one of another model before anything is written
         pass
@@ -111,18 +119,11 @@ def finetune(
         claim(folder / "finetune.json", "fine-tuning", _identity(model, rows, scaling, length, recipe, seed))
         if scaling is not None and arguments.should_save:
             scaling.save(folder / "scaling.json")
-    fixed: int | None = length
-    if recipe.short_every:
-        fixed = None  # each pass has the factors of its own length
-        if isinstance(scaling, RopeScaling):
-            unscaled = rope_scaling(spec, "none", spec.original_length)
-            assert isinstance(unscaled, RopeScaling)
-            scaling = RopeSchedule.stages([unscaled, scaling])
     with (
         _undone_by_errors(model, in_full),
         in_float32(model),
         _low_rank(model, recipe, in_full, seed),
-        scaled(model, scaling, length=fixed),
+        scaled(model, placed, length=fixed),
         saving_memory(model, length * arguments.per_device_train_batch_size),
         fast_attention(),
         loss_inside(model, spec.original_length),

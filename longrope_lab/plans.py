@@ -386,8 +386,8 @@ def _searching(space: SearchSpace, method: Settings, documents: int) -> tuple[in
     return passes, f"{kind} search, {trials:,} trials on {of}", backward
 
 
-# As the paper, in two fine-tunings: eight times beyond the first alone, this model's perplexity more than doubled. Two
-# such trainings on long segments alone, and no factors give the short window back: hence every third is read short.
+# As the paper, in two fine-tunings: eight times beyond the first alone, this model's perplexity more than doubled.
+# Every third segment is read short, so that the window is not the price of two trainings at long factors.
 FREE_M = (1.0, 1.5)
 SMOLLM2: tuple[Stage, ...] = (
     Search(65_536, Gradient(steps=32), documents=4, attention_factors=FREE_M),

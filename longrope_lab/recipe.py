@@ -29,8 +29,8 @@ class Recipe:
         lora_modules: names of the linear layers that get such updates.
         save_every: steps between two checkpoints.
         short_every: 0, or k > 1: every k-th segment is read in pieces of the model's window with the embedding
-            unscaled, so that the weights learn the long factors and keep short texts: mixed context window training
-            (LongRoPE2, arXiv 2502.20082).
+            unscaled (or as a schedule has it there), so that the weights learn the long factors and keep short texts:
+            mixed context window training (LongRoPE2, arXiv 2502.20082). The first piece alone begins with BOS.
 
     Raises:
         ValueError: a number below its least, a warm-up as long as the training, or an unknown decay.

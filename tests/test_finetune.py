@@ -149,6 +149,19 @@ def test_long_and_short_rows_in_one_pass(marks, length):
     torch.testing.assert_close(loss, torch.stack(each).mean(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("window", "target"), [(WINDOW // 2, LENGTH), (WINDOW, WINDOW)])
+def test_the_window_is_that_of_the_scaling(window, target, tmp_path, monkeypatch):
+    """Which may say another one than the config; and one that aims no further serves the pieces, too."""
+    model, shapes, stock = tiny_model(), [], trainer_module.mean_loss
+    monkeypatch.setattr(
+        trainer_module, "mean_loss", lambda model, ids: (shapes.append(tuple(ids.shape)), stock(model, ids))[1]
+    )
+    spec = dataclasses.replace(rope_spec(model), original_length=window)
+    recipe = dataclasses.replace(RECIPE, steps=1, short_every=2)
+    finetune(model, TOKENIZER, DOCS, rope_scaling(spec, "pi", target), tmp_path / "run", length=LENGTH, recipe=recipe)
+    assert shapes == [(1, LENGTH), (LENGTH // window, window)] * 2
+
+
 def test_short_reading_of_what_is_hardly_longer_than_the_window(tmp_path):
     with pytest.raises(ValueError, match=r"short_every is 2, and segments of 127 tokens do not hold two"):
         tune(tiny_model(), tmp_path / "run", length=LENGTH - 1, short_every=2)
@@ -211,16 +224,20 @@ def test_each_step_takes_its_segments_from_shuffled_passes_over_all(batch, tmp_p
     assert len({tuple(taken) for taken in passes if len(taken) == 4}) > 1
 
 
-def test_short_segments_are_computed_several_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("short_every", [0, 4])
+def test_short_segments_are_computed_several_at_once(short_every, tmp_path, monkeypatch):
     """As a GPU does: the same steps up to rounding, in equal parts of the batch, none with too many tokens."""
-    one = undisturbed(tmp_path / "one", batch=6)
+    one = undisturbed(tmp_path / "one", batch=6, short_every=short_every)
     monkeypatch.setitem(trainer_module.AT_ONCE, "cpu", 4 * LENGTH + LENGTH // 2)
     shapes, stock = [], trainer_module.mean_loss
     monkeypatch.setattr(
         trainer_module, "mean_loss", lambda model, ids: (shapes.append(tuple(ids.shape)), stock(model, ids))[1]
     )
-    several = undisturbed(tmp_path / "several", batch=6)
-    assert shapes == [(3, LENGTH)] * (2 * RECIPE.steps)
+    several = undisturbed(tmp_path / "several", batch=6, short_every=short_every)
+    if short_every:  # of twelve segments the fourth, eighth and twelfth, beside long ones
+        assert shapes[:4] == [(3, LENGTH), (2, LENGTH), (2, WINDOW), (2, LENGTH)]
+    else:
+        assert shapes == [(3, LENGTH)] * (2 * RECIPE.steps)
     np.testing.assert_allclose(several[0], one[0], rtol=1e-4)
     for name, p in one[1].items():
         torch.testing.assert_close(several[1][name], p, rtol=1e-3, atol=1e-5)

@@ -309,6 +309,8 @@ def test_of_several_starts_it_goes_on_from_the_best(better):
     alone = Gradient(steps=3, validate_every=3, initial=better).start(space, 2, 0)
     asked = searcher.ask()
     assert [trial.kind for trial in asked] == ["validation"] * 3
+    none = asked[1].scaling  # nothing scaled, m included
+    assert (none.factors == 1).all() and none.attention_factor == 1
     losses = {name: (1.0, 2.0) if name == better else (math.nan, 1.0) if name == "pi" else (2.0, 2.0) for name in names}
     searcher.tell([Measured(losses[name]) for name in names])
     alone.tell([Measured((1.0, 2.0))])
@@ -473,7 +475,7 @@ def test_it_improves_the_lab_model(lab):
         ({"learning_rate": 0}, "learning_rate is 0: it must be a finite number above 0"),
         ({"learning_rate": math.inf}, "learning_rate is inf: it must be"),
         ({"learning_rate": math.nan}, "learning_rate is nan: it must be"),
-        ({"initial": ()}, r"initial is \(\): name at least one start"),
+        ({"initial": []}, r"initial is \[\]: name at least one start"),
     ],
 )
 def test_settings_that_cannot_be(options, message):
@@ -489,3 +491,4 @@ def test_an_unknown_formula():
 def test_everything_is_part_of_its_identity():
     others = [Gradient(steps=65), Gradient(batch=2), Gradient(learning_rate=0.2), Gradient(initial="pi")]
     assert all(other.identity() != Gradient().identity() for other in others)
+    assert hash(Gradient(initial=["pi", "ntk"])) == hash(Gradient(initial=("pi", "ntk")))

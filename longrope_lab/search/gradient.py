@@ -60,6 +60,8 @@ class Gradient:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be a finite number above 0")
         if not self.initial:
             raise ValueError(f"initial is {self.initial!r}: name at least one start, such as 'yarn'")
+        if not isinstance(self.initial, str):
+            object.__setattr__(self, "initial", tuple(self.initial))
 
     def start(self, space: SearchSpace, documents: int, seed: int) -> GradientSearch:
         """A search with these settings."""

@@ -195,7 +195,7 @@ class SearchSpace:
         return Candidate(tuple(steps.tolist()), nearest, m)
 
     def formula_factors(self, method: str) -> Floats:
-        """The factors of "pi", "ntk" or "yarn", within the bounds, (d/2,); or "high", the upper bounds themselves."""
+        """The factors of "none", "pi", "ntk" or "yarn", within the bounds, (d/2,); or "high", the upper bounds."""
         low, high = self.bounds
         if method == "high":
             return high
@@ -203,11 +203,13 @@ class SearchSpace:
         return np.clip(factors, low, high)
 
     def formula_attention_factor(self, method: str) -> float:
-        """The m that goes with `formula_factors`: the default, within its bounds; of "high", the upper bound."""
+        """The m that goes with `formula_factors`: the default, of "none" 1, within the bounds; of "high" the upper."""
         if self.searched_attention_factors is None:
             return self.default_attention_factor
         lowest, highest = self.searched_attention_factors
-        return highest if method == "high" else float(np.clip(self.default_attention_factor, lowest, highest))
+        if method == "high":
+            return highest
+        return float(np.clip(1.0 if method == "none" else self.default_attention_factor, lowest, highest))
 
     def scaling(self, candidate: Candidate) -> RopeScaling:
         """The scaling that a candidate stands for."""
