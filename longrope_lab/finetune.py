@@ -103,14 +103,6 @@ def finetune(
         )
     spec = rope_spec(model) if scaling is None else scaling.spec
     recipe.check_segment(length, spec.original_length)
-    placed: RopeScaling | RopeSchedule | None = scaling
-    fixed: int | None = length
-    if recipe.short_every:
-        fixed = None  # each pass has the factors of its own length
-        if isinstance(scaling, RopeScaling) and scaling.target_length > spec.original_length:
-            unscaled = rope_scaling(spec, "none", spec.original_length)
-            assert isinstance(unscaled, RopeScaling)
-            placed = RopeSchedule.stages([unscaled, scaling])
     in_full = _trained_in_full(model, recipe)
     with scaled(model, scaling, length=length):  # refuses one of another model before anything is written
         pass
@@ -123,7 +115,8 @@ def finetune(
         _undone_by_errors(model, in_full),
         in_float32(model),
         _low_rank(model, recipe, in_full, seed),
-        scaled(model, placed, length=fixed),
+        # Of a mixed training each pass has the factors of its own length.
+        scaled(model, _mixed(scaling), length=None) if recipe.short_every else scaled(model, scaling, length=length),
         saving_memory(model, length * arguments.per_device_train_batch_size),
         fast_attention(),
         loss_inside(model, spec.original_length),
@@ -156,6 +149,15 @@ def segments(docs: Iterable[Document], length: int, tokenizer: Any) -> NDArray[n
     rows[:, len(before) : len(before) + inside] = stream[: count * inside].reshape(count, inside)
     rows[:, len(before) + inside :] = after
     return rows
+
+
+def _mixed(scaling: RopeScaling | RopeSchedule | None) -> RopeScaling | RopeSchedule | None:
+    """The scaling, and nothing scaled inside the window; a schedule says itself what it has there."""
+    if not isinstance(scaling, RopeScaling) or scaling.target_length == scaling.spec.original_length:
+        return scaling
+    unscaled = rope_scaling(scaling.spec, "none", scaling.spec.original_length)
+    assert isinstance(unscaled, RopeScaling)
+    return RopeSchedule.stages([unscaled, scaling])
 
 
 def _identity(

@@ -217,8 +217,9 @@ class Plan:
             raise ValueError("the plan has no FineTune: there is nothing to train a control with")
         batch = max(1, round(trained[0].tokens_a_step / window))
         steps = round(sum(stage.tokens for stage in trained) / (batch * window))
-        recipe = replace(trained[0].recipe, steps=steps, batch=batch, short_every=0)  # type: ignore[type-var]
-        return Plan((Search(window, "none"), FineTune(window, recipe)))
+        recipe: Any = trained[0].recipe
+        short = replace(recipe, steps=steps, batch=batch, short_every=0)
+        return Plan((Search(window, "none"), FineTune(window, short)))
 
     def check(self, spec: RopeSpec) -> None:
         """See whether the plan fits a model's rotary embedding.
