@@ -66,7 +66,7 @@ def finetune(
         model: a Hugging Face causal language model; its weights change, except those that do not require gradients.
         tokenizer: its tokenizer, for BOS and EOS.
         docs: documents to cut into segments; see `segments`. They are used in shuffled passes over all.
-        scaling: what is in place while training; None: the model as it stands. With the recipe's `short_every`, a
+        scaling: what is in place while training; None: the model as it stands. With the recipe's `short_share`, a
             schedule's set for the window is what the short pieces are read with.
         folder: for the last two checkpoints, ``loss.csv``, ``finetune.json`` (what was asked for) and ``scaling.json``.
         length: tokens a segment; the scaling's target unless given.
@@ -79,7 +79,7 @@ def finetune(
     Raises:
         ValueError: no segment in the documents, token ids that the model does not have, a folder of another fine-tuning
             or of anything else, named modules that the model does not have, a batch that the processes cannot share, a
-            length not given, an unknown recipe, `short_every` for segments that are hardly longer than the window.
+            length not given, an unknown recipe, `short_share` for segments that are hardly longer than the window.
         RuntimeError: a loss or gradient that is not finite (the last good state is in the folder), or a checkpoint
             that cannot be written.
     """
@@ -116,12 +116,12 @@ def finetune(
         in_float32(model),
         _low_rank(model, recipe, in_full, seed),
         # Of a mixed training each pass has the factors of its own length.
-        scaled(model, _mixed(scaling), length=None) if recipe.short_every else scaled(model, scaling, length=length),
+        scaled(model, _mixed(scaling), length=None) if recipe.short_share else scaled(model, scaling, length=length),
         saving_memory(model, length * arguments.per_device_train_batch_size),
         fast_attention(),
         loss_inside(model, spec.original_length),
     ):
-        return train(model, rows, folder, recipe, arguments)
+        return train(model, rows, folder, recipe, arguments, spec.original_length)
 
 
 def segments(docs: Iterable[Document], length: int, tokenizer: Any) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from numbers import Integral
 
 from .errors import unknown
@@ -28,9 +29,10 @@ class Recipe:
             embeddings (LongLoRA, arXiv 2309.12307, section 3.3), merged at the end.
         lora_modules: names of the linear layers that get such updates.
         save_every: steps between two checkpoints.
-        short_every: 0, or k > 1: every k-th segment is read in pieces of the model's window with the embedding
-            unscaled (or as a schedule has it there), so that the weights learn the long factors and keep short texts:
-            mixed context window training (LongRoPE2, arXiv 2502.20082). The first piece alone begins with BOS.
+        short_share: of the segments, spread evenly, 0 to less than 1: instead of one, as many tokens are read in pieces
+            of the model's window, cut from all segments in shuffled order, with the embedding unscaled (or as a
+            schedule has it there), so that the weights learn the long factors and keep short texts: mixed context
+            window training (LongRoPE2, arXiv 2502.20082). Of a segment's pieces the first alone begins with BOS.
 
     Raises:
         ValueError: a number below its least, a warm-up as long as the training, or an unknown decay.
@@ -44,10 +46,10 @@ class Recipe:
     lora_rank: int = 0
     lora_modules: tuple[str, ...] = ATTENTION
     save_every: int = 50
-    short_every: int = 0
+    short_share: float = 0.0
 
     def __post_init__(self) -> None:
-        lowest = {"steps": 1, "batch": 1, "warmup": 0, "lora_rank": 0, "save_every": 1, "short_every": 0}
+        lowest = {"steps": 1, "batch": 1, "warmup": 0, "lora_rank": 0, "save_every": 1}
         for name, least in lowest.items():
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < least:
@@ -62,11 +64,19 @@ class Recipe:
                 f"warmup is {self.warmup} and steps {self.steps}: the learning rate would never reach "
                 f"{self.learning_rate:g}; pass a shorter warmup, such as warmup=0"
             )
-        if self.short_every == 1:
-            raise ValueError("short_every is 1: no segment would be long; take 2 or more, or 0 for long ones alone")
+        if not 0 <= self.short_share < 1:
+            raise ValueError(
+                f"short_share is {self.short_share}: it must be a share of the segments, from 0 (all are long) to less "
+                "than 1 (none would be long)"
+            )
+        object.__setattr__(self, "short_share", float(self.short_share))
         object.__setattr__(self, "lora_modules", tuple(self.lora_modules))
         if self.lora_rank and not self.lora_modules:
             raise ValueError(f"lora_rank is {self.lora_rank} and lora_modules is empty: name the layers to update")
+
+    def short_of(self, count: int) -> int:
+        """How many of the first `count` segments are read in short pieces."""
+        return int(Fraction(self.short_share).limit_denominator(1000) * count)  # a third of three is one
 
     def check_segment(self, length: int, window: int) -> None:
         """See whether segments of `length` tokens can be read as the recipe says by a model of that window.
@@ -74,10 +84,10 @@ class Recipe:
         Raises:
             ValueError: short reading of what is hardly longer than the window.
         """
-        if self.short_every and length < 2 * window:
+        if self.short_share and length < 2 * window:
             raise ValueError(
-                f"short_every is {self.short_every}, and segments of {length:,} tokens do not hold two pieces of the "
-                f"model's window, {window:,}: train on longer segments, or set short_every=0"
+                f"short_share is {self.short_share:g}, and segments of {length:,} tokens do not hold two pieces of the "
+                f"model's window, {window:,}: train on longer segments, or set short_share=0"
             )
 
 

@@ -133,7 +133,9 @@ def loss_inside(model: Any, window: int) -> Iterator[None]:
             model.forward = own
 
 
-def train(model: Any, rows: NDArray[np.int64], folder: Path, recipe: Recipe, arguments: Any) -> pd.DataFrame:
+def train(
+    model: Any, rows: NDArray[np.int64], folder: Path, recipe: Recipe, arguments: Any, window: int
+) -> pd.DataFrame:
     """Train, going on from the folder's last checkpoint; see `finetune` for the table."""
     unfinished, main = Path(arguments.output_dir), arguments.should_save
     if main:
@@ -145,7 +147,7 @@ def train(model: Any, rows: NDArray[np.int64], folder: Path, recipe: Recipe, arg
                 folder,
                 model=model,
                 args=arguments,
-                train_dataset=_Segments(rows, recipe.steps * recipe.batch, arguments.seed, recipe.short_every),
+                train_dataset=_Segments(rows, recipe, arguments.seed, window),
                 callbacks=[_Log(folder, recipe.batch * rows.shape[1], bar)],
             )
             trainer.remove_callback(PrinterCallback)
@@ -176,27 +178,43 @@ def history(log: Sequence[dict[str, Any]], tokens_a_step: int) -> pd.DataFrame:
 
 
 class _Segments(Dataset[dict[str, Tensor]]):
-    """The rows in the order of training: shuffled passes over all, cut after `count`; every so many marked short.
+    """What a training reads, in its order: rows, in shuffled passes over all; instead of some, marked short, pieces.
 
-    The order is laid down here, since the Trainer's own depends on the number of processes, and cuts the last step of
-    a pass short.
+    The pieces are the rows cut to the window, in shuffled passes of their own, so that those of a step come from many
+    documents, as the segments of a training in the window do. The order is laid down here, since the Trainer's own
+    depends on the number of processes, and cuts the last step of a pass short.
     """
 
-    def __init__(self, rows: NDArray[np.int64], count: int, seed: int, short_every: int) -> None:
+    def __init__(self, rows: NDArray[np.int64], recipe: Recipe, seed: int, window: int) -> None:
         rng = np.random.default_rng(seed)
-        passes = [rng.permutation(len(rows)) for _ in range(-(-count // len(rows)))]
-        self.rows, self.order = torch.from_numpy(rows), np.concatenate(passes)[:count]
-        self.short_every = short_every
+        self.rows, self.recipe, self.count = torch.from_numpy(rows), recipe, recipe.steps * recipe.batch
+        short = recipe.short_of(self.count)
+        self.order = _passes(rng, len(rows), self.count - short)
+        if short:
+            self.each = rows.shape[1] // window
+            self.pieces = self.rows[:, : self.each * window].reshape(-1, window)
+            self.short_order = _passes(rng, len(self.pieces), short * self.each)
 
     def __len__(self) -> int:
-        return len(self.order)
+        return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self.rows[self.order[index]]
+        before, upto = self.recipe.short_of(index), self.recipe.short_of(index + 1)
+        if upto > before:
+            row = torch.zeros_like(self.rows[0])  # as long as the others, of which the last tokens are not read
+            taken = self.pieces[self.short_order[before * self.each : upto * self.each]]
+            row[: taken.numel()] = taken.flatten()
+        else:
+            row = self.rows[self.order[index - before]]
         item = {"input_ids": row, "labels": row}
-        if self.short_every:
-            item["short"] = torch.tensor((index + 1) % self.short_every == 0)
+        if self.recipe.short_share:
+            item["short"] = torch.tensor(upto > before)
         return item
+
+
+def _passes(rng: np.random.Generator, size: int, count: int) -> NDArray[np.int64]:
+    """The first `count` numbers of shuffled passes over all below `size`."""
+    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))] or [np.empty(0, np.int64)])[:count]
 
 
 class _Training(Trainer):  # type: ignore[misc]  # transformers is not typed

@@ -115,9 +115,10 @@ def test_the_loss_inside_is_that_of_full_logits(family):
 def test_every_second_segment_in_pieces_of_the_window(given_, tmp_path):
     """Against two stock models of the same weights, one scaled in its config; one of them reads, the pieces as rows."""
     scaled, plain = tiny_model(**PI), tiny_model()
-    order = ROWS[np.random.default_rng(0).permutation(len(ROWS))]  # a shuffled pass over all, by the seed
-    losses = [full_logits(scaled, row[None]) for row in order[::2]]
-    losses += [full_logits(plain, row.view(2, WINDOW)) for row in order[1::2]]
+    rng = np.random.default_rng(0)  # by the seed, a shuffled pass over all segments, and one over all pieces
+    order, pieces = ROWS[rng.permutation(len(ROWS))], ROWS.view(-1, WINDOW)[rng.permutation(2 * len(ROWS))]
+    losses = [full_logits(scaled, row[None]) for row in order[:2]]
+    losses += [full_logits(plain, two) for two in pieces.split(2)[:2]]
     expected = torch.stack(losses).mean()
     expected.backward()
     model = tiny_model()
@@ -127,11 +128,30 @@ def test_every_second_segment_in_pieces_of_the_window(given_, tmp_path):
     found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for name, p in model.named_parameters():
         p.register_hook(functools.partial(lambda name, gradient: found[name].add_(gradient), name))
-    recipe = dataclasses.replace(RECIPE, steps=1, short_every=2)
+    recipe = dataclasses.replace(RECIPE, steps=1, short_share=0.5)
     table = finetune(model, TOKENIZER, DOCS, scaling, tmp_path / "run", length=LENGTH, recipe=recipe)
     assert table["loss"][0] == pytest.approx(expected.item(), rel=1e-6)
     for (name, p), (_, q) in zip(scaled.named_parameters(), plain.named_parameters(), strict=True):
         torch.testing.assert_close(found[name], p.grad + q.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("share", "marks"), [(1 / 3, "lls" * 4), (0.5, "ls" * 6), (0.75, "lsss" * 3), (0.9, "l" + "s" * 9)]
+)
+def test_short_pieces_are_taken_from_everywhere(share, marks, tmp_path, monkeypatch):
+    """In shuffled passes over the pieces of all segments, whose shares are spread evenly."""
+    seen, stock = [], trainer_module.mean_loss
+    monkeypatch.setattr(
+        trainer_module, "mean_loss", lambda model, ids: (seen.append(ids.clone()), stock(model, ids))[1]
+    )
+    tune(tiny_model(), tmp_path / "run", batch=1, steps=len(marks), short_share=share)
+    assert "".join("l" if ids.shape == (1, LENGTH) else "s" for ids in seen) == marks
+    rows = [ids.flatten() for mark, ids in zip(marks, seen, strict=True) if mark == "l"]
+    pieces = [piece for mark, ids in zip(marks, seen, strict=True) if mark == "s" for piece in ids]
+    for read, every in ((rows, ROWS), (pieces, ROWS.view(-1, WINDOW))):
+        order = [next(n for n, whole in enumerate(every) if torch.equal(whole, ids)) for ids in read]
+        passes = [order[start : start + len(every)] for start in range(0, len(order), len(every))]
+        assert all(len(set(taken)) == len(taken) for taken in passes)
 
 
 @pytest.mark.parametrize("marks", [[True, False, False], [False, True, True], [True, True, True], [False] * 3])
@@ -157,14 +177,14 @@ def test_the_window_is_that_of_the_scaling(window, target, tmp_path, monkeypatch
         trainer_module, "mean_loss", lambda model, ids: (shapes.append(tuple(ids.shape)), stock(model, ids))[1]
     )
     spec = dataclasses.replace(rope_spec(model), original_length=window)
-    recipe = dataclasses.replace(RECIPE, steps=1, short_every=2)
+    recipe = dataclasses.replace(RECIPE, steps=1, short_share=0.5)
     finetune(model, TOKENIZER, DOCS, rope_scaling(spec, "pi", target), tmp_path / "run", length=LENGTH, recipe=recipe)
     assert shapes == [(1, LENGTH), (LENGTH // window, window)] * 2
 
 
 def test_short_reading_of_what_is_hardly_longer_than_the_window(tmp_path):
-    with pytest.raises(ValueError, match=r"short_every is 2, and segments of 127 tokens do not hold two"):
-        tune(tiny_model(), tmp_path / "run", length=LENGTH - 1, short_every=2)
+    with pytest.raises(ValueError, match=r"short_share is 0\.5, and segments of 127 tokens do not hold two"):
+        tune(tiny_model(), tmp_path / "run", length=LENGTH - 1, short_share=0.5)
     assert not (tmp_path / "run").exists()
 
 
@@ -224,17 +244,17 @@ def test_each_step_takes_its_segments_from_shuffled_passes_over_all(batch, tmp_p
     assert len({tuple(taken) for taken in passes if len(taken) == 4}) > 1
 
 
-@pytest.mark.parametrize("short_every", [0, 4])
-def test_short_segments_are_computed_several_at_once(short_every, tmp_path, monkeypatch):
+@pytest.mark.parametrize("short_share", [0, 0.25])
+def test_short_segments_are_computed_several_at_once(short_share, tmp_path, monkeypatch):
     """As a GPU does: the same steps up to rounding, in equal parts of the batch, none with too many tokens."""
-    one = undisturbed(tmp_path / "one", batch=6, short_every=short_every)
+    one = undisturbed(tmp_path / "one", batch=6, short_share=short_share)
     monkeypatch.setitem(trainer_module.AT_ONCE, "cpu", 4 * LENGTH + LENGTH // 2)
     shapes, stock = [], trainer_module.mean_loss
     monkeypatch.setattr(
         trainer_module, "mean_loss", lambda model, ids: (shapes.append(tuple(ids.shape)), stock(model, ids))[1]
     )
-    several = undisturbed(tmp_path / "several", batch=6, short_every=short_every)
-    if short_every:  # of twelve segments the fourth, eighth and twelfth, beside long ones
+    several = undisturbed(tmp_path / "several", batch=6, short_share=short_share)
+    if short_share:  # of twelve segments the fourth, eighth and twelfth, beside long ones
         assert shapes[:4] == [(3, LENGTH), (2, LENGTH), (2, WINDOW), (2, LENGTH)]
     else:
         assert shapes == [(3, LENGTH)] * (2 * RECIPE.steps)
@@ -307,8 +327,8 @@ def test_the_papers_recipes(tmp_path):
         ({"warmup": -1}, "warmup is -1: it must be a whole number of at least 0"),
         ({"lora_rank": -4}, "lora_rank is -4"),
         ({"save_every": 0}, "save_every is 0"),
-        ({"short_every": -1}, "short_every is -1: it must be a whole number of at least 0"),
-        ({"short_every": 1}, "short_every is 1: no segment would be long"),
+        ({"short_share": -0.1}, "short_share is -0.1: it must be a share of the segments, from 0"),
+        ({"short_share": 1}, "short_share is 1: .* less than 1 .none would be long"),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0: it must be a finite number above 0"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"decay": "linaer"}, "unknown decay 'linaer': did you mean 'linear'"),

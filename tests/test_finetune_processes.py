@@ -108,7 +108,7 @@ if state.is_main_process:
 state.wait_for_everyone()
 model, low_rank = tiny_model(), tiny_model()
 table = tune(model, place / "full")
-tune(low_rank, place / "low_rank", lora_rank=2, steps=2, short_every=3)
+tune(low_rank, place / "low_rank", lora_rank=2, steps=2, short_share=1 / 3)
 kept = {
     "processes": state.num_processes,
     "errors": errors,
@@ -135,7 +135,7 @@ def test_two_processes(tmp_path):
     (tmp_path / "foreign" / "thesis.tex").write_text("precious")
     start, low_rank = weights(tiny_model()), tiny_model()
     table, full = undisturbed(tmp_path / "single")
-    tune(low_rank, tmp_path / "single_low_rank", lora_rank=2, steps=2, short_every=3)
+    tune(low_rank, tmp_path / "single_low_rank", lora_rank=2, steps=2, short_share=1 / 3)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

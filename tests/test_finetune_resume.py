@@ -50,7 +50,7 @@ def failing(error):
 
 
 @pytest.mark.parametrize("call", [3, 14])
-@pytest.mark.parametrize("changes", [{}, LORA, {"short_every": 3}])
+@pytest.mark.parametrize("changes", [{}, LORA, {"short_share": 1 / 3}])
 def test_stopped_by_hand_the_same_call_goes_on(call, changes, tmp_path, monkeypatch):
     """With the same model, which is as it was; before the first checkpoint and after it; with random numbers in use."""
     models = [tiny_model(attention_dropout=0.2) for _ in range(2)]

@@ -227,8 +227,8 @@ class Words:
         ),
         (Plan((Search(128, "pi"), Search(1280, "pi"), FineTune(1280))), "FineTune at 1,280 .* one segment of length"),
         (
-            Plan((Search(128, "pi"), FineTune(128, Recipe(short_every=2), segment=127))),
-            "FineTune at 128 tokens: short_every is 2, and segments of 127 tokens do not hold two",
+            Plan((Search(128, "pi"), FineTune(128, Recipe(short_share=0.5), segment=127))),
+            "FineTune at 128 tokens: short_share is 0.5, and segments of 127 tokens do not hold two",
         ),
     ],
 )
@@ -353,7 +353,7 @@ def test_low_rank_updates_formulas_and_short_segments_cost_less():
 def test_segments_read_short_cost_what_their_pieces_do():
     """Of seven segments two: 262,144 tokens in 64 pieces of 4,096 each."""
     model = on_meta(**LLAMA2_7B)
-    plan = Plan((Search(262_144, "yarn"), FineTune(262_144, Recipe(steps=7, batch=1, warmup=0, short_every=3))))
+    plan = Plan((Search(262_144, "yarn"), FineTune(262_144, Recipe(steps=7, batch=1, warmup=0, short_share=1 / 3))))
     does, tokens, exaflops = plan.explain(model).loc[1, ["does", "forward_tokens", "exaflops"]]
     assert does.endswith("at the factors for 262,144 tokens; 2 segments of 7 in pieces of the window, unscaled")
     assert tokens == 4 * 7 * 262_144
@@ -654,7 +654,7 @@ def test_a_formula_on_top_of_start_tokens_keeps_them(tmp_path, monkeypatch):
 
 def test_the_control_is_trained_inside_its_own_window(tmp_path):
     control, plain = tiny_model(), tiny_model()
-    mixed = dataclasses.replace(RECIPE, batch=1, short_every=2)  # all of the control's segments are short
+    mixed = dataclasses.replace(RECIPE, batch=1, short_share=0.5)  # all of the control's segments are short
     plan = Plan((Search(128, "pi"), FineTune(128, mixed))).control(WINDOW)
     assert plan == Plan((Search(WINDOW, "none"), FineTune(WINDOW, dataclasses.replace(RECIPE, batch=2))))
     done = run(control, plan, tmp_path / "plan")
