@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Integral
 
 from .errors import unknown
@@ -35,7 +34,8 @@ class Recipe:
             window training (LongRoPE2, arXiv 2502.20082). Of a segment's pieces the first alone begins with BOS.
 
     Raises:
-        ValueError: a number below its least, a warm-up as long as the training, or an unknown decay.
+        ValueError: a number below its least, a share that leaves no long segment, a warm-up as long as the training, or
+            an unknown decay.
     """
 
     steps: int = 400
@@ -76,7 +76,7 @@ class Recipe:
 
     def short_of(self, count: int) -> int:
         """How many of the first `count` segments are read in short pieces."""
-        return int(Fraction(self.short_share).limit_denominator(1000) * count)  # a third of three is one
+        return int(self.short_share * count + 1e-9)  # as floats, 0.29 * 100 is a little below 29
 
     def check_segment(self, length: int, window: int) -> None:
         """See whether segments of `length` tokens can be read as the recipe says by a model of that window.

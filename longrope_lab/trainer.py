@@ -214,7 +214,7 @@ class _Segments(Dataset[dict[str, Tensor]]):
 
 def _passes(rng: np.random.Generator, size: int, count: int) -> NDArray[np.int64]:
     """The first `count` numbers of shuffled passes over all below `size`."""
-    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))] or [np.empty(0, np.int64)])[:count]
+    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]
 
 
 class _Training(Trainer):  # type: ignore[misc]  # transformers is not typed

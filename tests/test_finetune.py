@@ -140,10 +140,7 @@ def test_every_second_segment_in_pieces_of_the_window(given_, tmp_path):
 )
 def test_short_pieces_are_taken_from_everywhere(share, marks, tmp_path, monkeypatch):
     """In shuffled passes over the pieces of all segments, whose shares are spread evenly."""
-    seen, stock = [], trainer_module.mean_loss
-    monkeypatch.setattr(
-        trainer_module, "mean_loss", lambda model, ids: (seen.append(ids.clone()), stock(model, ids))[1]
-    )
+    seen = fail_at(0, None, monkeypatch)
     tune(tiny_model(), tmp_path / "run", batch=1, steps=len(marks), short_share=share)
     assert "".join("l" if ids.shape == (1, LENGTH) else "s" for ids in seen) == marks
     rows = [ids.flatten() for mark, ids in zip(marks, seen, strict=True) if mark == "l"]
@@ -152,6 +149,13 @@ def test_short_pieces_are_taken_from_everywhere(share, marks, tmp_path, monkeypa
         order = [next(n for n, whole in enumerate(every) if torch.equal(whole, ids)) for ids in read]
         passes = [order[start : start + len(every)] for start in range(0, len(order), len(every))]
         assert all(len(set(taken)) == len(taken) for taken in passes)
+
+
+@given(st.floats(0, 0.9999), st.integers(0, 300))
+def test_shares_are_spread_evenly_and_begin_long(share, count):
+    short = [Recipe(short_share=share).short_of(n) for n in range(count + 2)]
+    assert short[1] == 0 and set(np.diff(short)) <= {0, 1}
+    assert short[count] == pytest.approx(share * count, abs=1)
 
 
 @pytest.mark.parametrize("marks", [[True, False, False], [False, True, True], [True, True, True], [False] * 3])
@@ -172,14 +176,11 @@ def test_long_and_short_rows_in_one_pass(marks, length):
 @pytest.mark.parametrize(("window", "target"), [(WINDOW // 2, LENGTH), (WINDOW, WINDOW)])
 def test_the_window_is_that_of_the_scaling(window, target, tmp_path, monkeypatch):
     """Which may say another one than the config; and one that aims no further serves the pieces, too."""
-    model, shapes, stock = tiny_model(), [], trainer_module.mean_loss
-    monkeypatch.setattr(
-        trainer_module, "mean_loss", lambda model, ids: (shapes.append(tuple(ids.shape)), stock(model, ids))[1]
-    )
+    model, seen = tiny_model(), fail_at(0, None, monkeypatch)
     spec = dataclasses.replace(rope_spec(model), original_length=window)
     recipe = dataclasses.replace(RECIPE, steps=1, short_share=0.5)
     finetune(model, TOKENIZER, DOCS, rope_scaling(spec, "pi", target), tmp_path / "run", length=LENGTH, recipe=recipe)
-    assert shapes == [(1, LENGTH), (LENGTH // window, window)] * 2
+    assert [ids.shape for ids in seen] == [(1, LENGTH), (LENGTH // window, window)] * 2
 
 
 def test_short_reading_of_what_is_hardly_longer_than_the_window(tmp_path):
@@ -232,12 +233,9 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 @pytest.mark.parametrize("batch", [3, 5])
 def test_each_step_takes_its_segments_from_shuffled_passes_over_all(batch, tmp_path, monkeypatch):
     """Four segments, and a batch that does not divide them, or is larger than all of them together."""
-    seen, stock = [], trainer_module.mean_loss
-    monkeypatch.setattr(
-        trainer_module, "mean_loss", lambda model, ids: (seen.append(ids[0].clone()), stock(model, ids))[1]
-    )
+    seen = fail_at(0, None, monkeypatch)
     tune(tiny_model(), tmp_path / "run", batch=batch, steps=4)
-    order = [next(n for n, row in enumerate(ROWS) if torch.equal(row, ids)) for ids in seen]
+    order = [next(n for n, row in enumerate(ROWS) if torch.equal(row[None], ids)) for ids in seen]
     assert len(order) == 4 * batch
     passes = [order[start : start + 4] for start in range(0, len(order), 4)]
     assert all(len(set(taken)) == len(taken) for taken in passes)
@@ -249,11 +247,9 @@ def test_short_segments_are_computed_several_at_once(short_share, tmp_path, monk
     """As a GPU does: the same steps up to rounding, in equal parts of the batch, none with too many tokens."""
     one = undisturbed(tmp_path / "one", batch=6, short_share=short_share)
     monkeypatch.setitem(trainer_module.AT_ONCE, "cpu", 4 * LENGTH + LENGTH // 2)
-    shapes, stock = [], trainer_module.mean_loss
-    monkeypatch.setattr(
-        trainer_module, "mean_loss", lambda model, ids: (shapes.append(tuple(ids.shape)), stock(model, ids))[1]
-    )
+    seen = fail_at(0, None, monkeypatch)
     several = undisturbed(tmp_path / "several", batch=6, short_share=short_share)
+    shapes = [ids.shape for ids in seen]
     if short_share:  # of twelve segments the fourth, eighth and twelfth, beside long ones
         assert shapes[:4] == [(3, LENGTH), (2, LENGTH), (2, WINDOW), (2, LENGTH)]
     else:
