@@ -653,29 +653,38 @@ def test_a_formula_on_top_of_start_tokens_keeps_them(tmp_path, monkeypatch):
 
 
 def test_the_control_is_trained_inside_its_own_window(tmp_path):
+    """By the plan's trainings, one after the other; the oracle calls `finetune` alone."""
     control, plain = tiny_model(), tiny_model()
     mixed = dataclasses.replace(RECIPE, batch=1, short_share=0.5)  # all of the control's segments are short
-    plan = Plan((Search(128, "pi"), FineTune(128, mixed))).control(WINDOW)
-    assert plan == Plan((Search(WINDOW, "none"), FineTune(WINDOW, dataclasses.replace(RECIPE, batch=2))))
+    slower = dataclasses.replace(RECIPE, batch=1, learning_rate=1e-4, decay="constant")
+    plan = Plan((Search(128, "pi"), FineTune(128, mixed), Search(256, "pi"), FineTune(256, slower))).control(WINDOW)
+    recipes = [dataclasses.replace(RECIPE, batch=2), dataclasses.replace(slower, batch=4)]
+    assert plan == Plan((Search(WINDOW, "none"), *(FineTune(WINDOW, recipe) for recipe in recipes)))
     done = run(control, plan, tmp_path / "plan")
-    finetune(plain, TOKENIZER, DOCS, None, tmp_path / "plain", length=WINDOW, recipe=plan.stages[1].recipe, seed=6)
+    for seed, recipe in enumerate(recipes, start=6):
+        finetune(plain, TOKENIZER, DOCS, None, tmp_path / f"plain{seed}", length=WINDOW, recipe=recipe, seed=seed)
     for name, p in plain.state_dict().items():
         torch.testing.assert_close(control.state_dict()[name], p, rtol=1e-4, atol=1e-5)
     assert (done.tuned.factors == 1).all() and done.schedule.at(64) == done.tuned
-    assert done.histories.keys() == {"01_finetune_64"}
+    assert list(done.histories) == ["01_finetune_64", "02_finetune_64"]
 
 
 def test_the_control_trains_on_as_many_tokens():
-    """Of all the fine-tunings together, with the first one's tokens a step; section 4.1's, from 4k to 128k and 256k."""
+    """In each fine-tuning, and in each of its steps; section 4.1's, from 4k to 128k and 256k."""
     plan = PLANS["paper_llama2"]
-    trained = plan.control(4096).stages[1]
-    assert trained.recipe.batch * 4096 == 32 * 131_072
-    assert trained.recipe.steps * 32 * 131_072 == 400 * 32 * 131_072 + 600 * 32 * 262_144
-    assert trained.recipe == dataclasses.replace(plan.stages[2].recipe, steps=1600, batch=1024)
-    mistral = PLANS["paper_mistral"].control(8192).stages[1].recipe  # whose segments have 16k tokens
-    assert (mistral.batch, mistral.steps) == (128, 800)
+    once, again = (stage.recipe for stage in plan.control(4096).stages[1:])
+    assert once == dataclasses.replace(plan.stages[2].recipe, steps=400, batch=32 * 131_072 // 4096)
+    assert again == dataclasses.replace(plan.stages[3].recipe, steps=600, batch=32 * 262_144 // 4096)
+    mistral = PLANS["paper_mistral"].control(8192).stages[1:]  # whose segments have 16k tokens
+    assert [(stage.recipe.batch, stage.recipe.steps) for stage in mistral] == [(128, 400)] * 2
     with pytest.raises(ValueError, match="no FineTune"):
         Plan((Search(128, "pi"),)).control(64)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_every_ready_plan_has_a_control_of_its_tokens(plan):
+    trained, control = ([s.tokens for s in p.stages if isinstance(s, FineTune)] for p in (plan, plan.control(512)))
+    assert control == pytest.approx(trained, rel=0.13)  # 576 tokens are not whole windows of 512
 
 
 def test_a_plan_without_fine_tuning_leaves_the_weights(tmp_path):
