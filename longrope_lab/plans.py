@@ -440,7 +440,7 @@ PLANS = {
             Search(4096, Gradient(steps=6, validate_every=6), documents=2, attention_factors=(1.0, 1.5)),
             FineTune(4096, Recipe(steps=5, batch=1, learning_rate=5e-4, decay="cosine", warmup=1, save_every=5)),
             Search(16_384, Gradient(steps=1, validate_every=1), documents=1),
-            Recover(512, Gradient(steps=16, batch=2, validate_every=8, initial="high"), documents=8),
+            Recover(512, Gradient(16, 2, validate_every=8, initial=("high", "none")), 8, free_attention_factor=True),
         )
     ),
     # The lab model again, in seconds: enough to see the stages run, not to gain anything.
