@@ -24,13 +24,14 @@ from .methods import register_method, rope_scaling
 from .models import full_attention, load_model
 from .passkey import passkey, passkey_prompt
 from .perplexity import perplexity
-from .plans import PLANS, FineTune, Plan, Recover, Search
+from .plans import PLANS, Plan
 from .progressive import Extended, progressive
 from .rope import RopeScaling, RopeSpec, compose
 from .rotary import apply_scaling, rope_spec
 from .runs import record
 from .schedule import RopeSchedule
 from .search import Budget, Evolution, Gradient, Random, SearchResult, SearchSpace, WorkerProcesses, search
+from .stages import FineTune, Recover, Search
 from .stats import accuracy_summary, benchmark_summary, paired_comparison, paired_scores, perplexity_summary
 
 __version__ = "0.1.0"

@@ -24,13 +24,14 @@ from .corpora import Document
 from .errors import unknown
 from .files import claim, write_table
 from .finetune import finetune, segments
-from .plans import PLANS, FineTune, Plan, Recover, Search, Stage, formula_scaling, naming
+from .plans import PLANS, Plan
 from .rope import RopeScaling
 from .rotary import rope_spec
 from .schedule import StagedSchedule
 from .search.objective import model_of
 from .search.run import model_digest, search
 from .search.space import SearchSpace
+from .stages import FineTune, Recover, Search, Stage, formula_scaling, naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +205,7 @@ class _Run:
                 self.train_docs,
                 self.tuned,
                 training,
-                length=stage.segment or stage.length,
+                length=stage.segment_tokens,
                 recipe=stage.recipe,
                 seed=seed,
             )
@@ -238,7 +239,7 @@ def _check_documents(
     stage: Stage, tokenizer: Any, train_docs: Sequence[Document], search_docs: Sequence[Document]
 ) -> None:
     if isinstance(stage, FineTune):
-        segments(train_docs, stage.segment or stage.length, tokenizer)
+        segments(train_docs, stage.segment_tokens, tokenizer)
     elif not isinstance(stage.method, str):
         fit = _long_enough(search_docs, stage.length)
         if len(fit) < stage.documents:

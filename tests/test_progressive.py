@@ -20,13 +20,14 @@ from longrope_lab.finetune import RECIPES, Recipe, finetune
 from longrope_lab.losses import token_losses
 from longrope_lab.memory import peak_bytes
 from longrope_lab.methods import METHODS, register_method, rope_scaling
-from longrope_lab.plans import PLANS, FineTune, Plan, Recover, Search
+from longrope_lab.plans import PLANS, Plan
 from longrope_lab.progressive import progressive
 from longrope_lab.rope import RopeScaling, RopeSpec, compose
 from longrope_lab.rotary import apply_scaling, rope_spec
 from longrope_lab.schedule import RopeSchedule
 from longrope_lab.search import Evolution, Gradient, Random, SearchSpace, WorkerProcesses, search
 from longrope_lab.search.objective import Objective
+from longrope_lab.stages import FineTune, Recover, Search
 
 module = importlib.import_module("longrope_lab.progressive")  # the package's own name `progressive` is the function
 
