@@ -177,7 +177,8 @@ def check_after(stage: Stage, before: Sequence[Stage]) -> None:
         raise ValueError(f"{what} follows a recovery, which would be out of date: recoveries come last")
     # The same weights may be trained twice at one length, but a length has one scaling.
     if same and (stage.length < same[-1] or (isinstance(stage, Search) and stage.length == same[-1])):
-        raise ValueError(f"{what} follows one at {same[-1]:,}: lengths must rise from stage to stage")
+        rule = "must rise" if isinstance(stage, Search) else "must not fall"
+        raise ValueError(f"{what} follows one at {same[-1]:,}: lengths {rule} from stage to stage")
     if isinstance(stage, FineTune) and stage.length not in searched:
         raise ValueError(f"{what}: no search for that length comes before it; searched are {searched or 'none'}")
     if isinstance(stage, Search) and stage.on_top_of is not None:

@@ -94,7 +94,7 @@ def papers(tmp_path_factory):
         (lambda: Plan((Search(128), Search(128))), "lengths must rise"),
         (
             lambda: Plan((Search(128), Search(256), FineTune(256), FineTune(128))),
-            "FineTune at 128 tokens follows one at 256: lengths must rise",
+            "FineTune at 128 tokens follows one at 256: lengths must not fall",
         ),
         (lambda: Plan((Search(128), FineTune(256))), r"no search for that length .* searched are \[128\]"),
         (lambda: Plan((FineTune(128),)), "searched are none"),
@@ -685,7 +685,8 @@ def test_the_control_trains_on_as_many_tokens():
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_every_ready_plan_has_a_control_of_its_tokens(plan):
     trained, control = ([s.tokens for s in p.stages if isinstance(s, FineTune)] for p in (plan, plan.control(512)))
-    assert control == pytest.approx(trained, rel=0.13)  # 576 tokens are not whole windows of 512
+    whole = all(tokens % 512 == 0 for tokens in trained)
+    assert control == (trained if whole else pytest.approx(trained, rel=0.13))  # 576 tokens are not windows of 512
 
 
 def test_a_plan_without_fine_tuning_leaves_the_weights(tmp_path):
