@@ -163,7 +163,11 @@ def formula_scaling(spec: RopeSpec, name: str, length: int, below: RopeScaling |
 
 
 def check_after(stage: Stage, before: Sequence[Stage]) -> None:
-    """The rules of a plan's order."""
+    """The rules of a plan's order.
+
+    Raises:
+        ValueError: the stage breaks one of them.
+    """
     what = f"{type(stage).__name__} at {stage.length:,} tokens"
     searched = [s.length for s in before if isinstance(s, Search)]
     same = [s.length for s in before if type(s) is type(stage)]
@@ -175,10 +179,10 @@ def check_after(stage: Stage, before: Sequence[Stage]) -> None:
         return
     if any(isinstance(s, Recover) for s in before):
         raise ValueError(f"{what} follows a recovery, which would be out of date: recoveries come last")
-    # The same weights may be trained twice at one length, but a length has one scaling.
-    if same and (stage.length < same[-1] or (isinstance(stage, Search) and stage.length == same[-1])):
-        rule = "must rise" if isinstance(stage, Search) else "must not fall"
-        raise ValueError(f"{what} follows one at {same[-1]:,}: lengths {rule} from stage to stage")
+    # A length has one scaling, but weights may be trained at it twice.
+    last, rule = max(same, default=0), "must rise" if isinstance(stage, Search) else "must not fall"
+    if stage.length < last or (stage.length == last and isinstance(stage, Search)):
+        raise ValueError(f"{what} follows one at {last:,}: lengths {rule} from stage to stage")
     if isinstance(stage, FineTune) and stage.length not in searched:
         raise ValueError(f"{what}: no search for that length comes before it; searched are {searched or 'none'}")
     if isinstance(stage, Search) and stage.on_top_of is not None:

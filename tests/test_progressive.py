@@ -678,6 +678,8 @@ def test_the_control_trains_on_as_many_tokens():
     assert again == dataclasses.replace(plan.stages[3].recipe, steps=600, batch=32 * 262_144 // 4096)
     mistral = PLANS["paper_mistral"].control(8192).stages[1:]  # whose segments have 16k tokens
     assert [(stage.recipe.batch, stage.recipe.steps) for stage in mistral] == [(128, 400)] * 2
+    warmed = FineTune(96, Recipe(steps=3, batch=1, warmup=2))  # 2 steps of 2 windows, all warm-up
+    assert Plan((Search(96, "pi"), warmed)).control(64).stages[1].recipe.steps == 3
     with pytest.raises(ValueError, match="no FineTune"):
         Plan((Search(128, "pi"),)).control(64)
 
