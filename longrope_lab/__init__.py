@@ -1,94 +1,72 @@
-"""longrope_lab: extend a language model's context window by non-uniform positional interpolation, and see why it works.
+"""longrope_lab: extend a language model's context window by non-uniform positional interpolation,
+    and see why it works.
 
-import longrope_lab as lab
-model, tokenizer = lab.load_model("lab")
-spec = lab.rope_spec(model)
-docs = lab.load_corpus("kjv", tokenizer, min_tokens=4096, limit=4)
-table = lab.perplexity(model, docs, [512, 4096], {"yarn": lab.rope_scaling(spec, "yarn", 4096)})
-lab.plots.perplexity_curves(table, window=spec.original_length)
-lab.save_pretrained(model, tokenizer, lab.rope_scaling(spec, "yarn", 4096), "lab-4k")  # for stock transformers
-"""
+import longrope_lab as lab model, tokenizer = lab.load_model("lab") spec = lab.rope_spec(model) docs
+= lab.load_corpus("kjv", tokenizer, min_tokens=4096, limit=4) table = lab.perplexity(model, docs,
+[512, 4096], {"yarn": lab.rope_scaling(spec, "yarn", 4096)}) lab.plots.perplexity_curves(table,
+window=spec.window) lab.save_pretrained(model, tokenizer, lab.rope_scaling(spec, "yarn", 4096),
+"lab-4k")  # for stock transformers"""
 
-from . import plots, widgets
-from .benchmarks import BenchmarkTask, benchmarks
-from .corpora import Document, load_corpus
-from .cost import scoring_cost, search_cost, training_cost, worker_cost
-from .experiments import paper
-from .export import save_pretrained
-from .finetune import RECIPES, Recipe, finetune
-from .from_scratch import LongRoPEModel
-from .generation import generate
-from .hf_config import scaling_from_config, spec_from_config
-from .losses import token_losses
-from .methods import register_method, rope_scaling
-from .models import full_attention, load_model
-from .passkey import passkey, passkey_prompt
-from .perplexity import perplexity
-from .plans import PLANS, Plan
-from .progressive import Extended, progressive
-from .rope import RopeScaling, RopeSpec, compose
-from .rotary import apply_scaling, rope_spec
-from .runs import record
-from .schedule import RopeSchedule
-from .search import Budget, Evolution, Gradient, Random, SearchResult, SearchSpace, WorkerProcesses, search
-from .stages import FineTune, Recover, Search
-from .stats import accuracy_summary, benchmark_summary, paired_comparison, paired_scores, perplexity_summary
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.abc
+import sys
+from pathlib import Path
+
+from .common.renames import warn_renamed
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "PLANS",
-    "RECIPES",
-    "BenchmarkTask",
-    "Budget",
-    "Document",
-    "Evolution",
-    "Extended",
-    "FineTune",
-    "Gradient",
-    "LongRoPEModel",
-    "Plan",
-    "Random",
-    "Recipe",
-    "Recover",
-    "RopeScaling",
-    "RopeSchedule",
-    "RopeSpec",
-    "Search",
-    "SearchResult",
-    "SearchSpace",
-    "WorkerProcesses",
-    "accuracy_summary",
-    "apply_scaling",
-    "benchmark_summary",
-    "benchmarks",
-    "compose",
-    "finetune",
-    "full_attention",
-    "generate",
-    "load_corpus",
-    "load_model",
-    "paired_comparison",
-    "paired_scores",
-    "paper",
-    "passkey",
-    "passkey_prompt",
-    "perplexity",
-    "perplexity_summary",
-    "plots",
-    "progressive",
-    "record",
-    "register_method",
-    "rope_scaling",
-    "rope_spec",
-    "save_pretrained",
-    "scaling_from_config",
-    "scoring_cost",
-    "search",
-    "search_cost",
-    "spec_from_config",
-    "token_losses",
-    "training_cost",
-    "widgets",
-    "worker_cost",
-]
+# Modules of the release before that stood beside one another, and the rooms that hold them now.
+MOVED = {
+    "benchmarks": "measure.benchmarks", "bounds": "rope.bounds", "card": "export.card", "corpora": "texts.corpora",
+    "cost": "measure.cost", "errors": "common.checks", "experiments": "report.experiments", "files": "common.files",
+    "finetune": "extend.finetune", "from_scratch": "extend.from_scratch", "generation": "models.generation",
+    "harness": "measure.harness", "hf_config": "models.config", "losses": "models.forward",
+    "memory": "models.estimates", "methods": "rope.methods", "origin": "runs.origin", "passkey": "measure.needles",
+    "perplexity": "measure.perplexity", "plans": "extend.plan", "progress": "common.progress",
+    "progressive": "extend.progressive", "questions": "measure.tasks", "recipe": "extend.recipe",
+    "rotary": "models.rotary", "schedule": "rope.schedule", "search": "searches", "stages": "extend.stages",
+    "stats": "measure.stats", "trainer": "extend.trainer",
+}  # fmt: skip
+
+
+@functools.cache
+def _public() -> dict[str, str]:
+    """The module of each public name, as ``__init__.pyi`` lists them for type checkers."""
+    listed = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in listed.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: f".{node.module or alias.name}" for node in imports for alias in node.names}
+
+
+def __getattr__(name: str) -> object:
+    """A public name is imported when it is first asked for, so that nobody waits for what they do not use."""
+    if name == "__all__":
+        return sorted(_public())
+    if name in _public():
+        module = importlib.import_module(_public()[name], __name__)
+        found = module if _public()[name] == f".{name}" else getattr(module, name)
+        return globals().setdefault(name, found)
+    if name in MOVED:  # from longrope_lab import bounds
+        warn_renamed(f"{__name__}.{name}", f"{__name__}.{MOVED[name]}")
+        return importlib.import_module(f".{MOVED[name]}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_public()])
+
+
+class _Moved(importlib.abc.MetaPathFinder):
+    """Says where a module has moved to, when it is imported by its old name: nothing else would."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        package, _, name = fullname.rpartition(".")
+        if package == __name__ and name in MOVED:
+            raise ModuleNotFoundError(f"{fullname} is now {__name__}.{MOVED[name]}", name=fullname)
+
+
+sys.meta_path.append(_Moved())

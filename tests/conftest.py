@@ -5,7 +5,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first imported
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    # A worker, and what it starts, gets its share of the cores; read once, when torch is first imported.
+    # A worker, and what it starts, gets its share of the cores; read once, when torch is first
+    # imported.
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
 import shutil
@@ -17,21 +18,26 @@ import torch
 import transformers
 from papermill.exceptions import PapermillExecutionError
 
-from longrope_lab import runs
-from longrope_lab.models import LAB_MODEL, load_model
+from longrope_lab.models.loading import LAB_MODEL, load_model
+from longrope_lab.runs import notebooks as runs
 
 WINDOW = 64
 VOCABULARY = 97
 
-# What the tests know of each family without asking our code: the config's class, its own fields, how many
-# dimensions turn, and the base.
+# What the tests know of each family without asking our code: the config's class, its own fields,
+# how many dimensions turn, and the base.
 FAMILIES = {
     "llama": ("LlamaConfig", {"num_key_value_heads": 2}, 16, 10_000.0),
     "mistral": ("MistralConfig", {"num_key_value_heads": 2, "sliding_window": None}, 16, 10_000.0),
     "qwen2": ("Qwen2Config", {"num_key_value_heads": 2}, 16, 10_000.0),
     "qwen3": ("Qwen3Config", {"num_key_value_heads": 2, "head_dim": 32}, 32, 10_000.0),
     "phi3": ("Phi3Config", {"num_key_value_heads": 2}, 16, 10_000.0),
-    "gemma2": ("Gemma2Config", {"num_key_value_heads": 2, "head_dim": 32, "sliding_window": 16}, 32, 10_000.0),
+    "gemma2": (
+        "Gemma2Config",
+        {"num_key_value_heads": 2, "head_dim": 32, "sliding_window": 16},
+        32,
+        10_000.0,
+    ),
     "gpt_neox": ("GPTNeoXConfig", {}, 4, 10_000.0),  # a quarter of 16
     "olmo2": ("Olmo2Config", {"num_key_value_heads": 2}, 16, 10_000.0),
     "stablelm": ("StableLmConfig", {"num_key_value_heads": 2}, 4, 10_000.0),  # a quarter, too
@@ -141,8 +147,8 @@ def tokenizer():
 def own_notebooks(tmp_path, monkeypatch):
     """A folder of two tiny notebooks, and where their results go.
 
-    `00_tiny` fails if its parameters say so; `01_small`, which has no model, sleeps when it is done.
-    """
+    `00_tiny` fails if its parameters say so; `01_small`, which has no model, sleeps when it is
+    done."""
     folder = tmp_path / "notebooks"
     write_notebook(
         folder / "00_tiny.ipynb",
@@ -190,7 +196,9 @@ def no_kernel(monkeypatch):
         shutil.copy(source, target)
         Path(parameters["out"], "table.csv").write_text(f"number\n{parameters.get('number')}\n")
         if parameters.get("fail"):
-            raise PapermillExecutionError(2, 2, "assert not fail", "AssertionError", "not this time", [])
+            raise PapermillExecutionError(
+                2, 2, "assert not fail", "AssertionError", "not this time", []
+            )
 
     monkeypatch.setattr("papermill.execute_notebook", execute)
     return ran

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from nbclient.exceptions import DeadKernelError
 
-from longrope_lab import cli, runs
+from longrope_lab import cli
+from longrope_lab.runs import notebooks as runs
 
 NOTEBOOKS = sorted(path.stem for path in runs.NOTEBOOKS.glob("*.ipynb"))
 
@@ -17,7 +18,7 @@ NOTEBOOKS = sorted(path.stem for path in runs.NOTEBOOKS.glob("*.ipynb"))
 @pytest.fixture
 def command(own_notebooks, no_kernel, capsys, monkeypatch):
     """Runs the command on the tiny notebooks; returns status, what it printed and what it complained of."""
-    monkeypatch.setattr("longrope_lab.models.too_large", lambda name, length: None)
+    monkeypatch.setattr("longrope_lab.models.loading.too_large", lambda name, length: None)
 
     def run(*arguments):
         status = cli.main([*arguments, "--results", str(own_notebooks)])
@@ -30,7 +31,9 @@ def statuses(printed):
     """Notebook -> status of the table at the end."""
     lines = printed[printed.index("notebook ") :].splitlines()
     assert lines[0].split() == ["notebook", "status", "seconds"]
-    return {name: status for name, status, seconds in map(str.split, lines[1:]) if int(seconds) >= 0}
+    return {
+        name: status for name, status, seconds in map(str.split, lines[1:]) if int(seconds) >= 0
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,12 +43,24 @@ def statuses(printed):
         (["run", "T22"], "unknown experiment 'T22': did you mean 'T2'"),
         (["run", "00", "f13"], "unknown experiment 'F13': did you mean 'F"),
         (["run", "00", "--profile", "cpuu"], "unknown profile 'cpuu': did you mean 'cpu'"),
-        (["run", "00", "-p", "length=[512]"], "unknown parameter of 00_quickstart 'length': did you mean 'lengths'"),
-        (["run", "00", "02", "-p", "document=1"], "unknown parameter 'document': did you mean 'documents'"),
+        (
+            ["run", "00", "-p", "length=[512]"],
+            "unknown parameter of 00_quickstart 'length': did you mean 'lengths'",
+        ),
+        (
+            ["run", "00", "02", "-p", "document=1"],
+            "unknown parameter 'document': did you mean 'documents'",
+        ),
         (["run", "00", "-p", "lengths"], "-p takes name=value"),
         (["run", "00", "-p", "lengths=[512"], "is not YAML"),
-        (["run", "00", "-p", "lengths=512"], "'lengths' of 00_quickstart is 512: it takes a list, such as [256, 512"),
-        (["run", "00", "-p", "seed=[1]"], "'seed' of 00_quickstart is [1]: it takes one value, such as 0"),
+        (
+            ["run", "00", "-p", "lengths=512"],
+            "'lengths' of 00_quickstart is 512: it takes a list, such as [256, 512",
+        ),
+        (
+            ["run", "00", "-p", "seed=[1]"],
+            "'seed' of 00_quickstart is [1]: it takes one value, such as 0",
+        ),
         (
             ["run", "00", "-p", "out=elsewhere"],
             "the runner sets 'out' itself: name the folder of the results with --results",
@@ -69,11 +84,15 @@ def test_one_notebook(command, own_notebooks):
 
 
 def test_all_of_them(command, no_kernel, own_notebooks):
-    status, printed, _ = command("run", "all", "00", "--profile", "smoke", "-p", "number=9", "-p", "seed=3")
+    status, printed, _ = command(
+        "run", "all", "00", "--profile", "smoke", "-p", "number=9", "-p", "seed=3"
+    )
     assert status == 0
     assert no_kernel == ["00_tiny", "01_small"]  # each once
     assert statuses(printed) == {"00_tiny": "done", "01_small": "done"}
-    assert "seed is no parameter of 01_small" in printed  # and number, which both have, is not spoken of
+    assert (
+        "seed is no parameter of 01_small" in printed
+    )  # and number, which both have, is not spoken of
     assert "number is" not in printed
     for name in no_kernel:
         assert pd.read_csv(own_notebooks / "smoke" / name / "table.csv")["number"].tolist() == [9]
@@ -85,7 +104,10 @@ def test_a_failing_notebook_does_not_stop_the_others(command, no_kernel, own_not
     assert statuses(printed) == {"00_tiny": "failed", "01_small": "done"}
     first, second = complaints.splitlines()
     assert first == "longrope-lab: 00_tiny failed in cell 2: AssertionError: not this time"
-    assert second.endswith(f"{own_notebooks}/cpu/00_tiny.failed") and (own_notebooks / "cpu/00_tiny.failed").is_dir()
+    assert (
+        second.endswith(f"{own_notebooks}/cpu/00_tiny.failed")
+        and (own_notebooks / "cpu/00_tiny.failed").is_dir()
+    )
 
 
 def test_a_failing_cell_of_one_notebook_is_told_in_two_lines(command):
@@ -116,7 +138,10 @@ def test_a_kernel_that_does_not_start(command, monkeypatch):
 
 def test_a_machine_that_is_too_small(command, no_kernel, monkeypatch):
     """One notebook of several that does not fit is one that failed; alone it is the user's to mend."""
-    monkeypatch.setattr("longrope_lab.models.too_large", lambda name, length: f"too much for {length} tokens")
+    monkeypatch.setattr(
+        "longrope_lab.models.loading.too_large",
+        lambda name, length: f"too much for {length} tokens",
+    )
     status, printed, complaints = command("run", "all")
     assert status == 1 and statuses(printed) == {"00_tiny": "failed", "01_small": "done"}
     assert "longrope-lab: 00_tiny failed: the profile 'cpu' of 00_tiny is too large" in complaints
@@ -142,7 +167,10 @@ def test_resume_runs_what_is_missing(command, no_kernel, monkeypatch):
     monkeypatch.setenv("LONGROPE_LAB_COMMIT", "e" * 40 + "+changes")
     for _ in range(2):
         status, _, complaints = command("run", "01", "--resume", "-p", "number=6")
-        assert status == 0 and "the code differs from its commit, so no earlier run counts as done" in complaints
+        assert (
+            status == 0
+            and "the code differs from its commit, so no earlier run counts as done" in complaints
+        )
     assert no_kernel[8:] == ["01_small"] * 2
 
 
@@ -164,10 +192,14 @@ def test_list(capsys):
         assert lines[NOTEBOOKS.index("02_nonuniformity")].split()[1:5] == ["T1", "T2", "T3", "T11"]
         assert lines[0].split(maxsplit=1)[1].startswith("Why a context window breaks")
     assert cli.main(["run", "T2", "t1", "--list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["02_nonuniformity"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "02_nonuniformity"
+    ]
 
 
 def test_fetch(monkeypatch, capsys):
-    monkeypatch.setattr("longrope_lab.models.fetch_smollm2", lambda: Path("/somewhere/model.gguf"))
+    monkeypatch.setattr(
+        "longrope_lab.models.smollm2.fetch_smollm2", lambda: Path("/somewhere/model.gguf")
+    )
     assert cli.main(["fetch", "smollm2"]) == 0
     assert "/somewhere/model.gguf" in capsys.readouterr().out

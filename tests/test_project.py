@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import longrope_lab as lab
-from longrope_lab import runs
+from longrope_lab.runs import notebooks as runs
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -37,9 +37,19 @@ def test_environment_installs_this_package_on_a_python_it_supports():
 
 
 def test_constraints_pin_every_requirement_inside_its_range():
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    pins = {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
-    wanted = [*PROJECT["dependencies"], *(r for extra in PROJECT["optional-dependencies"].values() for r in extra)]
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    pins = {
+        name.lower().replace("_", "-"): version
+        for name, version in (line.split("==") for line in lines)
+    }
+    wanted = [
+        *PROJECT["dependencies"],
+        *(r for extra in PROJECT["optional-dependencies"].values() for r in extra),
+    ]
     for requirement in map(Requirement, wanted):
         version = pins[requirement.name.lower().replace("_", "-")]
         assert requirement.specifier.contains(version), requirement
@@ -55,14 +65,20 @@ def test_notebook_conventions(path):
     notebook = nbformat.read(path, as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
-    tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    tagged = [
+        i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])
+    ]
     assert tagged == [1]
     for line in notebook.cells[1].source.splitlines():
-        assert re.fullmatch(r"\w+: \w+ = .+  # .+", line), f"not 'name: type = default  # help': {line}"
+        assert re.fullmatch(r"\w+: \w+ = .+  # .+", line), (
+            f"not 'name: type = default  # help': {line}"
+        )
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None
-            assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE), "logic belongs in the package"
+            assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE), (
+                "logic belongs in the package"
+            )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -83,7 +99,9 @@ def kept_results(pattern):
 def test_results_name_their_origin():
     for folder in {path.parent for path in kept_results("*.csv")}:
         origin = json.loads((folder / "run.json").read_text())
-        assert re.fullmatch(r"[0-9a-f]{40}", origin["commit"]), f"{folder} comes from uncommitted code"
+        assert re.fullmatch(r"[0-9a-f]{40}", origin["commit"]), (
+            f"{folder} comes from uncommitted code"
+        )
         assert (folder / f"{origin['notebook']}.ipynb").is_file()
 
 

@@ -1,16 +1,15 @@
-"""Makes the lab model: a BPE tokenizer and a small Llama with a window of 512 tokens, from a folder of books.
+"""Makes the lab model: a BPE tokenizer and a small Llama with a window of 512 tokens, from a folder
+    of books.
 
-    pretrain="python -m longrope_lab.lab_model.pretrain"
-    $pretrain tokenizer --books train-*.parquet --out lab_model
-    $pretrain model --books train-*.parquet --out lab_model --tokens 1.5e9
-    $pretrain model --books some.parquet --out lab_model --start lab_model --tokens 3e6 --rows 32 --lr 8e-4 \\
+    pretrain="python -m longrope_lab.lab_model.pretrain" $pretrain tokenizer --books train-*.parquet
+    --out lab_model $pretrain model --books train-*.parquet --out lab_model --tokens 1.5e9 $pretrain
+    model --books some.parquet --out lab_model --start lab_model --tokens 3e6 --rows 32 --lr 8e-4 \\
         --passkey-share 0.5 --whole-window 0.8 --passkey-rows 2500 --seed 1
 
-The first takes a minute and the last 20 minutes on a CPU; the second wants a GPU. Most rows are plain text; a
-share is passkey prompts no longer than the window, so that retrieval inside it is all but perfect and its loss
-beyond it is the position embedding's doing alone. The last command sharpens the farthest retrievals, which are
-rare in the second.
-"""
+The first takes a minute and the last 20 minutes on a CPU; the second wants a GPU. Most rows are
+plain text; a share is passkey prompts no longer than the window, so that retrieval inside it is all
+but perfect and its loss beyond it is the position embedding's doing alone. The last command
+sharpens the farthest retrievals, which are rare in the second. """
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,8 +26,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..corpora import iterate_texts
-from ..passkey import passkey_sequence
+from ..measure.needles import passkey_sequence
+from ..texts.corpora import iterate_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WINDOW = 512
 VOCABULARY = 4096
@@ -42,42 +44,57 @@ def train_tokenizer(books: list[str], folder: Path, characters: float = 60e6) ->
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     texts = [text for source in books for _, text in iterate_texts(source)]
     share = characters / sum(map(len, texts))  # the same share of every book, from its middle
     samples = (t[int(len(t) * (1 - share) / 2) :][: int(len(t) * share) + 1] for t in texts)
     tokenizer.train_from_iterator(samples, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=WINDOW
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=WINDOW,
     )
     fast.save_pretrained(folder)
 
 
-def token_stream(books: list[str], tokenizer: Any) -> Tensor:
+def token_stream(books: list[str], tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """All books as one row of token ids (T,), int16, an END between two."""
     parts: list[NDArray[np.int16]] = []
     end = np.array([tokenizer.eos_token_id], dtype=np.int16)
     for source in books:
         texts = [text for _, text in iterate_texts(source)]
-        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(
+            texts, add_special_tokens=False
+        ):
             parts += [np.asarray(encoding.ids, dtype=np.int16), end]
         print(f"{source}: {sum(map(len, parts)):,} tokens so far", flush=True)
     return torch.from_numpy(np.concatenate(parts))
 
 
 def passkey_rows(
-    tokenizer: Any, stream: Tensor, count: int, rng: np.random.Generator, whole_window: float = 0.0
+    tokenizer: PreTrainedTokenizerBase,
+    stream: Tensor,
+    count: int,
+    rng: np.random.Generator,
+    whole_window: float = 0.0,
 ) -> Tensor:
-    """(count, WINDOW + 1) rows of passkey sequences with their answers, half with either filler, an END between two.
+    """(count, WINDOW + 1) rows of passkey sequences with their answers, half with either filler, an
+    END between two.
 
-    Their lengths are uniform, but for a share `whole_window` of the rows: one sequence that fills the window, its
-    key oftener near an end than in the middle.
-    """
+    Their lengths are uniform, but for a share `whole_window` of the rows: one sequence that fills
+    the window, its key oftener near an end than in the middle."""
     books = stream.numpy()
     rows = np.empty((count, WINDOW + 1), dtype=np.int16)
     for row in rows:
@@ -96,7 +113,9 @@ def passkey_rows(
     return torch.from_numpy(rows)
 
 
-def batches(stream: Tensor, passkeys: Tensor, size: int, share: float, seed: int) -> Iterator[Tensor]:
+def batches(
+    stream: Tensor, passkeys: Tensor, size: int, share: float, seed: int
+) -> Iterator[Tensor]:
     """Endless (size, WINDOW + 1) int64 batches: the stream cut into rows, shuffled, cut elsewhere in each pass."""
     device = stream.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -111,7 +130,7 @@ def batches(stream: Tensor, passkeys: Tensor, size: int, share: float, seed: int
             yield torch.cat([stream[chosen[:, None] + span], passkeys[keys]]).long()
 
 
-def new_model(tokenizer: Any) -> Any:
+def new_model(tokenizer: PreTrainedTokenizerBase) -> Any:
     """A fresh Llama of 6.9 M parameters: 6 layers, width 256, 4 heads of 64, 2 key-value heads, tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -152,7 +171,7 @@ def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    model: Any,
+    model: PreTrainedModel,
     data: Iterator[Tensor],
     steps: int,
     lr: float,
@@ -172,7 +191,9 @@ def train(
     compiled = torch.compile(loss_of) if device.type == "cuda" else loss_of
     all_optimizers = optimizers(model, lr)
     schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup)))
+        torch.optim.lr_scheduler.LambdaLR(
+            o, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup))
+        )
         for o in all_optimizers
     ]
     history = []
@@ -191,27 +212,46 @@ def train(
         if step % log_every == 0 or step == steps:
             seconds = time.perf_counter() - started
             count = step % log_every or log_every
-            history.append({"step": step, "tokens": step * rows.shape[0] * WINDOW, "loss": running.item() / count})
+            history.append(
+                {
+                    "step": step,
+                    "tokens": step * rows.shape[0] * WINDOW,
+                    "loss": running.item() / count,
+                }
+            )
             running.zero_()
             rate = history[-1]["tokens"] / seconds
-            print(f"step {step}/{steps} loss {history[-1]['loss']:.4f} {rate / 1e6:.2f} M tokens/s", flush=True)
+            print(
+                f"step {step}/{steps} loss {history[-1]['loss']:.4f} {rate / 1e6:.2f} M tokens/s",
+                flush=True,
+            )
     return history
 
 
 def main() -> None:
     from transformers import AutoTokenizer
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["tokenizer", "model"])
-    parser.add_argument("--books", nargs="+", required=True, help="text files as load_corpus takes them")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer and the model")
-    parser.add_argument("--start", type=Path, help="go on from the model in this folder instead of a fresh one")
+    parser.add_argument(
+        "--books", nargs="+", required=True, help="text files as load_corpus takes them"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the tokenizer and the model"
+    )
+    parser.add_argument(
+        "--start", type=Path, help="go on from the model in this folder instead of a fresh one"
+    )
     parser.add_argument("--tokens", type=float, default=1.5e9)
     parser.add_argument("--rows", type=int, default=256, help="rows of 512 tokens a step")
     parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--passkey-share", type=float, default=0.05)
     parser.add_argument("--passkey-rows", type=int, default=40_000)
-    parser.add_argument("--whole-window", type=float, default=0.0, help="share of passkey rows that fill the window")
+    parser.add_argument(
+        "--whole-window", type=float, default=0.0, help="share of passkey rows that fill the window"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.what == "tokenizer":
@@ -228,13 +268,25 @@ def main() -> None:
     if arguments.start:
         model = type(model).from_pretrained(arguments.start, dtype=torch.float32)
     model.to(device).train()
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens of text", flush=True)
-    data = batches(stream.to(device), passkeys.to(device), arguments.rows, arguments.passkey_share, arguments.seed)
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens of text",
+        flush=True,
+    )
+    data = batches(
+        stream.to(device),
+        passkeys.to(device),
+        arguments.rows,
+        arguments.passkey_share,
+        arguments.seed,
+    )
     steps = int(arguments.tokens / (arguments.rows * WINDOW))
     history = train(model, data, steps, arguments.lr)
     model.to(torch.bfloat16).save_pretrained(arguments.out)
     (arguments.out / "training.json").write_text(
-        json.dumps({"arguments": {k: str(v) for k, v in vars(arguments).items()}, "history": history}, indent=1)
+        json.dumps(
+            {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "history": history},
+            indent=1,
+        )
     )
 
 

@@ -1,8 +1,7 @@
 """Figures as functions of tables: each returns a matplotlib `Figure` and measures nothing.
 
-One colour a method throughout (Okabe and Ito's palette, safe for colour-blind readers), lengths on an axis of base 2,
-the trained window marked, intervals drawn.
-"""
+One colour a method throughout (Okabe and Ito's palette, safe for colour-blind readers), lengths on
+an axis of base 2, the trained window marked, intervals drawn."""
 
 from .benchmarks import benchmark_scores
 from .measured import accuracy_curves, cost_curves, passkey_heatmap, perplexity_curves

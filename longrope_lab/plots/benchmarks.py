@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,13 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..common.files import Json
 from .style import RC, WINDOW_STYLE, styles_of, subplots
 
 
 def benchmark_scores(
-    summary: pd.DataFrame, paired: pd.DataFrame | None = None, chance: Mapping[str, float] | None = None
+    summary: pd.DataFrame,
+    paired: pd.DataFrame | None = None,
+    chance: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Accuracy a scaling with its 95 % interval, and below it the paired difference from a baseline with its own.
+    """Accuracy a scaling with its 95 % interval, and below it the paired difference from a baseline
+    with its own.
 
     Args:
         summary: as `benchmark_summary` returns it.
@@ -54,13 +57,19 @@ def benchmark_scores(
                 ax.axvline(0, color="#777777", lw=1.2, zorder=1)
                 ax.set_xlabel("difference (points)")
             baseline = styles[str(paired["baseline"].iloc[0])][3]
-            figure.supxlabel(f"below: accuracy minus that with {baseline}, on the same questions", fontsize=9)
+            figure.supxlabel(
+                f"below: accuracy minus that with {baseline}, on the same questions", fontsize=9
+            )
     return figure
 
 
-def _points(ax: Axes, group: pd.DataFrame, value: str, names: list[str], styles: dict[str, Any], sign: str) -> None:
+def _points(
+    ax: Axes, group: pd.DataFrame, value: str, names: list[str], styles: Json, sign: str
+) -> None:
     """A row a scaling, in per cent: a point, its interval as a bar, and both in words above it."""
-    form = sign + (".1f" if group["questions"].max() > 1000 else ".0f")  # a thousand questions tell tenths of a point
+    form = sign + (
+        ".1f" if group["questions"].max() > 1000 else ".0f"
+    )  # a thousand questions tell tenths of a point
     for _, line in group.iterrows():
         row = names.index(line["scaling"])
         colour, _, marker, _ = styles[str(line["scaling"])]

@@ -16,7 +16,8 @@ LINES = (("-", True), ("--", False), ("-.", True), (":", False))
 
 
 def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) -> Figure:
-    """One scaling's perplexity over each other one's, on the same documents: a point a baseline, with its interval.
+    """One scaling's perplexity over each other one's, on the same documents: a point a baseline,
+    with its interval.
 
     Args:
         table: as `paired_comparison` returns it, one row a baseline (and panel).
@@ -30,7 +31,9 @@ def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) 
     ends = table[["ratio", "low", "high"]].to_numpy(dtype=float)
     left, right = np.nanmin(ends) / 1.15, max(np.nanmax(ends), 1) * 1.15
     with mpl.rc_context(RC):
-        figure, axes = subplots(1, len(groups), width=2.6, height=0.45 * len(baselines) + 1.1, sharex=True, sharey=True)
+        figure, axes = subplots(
+            1, len(groups), width=2.6, height=0.45 * len(baselines) + 1.1, sharex=True, sharey=True
+        )
         for ax, (value, group) in zip(axes, groups, strict=True):
             ax.axvline(1, color="#777777", lw=1.2, zorder=1)
             for _, line in group.iterrows():
@@ -42,14 +45,18 @@ def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) 
                 words = f"{line['ratio']:.3f}"
                 if np.isfinite(line["low"]):
                     words += f" ({line['low']:.3f} to {line['high']:.3f})"
-                middle = np.clip(np.log(line["ratio"] / left) / np.log(right / left), 0.3, 0.7)  # the words fit inside
+                middle = np.clip(
+                    np.log(line["ratio"] / left) / np.log(right / left), 0.3, 0.7
+                )  # the words fit inside
                 ax.annotate(words, (middle, row), xycoords=("axes fraction", "data"), xytext=(0, 7), ha="center",
                             textcoords="offset points", fontsize=7.5)  # fmt: skip
             ax.set_title(str(value), fontsize=10)
         axes[0].set_xscale("log")
         axes[0].set_xlim(left, right)
         axes[0].set_ylim(len(baselines) - 0.5, -0.7)
-        axes[0].set_yticks(range(len(baselines)), [f"against {styles[str(n)][3]}" for n in baselines])
+        axes[0].set_yticks(
+            range(len(baselines)), [f"against {styles[str(n)][3]}" for n in baselines]
+        )
         for ax in axes:
             _plain_log_axis(ax)
         label = f"perplexity with {scaling} / with the other (log scale): left of the line, {scaling} is better"
@@ -63,8 +70,8 @@ def start_token_curves(table: pd.DataFrame, panels: str | None = None, top: floa
     A colour a method, a line style a target, a bar for the 95 % interval where there is one.
 
     Args:
-        table: columns method, target, start_tokens, ratio, low, high; rows with start_tokens = 0 are left out, since
-            they are the reference.
+        table: columns method, target, start_tokens, ratio, low, high; rows with start_tokens = 0
+            are left out, since they are the reference.
         panels: a further column of the table; one panel for each of its values.
         top: the axis ends here; what is higher is written at the edge.
     """
@@ -81,7 +88,8 @@ def start_token_curves(table: pd.DataFrame, panels: str | None = None, top: floa
             for number, ((method, target), curve) in enumerate(curves):
                 colour, _, marker, label = styles[str(method)]
                 line, filled = LINES[targets.index(target) % len(LINES)]
-                # Side by side, a twelfth of a doubling apart: intervals on top of each other cannot be read.
+                # Side by side, a twelfth of a doubling apart: intervals on top of each other cannot
+                # be read.
                 x = curve["start_tokens"] * 2 ** ((number - (len(curves) - 1) / 2) / 12)
                 ax.vlines(x, curve["low"], curve["high"], color=colour, alpha=0.45, lw=2)
                 ax.plot(x, curve["ratio"], line, color=colour, marker=marker, ms=5, lw=1.2,

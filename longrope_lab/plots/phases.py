@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from ..rope import RopeScaling, RopeSpec
+from ..rope.scaling import RopeScaling
+from ..rope.spec import RopeSpec
 from .style import RC, WINDOW_STYLE, legend_aside, styles_of, subplots, three_digits, tokens
 
 # Dots on a wave, at most: more would touch.
@@ -26,7 +27,8 @@ def telling_pairs(spec: RopeSpec, target_length: int) -> tuple[int, int]:
 
 
 def unreached(spec: RopeSpec, turns: ArrayLike, pairs: Any = slice(None)) -> NDArray[np.bool_]:
-    """Which angles, in turns, of the given pairs are beyond the largest of training; none, of a pair that went round.
+    """Which angles, in turns, of the given pairs are beyond the largest of training; none, of a
+    pair that went round.
 
     A pair that finished a turn inside the window showed every phase of it.
     """
@@ -40,9 +42,10 @@ def pair_angles(
 ) -> Figure:
     """The angle of every dimension pair at one position, a curve a scaling.
 
-    Left, the angle in turns; grey is what training reached, everything for a pair that finished a turn inside the
-    window. Right, what each pair adds to the score between this position and the first token, if query and key agree
-    in it: m^2 cos(angle). Hollow: an angle beyond the largest of training.
+    Left, the angle in turns; grey is what training reached, everything for a pair that finished a
+    turn inside the window. Right, what each pair adds to the score between this position and the
+    first token, if query and key agree in it: m^2 cos(angle). Hollow: an angle beyond the largest
+    of training.
 
     Args:
         scalings: by name; all for the same spec and target length.
@@ -55,7 +58,9 @@ def pair_angles(
     first = next(iter(scalings.values()))
     spec, position = first.spec, first.target_length if position is None else position
     if position < 1:
-        raise ValueError(f"position is {position}: the first token has no angle; give a position from 1")
+        raise ValueError(
+            f"position is {position}: the first token has no angle; give a position from 1"
+        )
     styles = styles_of(scalings)
     pairs = np.arange(spec.rotary_dim // 2)
     with mpl.rc_context(RC):
@@ -74,11 +79,16 @@ def pair_angles(
             lowest.append(turns.min())
             size = max(size, m2)
         # Whole decades, so that the axis stands still while a slider moves the curves.
-        low, high = 10.0 ** np.floor(np.log10(0.8 * min(lowest))), 10.0 ** np.ceil(np.log10(max(highest)))
+        low, high = (
+            10.0 ** np.floor(np.log10(0.8 * min(lowest))),
+            10.0 ** np.ceil(np.log10(max(highest))),
+        )
         left.fill_between(pairs, low, np.where(spec.rotations < 1, spec.rotations, high), step="mid",
                           color="#EDEDED", lw=0, zorder=0)  # fmt: skip
         left.set(yscale="log", ylim=(low, high), ylabel="angle (turns, log scale)")
-        left.yaxis.set_major_locator(FixedLocator(np.geomspace(low, high, round(np.log10(high / low)) + 1).tolist()))
+        left.yaxis.set_major_locator(
+            FixedLocator(np.geomspace(low, high, round(np.log10(high / low)) + 1).tolist())
+        )
         left.yaxis.set_minor_locator(NullLocator())
         left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         left.set_title(f"angle at position {position:,}; grey: reached in training", fontsize=10)
@@ -86,18 +96,23 @@ def pair_angles(
         right.set_title(f"added to the score of tokens {position:,} apart", fontsize=10)
         for ax in (left, right):
             ax.set_xlabel("dimension pair i (fast to slow)")
-        right.plot([], [], "o", color="#555555", mfc="white", ms=4, label="beyond the\ntrained angles")
+        right.plot(
+            [], [], "o", color="#555555", mfc="white", ms=4, label="beyond the\ntrained angles"
+        )
         legend_aside(right)
     return figure
 
 
 def phase_circles(
-    scalings: Mapping[str, RopeScaling], pairs: Sequence[int] | None = None, near: int = 8, steps: int = 8
+    scalings: Mapping[str, RopeScaling],
+    pairs: Sequence[int] | None = None,
+    near: int = 8,
+    steps: int = 8,
 ) -> Figure:
     """Positions as points on the circle of a dimension pair, a column a method.
 
-    First row: the first `near` tokens on the fastest pair. Further rows: `steps` positions from L'/steps to L'. The
-    grey band is what training showed; a position outside it is hollow.
+    First row: the first `near` tokens on the fastest pair. Further rows: `steps` positions from
+    L'/steps to L'. The grey band is what training showed; a position outside it is hollow.
 
     Args:
         scalings: by name; all for the same spec and target length.
@@ -116,16 +131,25 @@ def phase_circles(
             name, scaling = list(scalings.items())[column]
             pair, (colour, _, _, label) = rows[row], styles[name]
             positions = np.arange(near) if row == 0 else target * np.arange(1, steps + 1) / steps
-            seen = min(spec.original_length * spec.frequencies[pair], 2 * np.pi)
+            seen = min(spec.window * spec.frequencies[pair], 2 * np.pi)
             band = np.linspace(0, seen, 200)
-            ax.plot(np.cos(band), np.sin(band), color="#D9D9D9", lw=9, solid_capstyle="butt", zorder=1)
+            ax.plot(
+                np.cos(band), np.sin(band), color="#D9D9D9", lw=9, solid_capstyle="butt", zorder=1
+            )
             circle = np.linspace(0, 2 * np.pi, 200)
             ax.plot(np.cos(circle), np.sin(circle), color="#999999", lw=0.8, zorder=2)
             angles = scaling.angles(positions)[:, pair]
             trained = np.mod(angles, 2 * np.pi) <= seen * (1 + 1e-9)
             for these, face in ((trained, colour), (~trained, "white")):
                 ax.plot(
-                    np.cos(angles[these]), np.sin(angles[these]), "o", ms=6, mfc=face, mec=colour, mew=1.6, zorder=3
+                    np.cos(angles[these]),
+                    np.sin(angles[these]),
+                    "o",
+                    ms=6,
+                    mfc=face,
+                    mec=colour,
+                    mew=1.6,
+                    zorder=3,
                 )
             for k in (0, -1):
                 ax.annotate(tokens(positions[k]), (1.32 * np.cos(angles[k]), 1.32 * np.sin(angles[k])), fontsize=8,
@@ -133,14 +157,20 @@ def phase_circles(
             if row == 0:
                 ax.set_title(label, fontsize=10, color=colour, fontweight="bold")
             if column == 0:
-                text = f"first {near} tokens" if row == 0 else f"every {tokens(target / steps)} tokens"
+                text = (
+                    f"first {near} tokens" if row == 0 else f"every {tokens(target / steps)} tokens"
+                )
                 ax.set_ylabel(
-                    f"pair {pair}: {text}\n{three_digits(spec.wavelengths[pair])} tokens a turn", fontsize=8.5
+                    f"pair {pair}: {text}\n{three_digits(spec.wavelengths[pair])} tokens a turn",
+                    fontsize=8.5,
                 )
             ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xticks=[], yticks=[], aspect="equal")
             for spine in ax.spines.values():
                 spine.set_visible(False)
-        figure.supxlabel("grey: phases that training showed;  filled: inside them;  hollow: never seen", fontsize=9)
+        figure.supxlabel(
+            "grey: phases that training showed;  filled: inside them;  hollow: never seen",
+            fontsize=9,
+        )
     return figure
 
 
@@ -153,10 +183,11 @@ def phase_curves(
 ) -> Figure:
     """What dimension pairs feel over positions, a row a pair.
 
-    Left, cos of the angle times the attention factor m over the first `near` tokens: neighbours that a method crowds
-    look alike, and an angle beyond the largest of training is hollow. Right, the angle itself up to L', in turns; grey
-    is what training showed, everything for a pair that finished a turn inside the window. Start tokens keep the
-    unscaled angle, so a scaling with them jumps at n-hat.
+    Left, cos of the angle times the attention factor m over the first `near` tokens: neighbours
+    that a method crowds look alike, and an angle beyond the largest of training is hollow. Right,
+    the angle itself up to L', in turns; grey is what training showed, everything for a pair that
+    finished a turn inside the window. Start tokens keep the unscaled angle, so a scaling with them
+    jumps at n-hat.
 
     Args:
         scalings: by name; all for the same spec and target length.
@@ -174,7 +205,9 @@ def phase_curves(
             left, right = axes[2 * row : 2 * row + 2]
             for k, (name, style) in enumerate(styles_of(scalings).items()):
                 # Widest first, dotted on top: curves that coincide all show.
-                width, layer = (1.6, 4) if style[1] == ":" else (1.6 + 1.3 * (len(scalings) - 1 - k), 2)
+                width, layer = (
+                    (1.6, 4) if style[1] == ":" else (1.6 + 1.3 * (len(scalings) - 1 - k), 2)
+                )
                 _wave(left, scalings[name], pair, near, style, width)
                 far = np.linspace(0, target, points)
                 right.plot(far, scalings[name].angles(far)[:, pair] / (2 * np.pi), style[1], color=style[0], lw=width,
@@ -185,29 +218,47 @@ def phase_curves(
     return figure
 
 
-def _wave(ax: Axes, scaling: RopeScaling, pair: int, near: int, style: tuple[str, ...], width: float) -> None:
+def _wave(
+    ax: Axes, scaling: RopeScaling, pair: int, near: int, style: tuple[str, ...], width: float
+) -> None:
     """m cos(angle) of one pair over the first tokens: a line, and a dot a token or every so many-th."""
     m = scaling.attention_factor
     fine = np.linspace(0, near - 1, min(8 * (near - 1) + 1, 6001))
-    ax.plot(fine, m * np.cos(scaling.angles(fine)[:, pair]), style[1], color=style[0], lw=1, alpha=0.6)
+    ax.plot(
+        fine, m * np.cos(scaling.angles(fine)[:, pair]), style[1], color=style[0], lw=1, alpha=0.6
+    )
     whole = np.arange(0, near, -(-near // DOTS))
     angles = scaling.angles(whole)[:, pair]
     beyond = unreached(scaling.spec, angles / (2 * np.pi), pair)
     _dots(ax, whole, m * np.cos(angles), beyond, style[0], "o", width + 1.5)
 
 
-def _dots(ax: Axes, x: Any, y: Any, hollow: NDArray[np.bool_], colour: str, marker: str, size: float) -> None:
+def _dots(
+    ax: Axes, x: Any, y: Any, hollow: NDArray[np.bool_], colour: str, marker: str, size: float
+) -> None:
     """Dots, those that are `hollow` in white with a coloured edge."""
     full = np.where(hollow, np.nan, y)
     ax.plot(x, full, marker, color=colour, ms=size, lw=0)
     if hollow.any():
-        ax.plot(x, np.where(hollow, y, np.nan), marker, mfc="white", mec=colour, ms=size + 0.5, lw=0, zorder=3)
+        ax.plot(
+            x,
+            np.where(hollow, y, np.nan),
+            marker,
+            mfc="white",
+            mec=colour,
+            ms=size + 0.5,
+            lw=0,
+            zorder=3,
+        )
 
 
 def _finish_wave(ax: Axes, spec: RopeSpec, pair: int, near: int) -> None:
-    step, window = -(-near // DOTS), spec.original_length
+    step, window = -(-near // DOTS), spec.window
     ax.set(
-        ylabel=f"pair {pair}: m · cos(angle)", xlabel="position (tokens)", xlim=(-near / 32, near), ylim=(-1.45, 1.45)
+        ylabel=f"pair {pair}: m · cos(angle)",
+        xlabel="position (tokens)",
+        xlim=(-near / 32, near),
+        ylim=(-1.45, 1.45),
     )
     ax.set_yticks([-1, 0, 1])
     if near > window:
@@ -215,14 +266,16 @@ def _finish_wave(ax: Axes, spec: RopeSpec, pair: int, near: int) -> None:
     if near > DOTS:
         _quarters(ax, near)
     every = "" if step == 1 else f"; a dot every {step} tokens"
-    ax.set_title(f"{three_digits(spec.wavelengths[pair])} tokens a turn as trained{every}", fontsize=9)
+    ax.set_title(
+        f"{three_digits(spec.wavelengths[pair])} tokens a turn as trained{every}", fontsize=9
+    )
 
 
 def _finish_angle(ax: Axes, spec: RopeSpec, pair: int, target: int) -> None:
     turns = float(spec.rotations[pair])
     finished = turns >= 1  # then training showed every phase, whatever the count of turns
     ax.axhspan(0, ax.get_ylim()[1] if finished else turns, color="#EDEDED", zorder=0)
-    ax.axvline(spec.original_length, **WINDOW_STYLE)
+    ax.axvline(spec.window, **WINDOW_STYLE)
     ax.set(ylabel="angle (turns)", xlabel="position (tokens)", xlim=(0, target), ylim=(0, None))
     _quarters(ax, target)
     every = f"{three_digits(turns)} turns in the window: every phase seen"

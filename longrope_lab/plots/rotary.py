@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import ArrayLike
 
-from ..rope import RopeScaling, RopeSpec
+from ..common.files import Json
+from ..rope.scaling import RopeScaling
+from ..rope.spec import RopeSpec
 from .style import (
     RC,
     WINDOW_STYLE,
@@ -28,8 +29,11 @@ from .style import (
 )
 
 
-def factor_profile(scalings: Mapping[str, RopeScaling] | Sequence[RopeScaling], figure: Figure | None = None) -> Figure:
-    """Rescale factor of each dimension pair, a curve a scaling; shaded: less than one turn inside the window.
+def factor_profile(
+    scalings: Mapping[str, RopeScaling] | Sequence[RopeScaling], figure: Figure | None = None
+) -> Figure:
+    """Rescale factor of each dimension pair, a curve a scaling; shaded: less than one turn inside
+    the window.
 
     `figure`, of an earlier call, is drawn anew.
     """
@@ -51,13 +55,14 @@ def factor_profile(scalings: Mapping[str, RopeScaling] | Sequence[RopeScaling], 
 
 
 def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
-    """Tokens to a full turn of each dimension pair, against the window; shaded: pairs that never finish one inside it.
+    """Tokens to a full turn of each dimension pair, against the window; shaded: pairs that never
+    finish one inside it.
 
     Args:
         spec: the embedding as trained.
         target_length: L' in tokens, drawn as a second line.
     """
-    tokens_a_turn, window = spec.wavelengths, spec.original_length
+    tokens_a_turn, window = spec.wavelengths, spec.window
     with mpl.rc_context(RC):
         figure, (ax,) = subplots(1, 1, width=5.6, height=3.9)
         ax.plot(tokens_a_turn, "o-", color="#333333", ms=4.5, lw=1)
@@ -78,11 +83,11 @@ def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
 
 
 def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScaling]) -> Figure:
-    """Left, wavelength of each dimension pair after scaling; right, how far its angle goes at L', in trained ranges.
+    """Left, wavelength of each dimension pair after scaling; right, how far its angle goes at L',
+    in trained ranges.
 
-    A trained range is the angle L*theta that training reached; the angle at L' is s/lambda of it. Above 1, a pair
-    that never finished a turn (shaded) meets angles that training never showed.
-    """
+    A trained range is the angle L*theta that training reached; the angle at L' is s/lambda of it.
+    Above 1, a pair that never finished a turn (shaded) meets angles that training never showed."""
     named = scalings if isinstance(scalings, Mapping) else {s.method: s for s in scalings}
     styles = styles_of(named)
     first = next(iter(named.values()))
@@ -91,14 +96,14 @@ def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScal
         figure, (left, right) = subplots(1, 2, width=4.4, height=3.9)
         for name, scaling in named.items():
             colour, line, marker, label = styles[name]
-            style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 3.5, "label": label}
+            style: Json = {"color": colour, "marker": marker, "ms": 3.5, "label": label}
             left.plot(2 * np.pi / scaling.frequencies, line, **style)
             right.plot(scaling.ratio / scaling.factors, line, **style)
         for ax in (left, right):
             shade_unfinished(ax, spec.rotations)
             ax.set_xlabel("dimension pair i (fast to slow)")
         _length_axis_y(left, "wavelength (tokens a turn, log scale)")
-        _lengths_across(left, {"window": spec.original_length, "target": target})
+        _lengths_across(left, {"window": spec.window, "target": target})
         left.set_title("after scaling: tokens to a full turn", fontsize=10)
         right.set_yscale("log", base=2)
         right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -117,29 +122,52 @@ def score_fit(table: pd.DataFrame, window: int) -> Figure:
     with mpl.rc_context(RC):
         figure, (inside, beyond, between) = subplots(1, 3, width=3.6, height=3.5)
         inside.plot(
-            curves["data"]["position"], curves["data"]["score"], ".", color="#9A9A9A", ms=3, label="to be fitted"
+            curves["data"]["position"],
+            curves["data"]["score"],
+            ".",
+            color="#9A9A9A",
+            ms=3,
+            label="to be fitted",
         )
         inside.plot(
-            curves["inside"]["position"], curves["inside"]["score"], color="#333333", lw=1.4, label="fitted a(s)"
+            curves["inside"]["position"],
+            curves["inside"]["score"],
+            color="#333333",
+            lw=1.4,
+            label="fitted a(s)",
         )
         inside.set_title("inside the window: well behaved", fontsize=10)
         inside.legend(loc="upper right", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
         for name in ("none", "pi"):
             colour, _, _, label = styles[name]
             label = "a(s), no scaling" if name == "none" else f"a(s / ratio), {label}"
-            beyond.plot(curves[name]["position"], curves[name]["score"], color=colour, lw=1.4, label=label)
+            beyond.plot(
+                curves[name]["position"], curves[name]["score"], color=colour, lw=1.4, label=label
+            )
         beyond.set_yscale("symlog", linthresh=1)
         beyond.set_title("beyond it: explodes without scaling", fontsize=10)
         beyond.legend(loc="upper right", fontsize=8)
         target = float(curves["pi"]["position"].max()) + 1
-        beyond.set_xticks([k * target / 4 for k in range(5)], [tokens(k * target / 4) for k in range(5)])
+        beyond.set_xticks(
+            [k * target / 4 for k in range(5)], [tokens(k * target / 4) for k in range(5)]
+        )
         beyond.set_ylim(top=300 * beyond.get_ylim()[1])  # room for the legend
         mark_window(beyond, window)
         beyond.set_ylabel("attention score (log beyond ±1)")
         fine, whole = curves["between"], curves["trained"]
-        between.plot(fine["position"], fine["score"], color=styles["pi"][0], lw=2, label="a(s), which PI asks for")
-        between.plot(whole["position"], whole["score"], "--", color="#333333", lw=1, label="straight lines")
-        between.plot(whole["position"], whole["score"], "o", color="#333333", ms=5, label="trained distances")
+        between.plot(
+            fine["position"],
+            fine["score"],
+            color=styles["pi"][0],
+            lw=2,
+            label="a(s), which PI asks for",
+        )
+        between.plot(
+            whole["position"], whole["score"], "--", color="#333333", lw=1, label="straight lines"
+        )
+        between.plot(
+            whole["position"], whole["score"], "o", color="#333333", ms=5, label="trained distances"
+        )
         between.set_title("between trained distances: smooth", fontsize=10)
         between.legend(loc="best", fontsize=8)
         for ax in (inside, beyond, between):
@@ -149,11 +177,13 @@ def score_fit(table: pd.DataFrame, window: int) -> Figure:
 
 
 def coefficient_profile(spec: RopeSpec, coefficients: Mapping[str, ArrayLike]) -> Figure:
-    """|h_j| of each dimension pair, a curve a fit; shaded: pairs that never finish a turn inside the window.
+    """|h_j| of each dimension pair, a curve a fit; shaded: pairs that never finish a turn inside
+    the window.
 
     Args:
         spec: the embedding of the fits.
-        coefficients: h, shape (d/2,), by the name of the fit (as `bounds.fit_coefficients` returns it).
+        coefficients: h, shape (d/2,), by the name of the fit (as `bounds.fit_coefficients` returns
+            it).
     """
     styles = styles_of(coefficients)
     with mpl.rc_context(RC):
@@ -177,7 +207,12 @@ def score_bounds(table: pd.DataFrame, window: int) -> Figure:
         ("extrapolation_bound", "-", "#000000", "bound on |a(s)|:\n2 B(s), used beyond the window"),
         ("plain_bound", "--", "#000000", "attained by the worst h: d/2"),
         ("largest_score", ".", "#7F7F7F", "random h: largest |a(s)|"),
-        ("interpolation_bound", "-", "#E69F00", "bound on |a(s) − line| halfway\nbetween trained distances"),
+        (
+            "interpolation_bound",
+            "-",
+            "#E69F00",
+            "bound on |a(s) − line| halfway\nbetween trained distances",
+        ),
         ("published_interpolation_bound", ":", "#8C5A00", "the same as published:\nd/(32 ln base)"),
         ("largest_deviation", ".", "#F0C060", "random h: largest |a(s) − line|"),
     ]

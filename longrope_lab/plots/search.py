@@ -12,10 +12,12 @@ from .style import RC, few_minor_labels, legend_aside, styles_of, subplots
 
 
 def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
-    """Best validation perplexity so far against forward passes spent, a line a search; dots are its candidates.
+    """Best validation perplexity so far against forward passes spent, a line a search; dots are its
+    candidates.
 
     Args:
-        table: histories of `search` one below the other, with a further column "search" that names each.
+        table: histories of `search` one below the other, with a further column "search" that names
+            each.
         panels: a further column of the table; one panel for each of its values.
     """
     groups = [("", table)] if panels is None else list(table.groupby(panels, sort=False))
@@ -25,12 +27,24 @@ def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
         for ax, (value, group) in zip(axes, groups, strict=True):
             for name, history in group.groupby("search", sort=False):
                 colour, line, _, label = styles[str(name)]
-                whole = history[(history["kind"] != "step") & ~history["dropped"] & np.isfinite(history["loss"])]
-                ax.scatter(whole["forwards"], np.exp(whole["loss"]), s=7, color=colour, alpha=0.3, lw=0)
+                whole = history[
+                    (history["kind"] != "step") & ~history["dropped"] & np.isfinite(history["loss"])
+                ]
+                ax.scatter(
+                    whole["forwards"], np.exp(whole["loss"]), s=7, color=colour, alpha=0.3, lw=0
+                )
                 known = history[np.isfinite(history["best_perplexity"])]
-                ax.step(known["forwards"], known["best_perplexity"], line, color=colour, where="post", label=label)
+                ax.step(
+                    known["forwards"],
+                    known["best_perplexity"],
+                    line,
+                    color=colour,
+                    where="post",
+                    label=label,
+                )
             best = group[np.isfinite(group["best_perplexity"])]
-            # The axis begins at the best of each first round: worse candidates would squeeze the rest into a corner.
+            # The axis begins at the best of each first round: worse candidates would squeeze the
+            # rest into a corner.
             first = best[best["round"] == best.groupby("search")["round"].transform("min")]
             highest = first.groupby("search")["best_perplexity"].last().max()
             ax.set_ylim(best["best_perplexity"].min() / 1.02, highest * 1.15)
@@ -45,10 +59,12 @@ def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
 
 
 def loss_curves(table: pd.DataFrame) -> Figure:
-    """Training loss against tokens, a line a run: its mean over an eighth of the steps around each; dots are the steps.
+    """Training loss against tokens, a line a run: its mean over an eighth of the steps around each;
+        dots are the steps.
 
     Args:
-        table: what `finetune` returns, one below the other, with a further column "scaling" that names each run.
+        table: what `finetune` returns, one below the other, with a further column "scaling" that
+            names each run.
     """
     styles = styles_of(table["scaling"].unique())
     with mpl.rc_context(RC):
@@ -58,8 +74,12 @@ def loss_curves(table: pd.DataFrame) -> Figure:
             smooth = run["loss"].rolling(max(len(run) // 8, 1), center=True, min_periods=1).mean()
             ax.scatter(run["tokens"], run["loss"], s=9, color=colour, alpha=0.35, lw=0)
             ax.plot(run["tokens"], smooth, line, color=colour, lw=1.6, label=label)
-        unit, words = (1e6, " (millions)") if table["tokens"].max() >= 2e6 else (1, "")  # in full they would not fit
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}" if unit == 1 else f"{n / unit:g}"))
+        unit, words = (
+            (1e6, " (millions)") if table["tokens"].max() >= 2e6 else (1, "")
+        )  # in full they would not fit
+        ax.xaxis.set_major_formatter(
+            FuncFormatter(lambda n, _: f"{n:,.0f}" if unit == 1 else f"{n / unit:g}")
+        )
         ax.set_xlabel(f"tokens trained on{words}")
         ax.set_ylabel("training loss (nats a token)")
         legend_aside(ax)

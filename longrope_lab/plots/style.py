@@ -14,6 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
+from ..common.files import Json
+
 # method: (colour, line style, marker, name in a legend)
 STYLES = {
     "none": ("#000000", ":", "x", "no scaling"),
@@ -28,7 +30,12 @@ STYLES = {
     "by_hand": ("#D55E00", "-", "o", "by hand"),
 }
 OTHERS = ("#7F7F7F", "#B8A900", "#5D3FD3", "#A0522D")
-WINDOW_STYLE: dict[str, Any] = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 1}
+WINDOW_STYLE: Json = {
+    "color": "#777777",
+    "linestyle": (0, (4, 3)),
+    "linewidth": 1.2,
+    "zorder": 1,
+}
 
 # Any: matplotlib types the keys of a style sheet one by one.
 RC: Any = {
@@ -53,15 +60,22 @@ class NotebookFigure(Figure):
 
 
 def subplots(
-    rows: int, columns: int, *, width: float, height: float, figure: Figure | None = None, **options: Any
+    rows: int,
+    columns: int,
+    *,
+    width: float,
+    height: float,
+    figure: Figure | None = None,
+    **options: Any,
 ) -> tuple[Figure, list[Axes]]:
     """A figure that no global state knows, and its axes in reading order; sizes in inches a panel.
 
-    `figure`, made by an earlier call of the same function, is emptied and drawn into again: axes, ticks and places
-    stay, which is most of the time that a figure takes.
-    """
+    `figure`, made by an earlier call of the same function, is emptied and drawn into again: axes,
+    ticks and places stay, which is most of the time that a figure takes."""
     if figure is None:
-        figure = NotebookFigure(figsize=(width * columns + 1.4, height * rows), layout="constrained", dpi=120)
+        figure = NotebookFigure(
+            figsize=(width * columns + 1.4, height * rows), layout="constrained", dpi=120
+        )
         return figure, list(np.atleast_1d(figure.subplots(rows, columns, **options)).ravel())
     for ax in figure.axes:
         for artist in [*ax.lines, *ax.patches, *ax.collections, *ax.texts]:
@@ -125,7 +139,9 @@ def shade_unfinished(ax: Axes, rotations: np.ndarray) -> None:
     unfinished = np.flatnonzero(rotations < 1)
     if unfinished.size:
         label = "less than one turn\ninside the window"
-        ax.axvspan(unfinished[0] - 0.5, len(rotations) - 0.5, color="#EFEFEF", zorder=0, label=label)
+        ax.axvspan(
+            unfinished[0] - 0.5, len(rotations) - 0.5, color="#EFEFEF", zorder=0, label=label
+        )
 
 
 def few_minor_labels(ax: Axes) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ..experiments import EXTENSION, LONG, NONUNIFORMITY
-from ..stats import paired_scores
+from ..measure.stats import paired_scores
+from ..rope.methods import FORMULAS
+from .experiments import EXTENSION, LONG, NONUNIFORMITY
 from .findings import (
-    FORMULAS,
     LOSSES,
     PAIRED,
     Places,
@@ -31,31 +31,43 @@ from .findings import (
 )
 from .recorded import NotMeasuredError, Results
 
-# A method "stays low" below this multiple of the unscaled model's perplexity inside its window; in the paper's Table 6
-# Mistral ends at 1.92 times where it began.
+# A method "stays low" below this multiple of the unscaled model's perplexity inside its window; in
+# the paper's Table 6 Mistral ends at 1.92 times where it began.
 LOW = 2.0
-# A second extension "works" below this multiple of the perplexity before it (the paper's Table 9: 7.08 / 6.17 = 1.15).
+# A second extension "works" below this multiple of the perplexity before it (the paper's Table 9:
+# 7.08 / 6.17 = 1.15).
 EXTENDS = 1.25
-# Smaller gains from start tokens are none: those of the paper's Table 2, each at its best n̂, are 0.8 to 4 %.
+# Smaller gains from start tokens are none: those of the paper's Table 2, each at its best n̂, are
+# 0.8 to 4 %.
 GAIN = 0.005
 # Accuracy that an extension may cost: in the paper's Table 8 it is up to 3.2 points.
 LOSS = 0.05
-# Fewer questions cannot tell: where none of n scores differs, up to 3/n of all questions may (at 95 %).
+# Fewer questions cannot tell: where none of n scores differs, up to 3/n of all questions may (at 95
+# %).
 QUESTIONS = math.ceil(3 / LOSS)
 # Share of the keys that the paper's best model finds at every length, of so many there (Figure 4).
 FOUND, KEYS = 0.9, 10
-# What is left of the perplexity that a search began with: what counts as a fall, and what the paper finds (Figure 6).
+# What is left of the perplexity that a search began with: what counts as a fall, and what the paper
+# finds (Figure 6).
 FALLS, HALVES = 0.9, 0.5
 
 WITHOUT, RECOVERY, PASSKEY = "04_without_finetuning", "06_short_context_recovery", "07_passkey"
-BENCHMARKS, ONE_BY_ONE, SEARCH = "08_short_context_benchmarks", "09_two_nonuniformities", "03_search"
+BENCHMARKS, ONE_BY_ONE, SEARCH = (
+    "08_short_context_benchmarks",
+    "09_two_nonuniformities",
+    "03_search",
+)
 
 
-@claim("T1", f"at every corpus and length, the search's perplexity is below that of {each_of('T1')}")
+@claim(
+    "T1", f"at every corpus and length, the search's perplexity is below that of {each_of('T1')}"
+)
 def search_beats_formulas(results: Results) -> Places:
     paired = results.table("t1_paired", NONUNIFORMITY, needs=("corpus", *PAIRED))
     places = paired.groupby(["corpus", "length"], sort=False)
-    return {at(corpus, length): below_all(rows, formulas_of("T1")) for (corpus, length), rows in places}
+    return {
+        at(corpus, length): below_all(rows, formulas_of("T1")) for (corpus, length), rows in places
+    }
 
 
 @claim(
@@ -64,10 +76,15 @@ def search_beats_formulas(results: Results) -> Places:
     f"largest n̂ by more than {percent(GAIN)} (the ones before gain by being a short text)",
 )
 def start_tokens_help(results: Results) -> Places:
-    ratios = results.table("t2_ratios", NONUNIFORMITY, needs=("part", "method", "start_tokens", *PAIRED))
+    ratios = results.table(
+        "t2_ratios", NONUNIFORMITY, needs=("part", "method", "start_tokens", *PAIRED)
+    )
     after = ratios[ratios["part"].str.contains("tokens after")]
     places = after.groupby(["method", "length"], sort=False)
-    return {at(*place): _any(below(row, 1 - GAIN) for _, row in rows.groupby("start_tokens")) for place, rows in places}
+    return {
+        at(*place): _any(below(row, 1 - GAIN) for _, row in rows.groupby("start_tokens"))
+        for place, rows in places
+    }
 
 
 def _any(holds: Iterator[bool | None]) -> bool | None:
@@ -75,7 +92,9 @@ def _any(holds: Iterator[bool | None]) -> bool | None:
     return True if True in known else None if None in known else False
 
 
-@claim("T3", f"before fine-tuning, the searched factors' perplexity is below that of {each_of('T3')}")
+@claim(
+    "T3", f"before fine-tuning, the searched factors' perplexity is below that of {each_of('T3')}"
+)
 def better_start(results: Results) -> Places:
     paired = results.table("t3_paired", EXTENSION, NONUNIFORMITY, needs=PAIRED)
     if "fine-tuning" in paired:  # the notebook without any has no such column
@@ -92,7 +111,11 @@ def better_end(results: Results) -> Places:
 def _below_each(paired: pd.DataFrame, name: str) -> Places:
     """Whether it is below each of an experiment's formulas, at every length."""
     by_length = paired.groupby("length")
-    return {at(n, formula): below_all(rows, [formula]) for n, rows in by_length for formula in formulas_of(name)}
+    return {
+        at(n, formula): below_all(rows, [formula])
+        for n, rows in by_length
+        for formula in formulas_of(name)
+    }
 
 
 @claim(
@@ -105,7 +128,9 @@ def lowest_without_finetuning(results: Results) -> Places:
     paired = results.table("f3_paired", WITHOUT, needs=("corpus", *PAIRED))
     longrope = stays[stays["scaling"] == "longrope"]
     return {
-        at(corpus): both(below(longrope[longrope["corpus"] == corpus], LOW), below_all(rows, FORMULAS))
+        at(corpus): both(
+            below(longrope[longrope["corpus"] == corpus], LOW), below_all(rows, FORMULAS)
+        )
         for corpus, rows in paired.groupby("corpus", sort=False)
     }
 
@@ -173,7 +198,10 @@ def yarn_ends(results: Results) -> Places:
     return {at(longest): both(low, above(ends["yarn"], LOW) if "yarn" in ends else None)}
 
 
-@claim("F1", f"and each formula that was measured, YaRN among them, and no scaling have more than {LOW:g} times")
+@claim(
+    "F1",
+    f"and each formula that was measured, YaRN among them, and no scaling have more than {LOW:g} times",
+)
 def others_end(results: Results) -> Places:
     low, ends, longest = _ends(results)
     others = pd.concat([row for name, row in ends.items() if name in FORMULAS])
@@ -186,16 +214,25 @@ def others_end(results: Results) -> Places:
     "share of first tokens)",
 )
 def falls_on_books(results: Results) -> Places:
-    t6, t7 = results.table("t6", LONG, needs=LOSSES), results.table("t7", LONG, needs=("scaling", *PAIRED))
+    t6, t7 = (
+        results.table("t6", LONG, needs=LOSSES),
+        results.table("t7", LONG, needs=("scaling", *PAIRED)),
+    )
     return falls(t6, ours(t6), lengths_of(t7, ours(t6)))
 
 
 def _keys(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of LongRoPE and of the others, by length: the share of keys found (accuracy), low, high (Wilson's interval)."""
-    keys = results.table("f4_summary", PASSKEY, needs=("scaling", "length", "trials", "accuracy", "low", "high"))
+    keys = results.table(
+        "f4_summary", PASSKEY, needs=("scaling", "length", "trials", "accuracy", "low", "high")
+    )
     if not {"none", "yarn"} <= set(keys["scaling"]) or (keys["trials"] < KEYS).any():
-        raise NotMeasuredError(f"no scaling and YaRN must be there to compare with, and {KEYS} keys a length")
-    return keys[keys["scaling"] == ours(keys)].sort_values("length"), keys[keys["scaling"].isin(FORMULAS)]
+        raise NotMeasuredError(
+            f"no scaling and YaRN must be there to compare with, and {KEYS} keys a length"
+        )
+    return keys[keys["scaling"] == ours(keys)].sort_values("length"), keys[
+        keys["scaling"].isin(FORMULAS)
+    ]
 
 
 def _found(keys: pd.DataFrame) -> bool:
@@ -213,7 +250,10 @@ def finds_everywhere(results: Results) -> Places:
     return {"every length": _found(_keys(results)[0])}
 
 
-@claim("F4", "it does at the longest length, where each formula and no scaling find, by the interval, less than half")
+@claim(
+    "F4",
+    "it does at the longest length, where each formula and no scaling find, by the interval, less than half",
+)
 def finds_alone_at_the_end(results: Results) -> Places:
     found, others = _keys(results)
     longest = int(found["length"].max())
@@ -226,7 +266,10 @@ def finds_alone_somewhere(results: Results) -> Places:
     return {"somewhere": any(_alone(found, others, n) for n in found["length"])}
 
 
-@claim("T8", f"on every task, the extended model's accuracy is less than {LOSS * 100:g} points below the original's")
+@claim(
+    "T8",
+    f"on every task, the extended model's accuracy is less than {LOSS * 100:g} points below the original's",
+)
 def accuracy_is_kept(results: Results) -> Places:
     t8 = results.table("t8", BENCHMARKS, needs=("scaling", "task", "question", "score"))
     original = [name for name in ("as loaded", "none") if name in set(t8["scaling"])]
@@ -246,7 +289,10 @@ def second_extension_is_best(results: Results) -> Places:
     return _below_each(paired[paired["length"] == paired["length"].max()], "T9")
 
 
-@claim("T9", f"and less than {EXTENDS:g} times its own at the shortest length measured, on the same documents")
+@claim(
+    "T9",
+    f"and less than {EXTENDS:g} times its own at the shortest length measured, on the same documents",
+)
 def second_extension_works(results: Results) -> Places:
     t9 = results.table("t9", EXTENSION, needs=LOSSES)
     lengths = lengths_of(t9, "longrope")
@@ -264,7 +310,10 @@ def recovery_helps(results: Results) -> Places:
     return {at(n): below(ratio(t10, ("recovery on", n), ("recovery off", n))) for n in lengths}
 
 
-@claim("T10", "by more than half of the way back to the model as it was loaded, where that is the better one")
+@claim(
+    "T10",
+    "by more than half of the way back to the model as it was loaded, where that is the better one",
+)
 def recovery_wins_back(results: Results) -> Places:
     t10 = results.table("t10", RECOVERY, needs=LOSSES)
     lengths = lengths_of(t10, "recovery on")
@@ -276,11 +325,16 @@ def _one_by_one(results: Results) -> tuple[pd.DataFrame, list[str]]:
     t11 = results.table("t11", ONE_BY_ONE, NONUNIFORMITY, needs=LOSSES)
     steps = list(t11["scaling"].unique())
     if len(steps) != 3 or steps[0] != "pi":
-        raise NotMeasuredError(f"the steps are {steps}: PI, searched dimensions, and these with start tokens")
+        raise NotMeasuredError(
+            f"the steps are {steps}: PI, searched dimensions, and these with start tokens"
+        )
     return t11, steps
 
 
-@claim("T11", "at every length, searched dimensions bring more than half of what both non-uniformities bring")
+@claim(
+    "T11",
+    "at every length, searched dimensions bring more than half of what both non-uniformities bring",
+)
 def dimensions_bring_most(results: Results) -> Places:
     t11, (pi, dimensions, complete) = _one_by_one(results)
     return {at(n): halfway(t11, dimensions, pi, complete, n) for n in lengths_of(t11, pi)}
@@ -304,7 +358,10 @@ def two_steps_end_lower(results: Results) -> Places:
     return {way: below_all(end, [way]) for way in ("straight", "short texts")}
 
 
-@claim("F5", "at every length, a model trained in two steps is below one trained straight at the last length")
+@claim(
+    "F5",
+    "at every length, a model trained in two steps is below one trained straight at the last length",
+)
 def two_steps_are_lower(results: Results) -> Places:
     t12 = results.table("t12", EXTENSION, needs=LOSSES)
     lengths = lengths_of(t12, "two steps")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..experiments import EXTENSION, LONG, NONUNIFORMITY
-from ..stats import perplexity_summary
+from ..measure.stats import perplexity_summary
 from .claims import BENCHMARKS, ONE_BY_ONE, PASSKEY, RECOVERY, SEARCH, WITHOUT, by_round
+from .experiments import EXTENSION, LONG, NONUNIFORMITY
 from .recorded import Results
 
 
@@ -22,7 +22,8 @@ class Table:
     Args:
         notebook, name: of the CSV.
         caption: what the values are.
-        rows, columns: of the CSV; their values label the rows and columns. No columns: `side_by_side` stands for them.
+        rows, columns: of the CSV; their values label the rows and columns. No columns:
+            `side_by_side` stands for them.
         value: the column shown; with the interval, where the CSV has low and high.
         side_by_side: columns that are shown as they are.
         take: makes the table to show from the recorded one.
@@ -56,7 +57,15 @@ class Picture:
 
 def _ratios(notebook: str, name: str, of: str, *columns: str, **rest: Any) -> Table:
     """A table that `paired_comparison` made."""
-    return Table(notebook, name, f"Perplexity of {of} over that of each", ("baseline",), columns, "ratio", **rest)
+    return Table(
+        notebook,
+        name,
+        f"Perplexity of {of} over that of each",
+        ("baseline",),
+        columns,
+        "ratio",
+        **rest,
+    )
 
 
 def _first_corpus(parameters: Mapping[str, Any]) -> Any:

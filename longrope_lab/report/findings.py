@@ -1,9 +1,8 @@
 """Whether a finding showed: claims about recorded tables, and what they come to together.
 
-A claim holds, or not, at each of several places, such as a corpus and a length. Whatever is called above or below is so
-with the whole of a 95 % interval, over the same documents; what was not measured, or not often enough, satisfies
-nothing.
-"""
+A claim holds, or not, at each of several places, such as a corpus and a length. Whatever is called
+above or below is so with the whole of a 95 % interval, over the same documents; what was not
+measured, or not often enough, satisfies nothing."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..experiments import experiment
-from ..methods import METHODS
+from ..measure.stats import paired_comparison
 from ..plots.style import STYLES, tokens
-from ..stats import paired_comparison
+from ..rope.methods import FORMULAS, METHODS
+from .experiments import experiment
 from .recorded import NotMeasuredError, Results
 
 YES, PARTLY, NO, NOT_MEASURED = "yes", "partly", "no", "not measured"
@@ -25,15 +24,16 @@ YES, PARTLY, NO, NOT_MEASURED = "yes", "partly", "no", "not measured"
 # place -> whether the claim holds there; None where it was not measured.
 Places = Mapping[str, bool | None]
 
-# An interval over fewer documents is no 95 % one: the bootstrap of two or three spans what they are, and no more.
+# An interval over fewer documents is no 95 % one: the bootstrap of two or three spans what they
+# are, and no more.
 ENOUGH = 4
 
 # Columns of the tables that `stats.paired_comparison` and `perplexity` make.
 PAIRED = ("baseline", "length", "documents", "ratio", "low", "high")
 LOSSES = ("scaling", "length", "document", "loss")
 
-FORMULAS = tuple(name for name in METHODS if name != "longrope")  # with "none"
-# What is not LongRoPE's besides: the model as it came, or trained inside its window; and YaRN with another m.
+# What is not LongRoPE's besides: the model as it came, or trained inside its window; and YaRN with
+# another m.
 OTHERS = (*FORMULAS, "as loaded", "no scaling", "control", "YaRN's factors")
 
 
@@ -53,7 +53,9 @@ class Claim:
 CLAIMS: dict[str, list[Claim]] = {}
 
 
-def claim(names: str, says: str) -> Callable[[Callable[[Results], Places]], Callable[[Results], Places]]:
+def claim(
+    names: str, says: str
+) -> Callable[[Callable[[Results], Places]], Callable[[Results], Places]]:
     """Register a function as a claim of the experiments named, such as "T6 F1"."""
 
     def register(function: Callable[[Results], Places]) -> Callable[[Results], Places]:
@@ -65,10 +67,12 @@ def claim(names: str, says: str) -> Callable[[Callable[[Results], Places]], Call
 
 
 def judge(name: str, results: Results) -> tuple[str, list[Places]]:
-    """Whether a finding shows in a profile's results, and where each of its claims (in their order) does.
+    """Whether a finding shows in a profile's results, and where each of its claims (in their order)
+    does.
 
     Returns:
-        `verdict` of all places together; and the places of each claim, none where nothing was measured.
+        `verdict` of all places together; and the places of each claim, none where nothing was
+        measured.
     """
     outcomes = [_places(each, results) for each in CLAIMS[experiment(name).id]]
     return verdict(holds for places in outcomes for holds in (places.values() or [None])), outcomes
@@ -93,7 +97,9 @@ def _places(each: Claim, results: Results) -> Places:
 
 def at(*parts: Any) -> str:
     """The name of a place, or of a row or column: methods as figures call them, lengths as people say them."""
-    return " ".join(tokens(p) if not isinstance(p, str) else STYLES[p][3] if p in STYLES else p for p in parts)
+    return " ".join(
+        tokens(p) if not isinstance(p, str) else STYLES[p][3] if p in STYLES else p for p in parts
+    )
 
 
 def below(rows: pd.DataFrame, limit: float = 1.0) -> bool | None:
@@ -107,7 +113,11 @@ def above(rows: pd.DataFrame, limit: float) -> bool | None:
 
 
 def _enough(rows: pd.DataFrame) -> bool:
-    return bool(len(rows) and rows[["low", "high"]].notna().all(axis=None) and (rows["documents"] >= ENOUGH).all())
+    return bool(
+        len(rows)
+        and rows[["low", "high"]].notna().all(axis=None)
+        and (rows["documents"] >= ENOUGH).all()
+    )
 
 
 def below_all(paired: pd.DataFrame, baselines: Iterable[str]) -> bool | None:
@@ -139,7 +149,9 @@ def percent(share: float) -> str:
 def ours(table: pd.DataFrame) -> str:
     """LongRoPE's name among the scalings: the extended model, "longrope", or the first that is no other's."""
     names = list(table["scaling"].unique())
-    found = [n for n in ("extended model", "longrope") if n in names] + [n for n in names if n not in OTHERS]
+    found = [n for n in ("extended model", "longrope") if n in names] + [
+        n for n in names if n not in OTHERS
+    ]
     if not found:
         raise NotMeasuredError("no searched factors and no extended model in this table")
     return str(found[0])
@@ -152,10 +164,14 @@ def lengths_of(table: pd.DataFrame, scaling: str) -> list[int]:
 def ratio(table: pd.DataFrame, first: tuple[str, int], second: tuple[str, int]) -> pd.DataFrame:
     """One (scaling, length) over another, on the same documents: a row as `paired_comparison` gives it."""
     pair = {
-        name: table[(table["scaling"] == scaling) & (table["length"] == length)].assign(scaling=name, length=0)
+        name: table[(table["scaling"] == scaling) & (table["length"] == length)].assign(
+            scaling=name, length=0
+        )
         for name, (scaling, length) in {"first": first, "second": second}.items()
     }
-    if pair["first"].empty or sorted(pair["first"]["document"]) != sorted(pair["second"]["document"]):
+    if pair["first"].empty or sorted(pair["first"]["document"]) != sorted(
+        pair["second"]["document"]
+    ):
         raise NotMeasuredError(f"{first} and {second} were not measured on the same documents")
     return paired_comparison(pd.concat(pair.values()), "first", "second")
 
@@ -163,7 +179,8 @@ def ratio(table: pd.DataFrame, first: tuple[str, int], second: tuple[str, int]) 
 def falls(table: pd.DataFrame, scaling: str, lengths: list[int]) -> Places:
     """Whether perplexity falls, from each length to the next."""
     return {
-        f"{tokens(a)} to {tokens(b)}": below(ratio(table, (scaling, b), (scaling, a))) for a, b in pairwise(lengths)
+        f"{tokens(a)} to {tokens(b)}": below(ratio(table, (scaling, b), (scaling, a)))
+        for a, b in pairwise(lengths)
     }
 
 
@@ -172,9 +189,18 @@ def halfway(table: pd.DataFrame, scaling: str, start: str, end: str, length: int
     here = table[table["length"] == length]
     keys = here.assign(repeat=here.groupby(["scaling", "document"]).cumcount())  # titles may repeat
     losses = keys.pivot_table("loss", ["document", "repeat"], "scaling")
-    if not {scaling, start, end} <= set(losses) or losses[[scaling, start, end]].isna().any(axis=None):
-        raise NotMeasuredError(f"{scaling}, {start} and {end} were not measured on the same documents")
-    middle = ((losses[start] + losses[end]) / 2).rename("loss").reset_index().assign(scaling="middle", length=length)
+    if not {scaling, start, end} <= set(losses) or losses[[scaling, start, end]].isna().any(
+        axis=None
+    ):
+        raise NotMeasuredError(
+            f"{scaling}, {start} and {end} were not measured on the same documents"
+        )
+    middle = (
+        ((losses[start] + losses[end]) / 2)
+        .rename("loss")
+        .reset_index()
+        .assign(scaling="middle", length=length)
+    )
     with_middle = pd.concat([here[here["scaling"] == scaling], middle])
     return both(
         below(ratio(here, (scaling, length), (start, length))),

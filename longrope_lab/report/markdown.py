@@ -17,11 +17,17 @@ WIDEST = 7
 def rows_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, with an empty line after it."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
 
 
 def grid(
-    table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], cell: str, source: object = "the table"
+    table: pd.DataFrame,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cell: str,
+    source: object = "the table",
 ) -> str:
     """A long table as rows and columns, in its own order; whichever of the two are fewer go across.
 
@@ -37,7 +43,9 @@ def grid(
     texts: dict[tuple[str, str], str] = {}
     for place in zip(down, across, table[cell], strict=True):
         if place[:2] in texts:
-            raise ValueError(f"{' / '.join(place[:2])} stands twice in {source}, by {', '.join([*rows, *columns])}")
+            raise ValueError(
+                f"{' / '.join(place[:2])} stands twice in {source}, by {', '.join([*rows, *columns])}"
+            )
         texts[place[:2]] = place[2]
     heads, labels = list(dict.fromkeys(across)), list(dict.fromkeys(down))
     if len(heads) > max(WIDEST, len(labels)) or len(labels) <= WIDEST < len(heads):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..experiments import EXPERIMENTS, Experiment, paper
+from ..common.files import replacing
 from .exhibits import EXHIBITS, Picture, Table
+from .experiments import EXPERIMENTS, Experiment, paper
 from .findings import CLAIMS, ENOUGH, Places, at, judge
 from .markdown import grid, number, rows_of, with_interval
 from .recorded import MEASURING, NotMeasuredError, Results, Run, read_results
@@ -34,7 +35,8 @@ Judged = Mapping[str, tuple[str, list[Places]]]
 
 
 def write_report(results: str | os.PathLike[str] = "results") -> Path:
-    """Write the page of results into their folder, whole or not at all; the same results give the same bytes.
+    """Write the page of results into their folder, whole or not at all; the same results give the
+    same bytes.
 
     Raises:
         FileNotFoundError: no run there, or one without its ``run.json``.
@@ -42,15 +44,16 @@ def write_report(results: str | os.PathLike[str] = "results") -> Path:
     """
     text = render(read_results(results))
     path = Path(results) / "README.md"
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 
 def render(profiles: Mapping[str, Results]) -> str:
     """The page, in Markdown, from the runs of each profile (`read_results`); its links start in their folder."""
-    judged = {name: {p: judge(name, results) for p, results in profiles.items()} for name in EXPERIMENTS}
+    judged = {
+        name: {p: judge(name, results) for p, results in profiles.items()} for name in EXPERIMENTS
+    }
     overview = [
         [
             f"[{name}](#{name.lower()})", each.title, each.finding,
@@ -74,12 +77,21 @@ def _notebooks(each: Experiment, profiles: Mapping[str, Results]) -> str:
 
 def _link(text: str, run: Run) -> str:
     executed = f"{run.notebook}.ipynb"
-    return f"[{text}]({run.profile}/{run.notebook}/{executed})" if (run.folder / executed).is_file() else text
+    return (
+        f"[{text}]({run.profile}/{run.notebook}/{executed})"
+        if (run.folder / executed).is_file()
+        else text
+    )
 
 
 def _section(each: Experiment, profiles: Mapping[str, Results], judged: Judged) -> list[str]:
     title = each.title[0].upper() + each.title[1:]
-    parts = [f"## {each.id}\n", f"**{title}** ({each.source}).\n", f"The paper: {each.finding}.", *_paper(each)]
+    parts = [
+        f"## {each.id}\n",
+        f"**{title}** ({each.source}).\n",
+        f"The paper: {each.finding}.",
+        *_paper(each),
+    ]
     parts.append(_verdicts(each.id, judged))
     for results in profiles.values():
         parts += _measured(each.id, results)
@@ -95,7 +107,9 @@ def _paper(each: Experiment) -> list[str]:
         return [f"Its figures are those of [{first.id}](#{first.id.lower()}).\n"]
     table = paper(each.id)
     decimals = max(len(f"{value:g}".partition(".")[2]) for value in table["value"].dropna())
-    numbers = table["value"].map(lambda value: f"{value:.{decimals}f}", na_action="ignore").fillna("")
+    numbers = (
+        table["value"].map(lambda value: f"{value:.{decimals}f}", na_action="ignore").fillna("")
+    )
     cells = [note or value for value, note in zip(numbers, table["note"], strict=True)]
     heads = [" ".join(map(at, column.split(" "))) for column in table["column"]]  # "pi 8k"
     figures = grid(table.assign(cell=cells, column=heads), ("row",), ("column",), "cell")
@@ -112,7 +126,10 @@ def _verdicts(name: str, judged: Judged) -> str:
 def _where(places: Places) -> str:
     """In words, where a claim holds and where not."""
     said = {True: "yes", False: "no", None: "not measured"}
-    groups = {word: [place for place, holds in places.items() if holds is key] for key, word in said.items()}
+    groups = {
+        word: [place for place, holds in places.items() if holds is key]
+        for key, word in said.items()
+    }
     there = [f"{word}: {', '.join(these)}" for word, these in groups.items() if these]
     return "<br>".join(there) or said[None]
 
@@ -129,7 +146,9 @@ def _measured(name: str, results: Results) -> list[str]:
             notebook = shown.notebook
             model = f", model {run.parameters['model']}" if "model" in run.parameters else ""
             parts.append(f"### {name}, {results.profile}: {_link(notebook, run)}{model}\n")
-        parts.append(_picture(shown, run) if isinstance(shown, Picture) else _table(shown, run, results))
+        parts.append(
+            _picture(shown, run) if isinstance(shown, Picture) else _table(shown, run, results)
+        )
     return parts
 
 
@@ -146,7 +165,9 @@ def _table(shown: Table, run: Run, results: Results) -> str:
     except NotMeasuredError:
         return f"({shown.caption}: this run has no {shown.name}.csv, or an empty one.)\n"
     except KeyError as error:
-        raise ValueError(f"{run.folder / shown.name}.csv has no column {error}: run the notebook again") from None
+        raise ValueError(
+            f"{run.folder / shown.name}.csv has no column {error}: run the notebook again"
+        ) from None
 
 
 def _numbers(shown: Table, run: Run, table: pd.DataFrame) -> str:
@@ -157,7 +178,10 @@ def _numbers(shown: Table, run: Run, table: pd.DataFrame) -> str:
     else:  # several values side by side
         table = table.melt(list(shown.rows), list(shown.side_by_side), var_name="measure")
         columns = ("measure",)
-        cells = [_value(measure, value) for measure, value in zip(table["measure"], table["value"], strict=True)]
+        cells = [
+            _value(measure, value)
+            for measure, value in zip(table["measure"], table["value"], strict=True)
+        ]
     source = run.folder / f"{shown.name}.csv"
     return f"{caption}\n{grid(table.assign(cell=cells), shown.rows, columns, 'cell', source)}"
 
@@ -186,7 +210,11 @@ def _texts(shown: Table, run: Run) -> str:
 def _value(measure: str, value: float) -> str:
     if measure in ("holds to", "effective window"):
         return at(value)
-    return f"{value:g}" if measure in ("rounds", "times the window") else number(value, 4 if measure == "ratio" else 3)
+    return (
+        f"{value:g}"
+        if measure in ("rounds", "times the window")
+        else number(value, 4 if measure == "ratio" else 3)
+    )
 
 
 def _origins(profiles: Mapping[str, Results]) -> list[str]:

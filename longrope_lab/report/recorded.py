@@ -8,23 +8,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..runs import PROFILES
+from ..common.files import Json
+from ..runs.notebooks import PROFILES
 
 # A smoke run shows that a notebook works, and its numbers mean nothing.
 MEASURING = tuple(profile for profile in PROFILES if profile != "smoke")
 
 # Columns that hold names, also where a name looks like a number or like a missing value ("None").
 NAMES = frozenset(
-    ["scaling", "baseline", "corpus", "document", "method", "part", "to", "search", "fine-tuning", "task", "question"]
+    [
+        "scaling",
+        "baseline",
+        "corpus",
+        "document",
+        "method",
+        "part",
+        "to",
+        "search",
+        "fine-tuning",
+        "task",
+        "question",
+    ]
 )
 # Columns of measured numbers. Bounds are missing for a single document, which has no interval.
 NUMBERS = frozenset(
-    ["length", "documents", "loss", "perplexity", "ratio", "accuracy", "trials", "score", "questions", "difference"]
+    [
+        "length",
+        "documents",
+        "loss",
+        "perplexity",
+        "ratio",
+        "accuracy",
+        "trials",
+        "score",
+        "questions",
+        "difference",
+    ]
 ) | {"round", "best_perplexity"}
 BOUNDS = frozenset(["low", "high"])
 
@@ -43,7 +66,7 @@ class Run:
     """
 
     folder: Path
-    origin: dict[str, Any]
+    origin: Json
 
     @property
     def notebook(self) -> str:
@@ -54,8 +77,8 @@ class Run:
         return self.folder.parent.name
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        parameters: dict[str, Any] = self.origin["parameters"]
+    def parameters(self) -> Json:
+        parameters: Json = self.origin["parameters"]
         return parameters
 
 
@@ -84,7 +107,10 @@ class Results:
             ValueError: it is damaged; the file is named.
         """
         for notebook in notebooks:
-            if notebook in self.runs and (path := self.runs[notebook].folder / f"{name}.csv").is_file():
+            if (
+                notebook in self.runs
+                and (path := self.runs[notebook].folder / f"{name}.csv").is_file()
+            ):
                 table = read_table(path, needs)
                 if table.empty:
                     raise NotMeasuredError(f"{path} has no rows")
@@ -93,10 +119,12 @@ class Results:
 
 
 def read_results(folder: str | os.PathLike[str]) -> dict[str, Results]:
-    """The runs in a folder of results, by profile; smoke runs are left out, and folders of runs that did not finish.
+    """The runs in a folder of results, by profile; smoke runs are left out, and folders of runs
+    that did not finish.
 
     Raises:
-        FileNotFoundError: no such folder, no run in it, or a notebook's results without their ``run.json``.
+        FileNotFoundError: no such folder, no run in it, or a notebook's results without their
+            ``run.json``.
         ValueError: a damaged ``run.json``.
     """
     folder = Path(folder)
@@ -119,22 +147,28 @@ def _runs(folder: Path) -> dict[str, Run]:
     return {path.name: Run(path, _read_origin(path / "run.json")) for path in finished}
 
 
-def _read_origin(path: Path) -> dict[str, Any]:
+def _read_origin(path: Path) -> Json:
     again = f"run it again: longrope-lab run {path.parent.name} --profile {path.parent.parent.name}"
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} has no run.json, so nobody knows where its tables come from: {again}")
+        raise FileNotFoundError(
+            f"{path.parent} has no run.json, so nobody knows where its tables come from: {again}"
+        )
     try:
         origin = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): {again}") from None
-    kinds: dict[str, Any] = {
+    kinds: Json = {
         "parameters": dict,
         "versions": dict,
         "device": str,
         "commit": str,
         "wall_seconds": (int, float),
     }
-    wrong = [k for k, kind in kinds.items() if not isinstance(origin, dict) or not isinstance(origin.get(k), kind)]
+    wrong = [
+        k
+        for k, kind in kinds.items()
+        if not isinstance(origin, dict) or not isinstance(origin.get(k), kind)
+    ]
     if wrong:
         raise ValueError(f"{path} is damaged (no {', '.join(wrong)}): {again}")
     return dict(origin)
@@ -150,7 +184,9 @@ def read_table(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8")
         # Names stay texts: pandas would take "0" for a number, and "None" for a missing value.
-        table = pd.read_csv(StringIO(text), dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+        table = pd.read_csv(
+            StringIO(text), dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""]
+        )
     except (ValueError, pd.errors.ParserError) as error:
         raise ValueError(f"{damaged} ({error})") from None
     if not text.endswith("\n"):
@@ -167,7 +203,9 @@ def read_table(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
         bad &= ~np.isposinf(values) | (column == "loss")
         if bad.any():
             row = int(bad.to_numpy().argmax())
-            raise ValueError(f"{damaged} (row {row + 1}: {column} is {str(table[column].iloc[row])!r}, not a number)")
+            raise ValueError(
+                f"{damaged} (row {row + 1}: {column} is {str(table[column].iloc[row])!r}, not a number)"
+            )
         table[column] = values
     names = [name for name in table if name in NAMES]
     return table.fillna(dict.fromkeys(names, ""))

@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-# Dots an inch, and inches of room around each panel: later tick labels may be wider than those it was laid out for.
+# Dots an inch, and inches of room around each panel: later tick labels may be wider than those it
+# was laid out for.
 DPI = 96
 ROOM = 0.14
 
@@ -30,7 +31,8 @@ class Shown:
 
 
 class Explorer(Shown, ABC):
-    """Controls, a line of words and a picture: `.widget` shows them, `.figure` is what is drawn now.
+    """Controls, a line of words and a picture: `.widget` shows them, `.figure` is what is drawn
+        now.
 
     Args:
         controls: the input widgets by name.
@@ -39,16 +41,23 @@ class Explorer(Shown, ABC):
     """
 
     def __init__(
-        self, controls: Mapping[str, Any], above: Sequence[Sequence[str]], below: Sequence[Sequence[str]] = ()
+        self,
+        controls: Mapping[str, Any],
+        above: Sequence[Sequence[str]],
+        below: Sequence[Sequence[str]] = (),
     ) -> None:
         self.controls = dict(controls)
         self.figure: Figure | None = None
         self._painted: tuple[list[Any], Any] | None = None
         self.caption = ipywidgets.HTML()
-        # At its own size: left to itself, the picture would be stretched over the width of the page.
+        # At its own size: left to itself, the picture would be stretched over the width of the
+        # page.
         layout = ipywidgets.Layout(max_width="100%", align_self="flex-start")
         self.image = ipywidgets.Image(format="png", layout=layout)
-        over, under = ([ipywidgets.HBox([self.controls[n] for n in row]) for row in rows] for rows in (above, below))
+        over, under = (
+            [ipywidgets.HBox([self.controls[n] for n in row]) for row in rows]
+            for rows in (above, below)
+        )
         self.widget = ipywidgets.VBox([*over, self.caption, self.image, *under])
 
     @abstractmethod
@@ -68,10 +77,14 @@ class Explorer(Shown, ABC):
         self.figure, self.image.value = figure, png.getvalue()
 
     def _paint(self, figure: Figure) -> Any:
-        """The figure's dots, (height, width, 4). What moves is painted over a copy of the rest, while that is the same:
-        most of the time goes into the words along the axes."""
+        """The figure's dots, (height, width, 4). What moves is painted over a copy of the rest,
+        while that is the same: most of the time goes into the words along the axes."""
         canvas: Any = figure.canvas
-        moving = [(ax, artist) for ax in figure.axes for artist in (*ax.patches, *ax.collections, *ax.lines, ax.title)]
+        moving = [
+            (ax, artist)
+            for ax in figure.axes
+            for artist in (*ax.patches, *ax.collections, *ax.lines, ax.title)
+        ]
         rest = [
             (ax.get_xlim(), ax.get_ylim(), list(ax.get_xticks()), list(ax.get_yticks()), ax.get_xscale(),
              ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel(), ax.get_legend())
@@ -90,4 +103,6 @@ class Explorer(Shown, ABC):
 
 def choice(name: str, options: Sequence[int], value: int) -> Any:
     """A slider over a few whole numbers, among them the first value."""
-    return ipywidgets.SelectionSlider(options=sorted({*options, value}), value=value, description=name)
+    return ipywidgets.SelectionSlider(
+        options=sorted({*options, value}), value=value, description=name
+    )

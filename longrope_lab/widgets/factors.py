@@ -9,22 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
 
 from .. import plots
-from ..corpora import Document
-from ..losses import token_losses
-from ..methods import rope_scaling
-from ..rope import ROUNDING, Floats, RopeScaling
-from ..rotary import apply_scaling
-from ..search.space import START_TOKENS
+from ..common.files import Json
+from ..models.forward import token_losses
+from ..models.rotary import apply_scaling
+from ..rope.methods import rope_scaling
+from ..rope.scaling import ROUNDING, RopeScaling
+from ..rope.spec import Floats
+from ..searches.space import START_TOKENS
+from ..texts.tokens import Document
 from .explorer import Explorer, choice
 
-# Seconds without a move before an edit is measured: a drag is drawn as it goes, and measured when it rests.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Seconds without a move before an edit is measured: a drag is drawn as it goes, and measured when
+# it rests.
 PAUSE = 0.4
 
 # The step of the slider of m, and how many steps those of the factors have.
@@ -44,9 +50,9 @@ class Edit:
 def drag(factors: Floats, knots: list[int], knot: int, value: float, rising: bool) -> Floats:
     """Factors, (d/2,), after the control point `knots[knot]` was moved to `value`.
 
-    Pairs between it and its neighbours follow, the less the further away. With `rising`, pairs on its right are
-    pushed up and pairs on its left down where they would break lambda_i <= lambda_{i+1}.
-    """
+    Pairs between it and its neighbours follow, the less the further away. With `rising`, pairs on
+    its right are pushed up and pairs on its left down where they would break lambda_i <=
+    lambda_{i+1}."""
     pair = knots[knot]
     weights = np.interp(np.arange(len(factors)), knots, np.eye(len(knots))[knot])
     moved: Floats = np.maximum(factors * (value / factors[pair]) ** weights, 1.0)
@@ -59,13 +65,22 @@ def drag(factors: Floats, knots: list[int], knot: int, value: float, rising: boo
 class FactorEditor(Explorer):
     """What `edit_factors` returns.
 
-    `.scaling` is the profile on the screen, ready to be saved; `.edits` are those that were measured, in order.
-    Controls: knot_0, knot_1, ... (factors), start_tokens, attention_factor, length, rising, measure, reset, best.
-    """
+    `.scaling` is the profile on the screen, ready to be saved; `.edits` are those that were
+    measured, in order. Controls: knot_0, knot_1, ... (factors), start_tokens, attention_factor,
+    length, rising, measure, reset, best."""
 
-    def __init__(self, model: Any, document: Document, start: RopeScaling, length: int, knots: list[int]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        document: Document,
+        start: RopeScaling,
+        length: int,
+        knots: list[int],
+    ) -> None:
         self.model, self.document, self.start, self.scaling = model, document, start, start
-        self.yarn = rope_scaling(start.spec, "yarn", start.target_length)  # what every search has to beat
+        self.yarn = rope_scaling(
+            start.spec, "yarn", start.target_length
+        )  # what every search has to beat
         self.edits: list[Edit] = []
         self._knots = knots
         self._measured: dict[tuple[RopeScaling, int], float] = {}
@@ -77,11 +92,16 @@ class FactorEditor(Explorer):
         sliders, settings = self._knot_sliders(), self._settings(length)
         super().__init__(
             sliders | settings,
-            above=[["start_tokens", "attention_factor"], ["length", "rising", "measure", "reset", "best"]],
+            above=[
+                ["start_tokens", "attention_factor"],
+                ["length", "rising", "measure", "reset", "best"],
+            ],
             below=[list(sliders)],
         )
         for k in range(len(knots)):
-            self.controls[f"knot_{k}"].observe(lambda change, k=k: self._dragged(k, change["new"]), names="value")
+            self.controls[f"knot_{k}"].observe(
+                lambda change, k=k: self._dragged(k, change["new"]), names="value"
+            )
         for name in ("start_tokens", "attention_factor", "rising", "length"):
             self.controls[name].observe(self._set, names="value")
         self.controls["measure"].on_click(lambda _: self.measure())
@@ -98,7 +118,9 @@ class FactorEditor(Explorer):
     def show(self, scaling: RopeScaling) -> None:
         """Put another scaling of the same embedding and target on the screen, and measure it."""
         if (scaling.spec, scaling.target_length) != (self.start.spec, self.start.target_length):
-            raise ValueError(f"this editor is for the embedding and the target of {self.start}, not of {scaling}")
+            raise ValueError(
+                f"this editor is for the embedding and the target of {self.start}, not of {scaling}"
+            )
         self.scaling = scaling
         self._changed()
 
@@ -131,7 +153,9 @@ class FactorEditor(Explorer):
 
     def _worth(self) -> str:
         length = self.controls["length"].value
-        now, yarn, start = (self._measured.get((s, length)) for s in (self.scaling, self.yarn, self.start))
+        now, yarn, start = (
+            self._measured.get((s, length)) for s in (self.scaling, self.yarn, self.start)
+        )
         if now is None:
             return "<b>…</b> measured when nothing moves"
         if yarn is None or start is None:
@@ -143,7 +167,11 @@ class FactorEditor(Explorer):
 
     def _shape(self) -> str:
         falls = np.flatnonzero(np.diff(self.scaling.factors) < -ROUNDING)
-        order = f"λ falls after pair {', '.join(map(str, falls))}" if falls.size else "λ rises throughout"
+        order = (
+            f"λ falls after pair {', '.join(map(str, falls))}"
+            if falls.size
+            else "λ rises throughout"
+        )
         return (
             f"first {self.controls['length'].value:,} tokens of {escape(self.document.title)}, in "
             f"{self._seconds:.2f} s; n̂ = {self.scaling.start_tokens}, m = {self.scaling.attention_factor:.4g}; {order}"
@@ -152,9 +180,9 @@ class FactorEditor(Explorer):
     def _step(self, factor: float) -> int:
         """The step of a slider that a factor is shown at.
 
-        A browser rounds what a slider is given to whole steps and sends that back, as if somebody had moved it. So
-        sliders get whole steps only, and what comes back counts as a move if it is another step.
-        """
+        A browser rounds what a slider is given to whole steps and sends that back, as if somebody
+        had moved it. So sliders get whole steps only, and what comes back counts as a move if it is
+        another step."""
         return round(math.log2(factor) / self._octaves * STEPS)
 
     def _shown(self, factor: float) -> float:
@@ -171,7 +199,11 @@ class FactorEditor(Explorer):
         """The other settings, as their controls say."""
         if not self._listening:
             return
-        factors, m, new_m = self.scaling.factors, self.scaling.attention_factor, self.controls["attention_factor"].value
+        factors, m, new_m = (
+            self.scaling.factors,
+            self.scaling.attention_factor,
+            self.controls["attention_factor"].value,
+        )
         edited = replace(
             self.scaling,
             factors=np.maximum.accumulate(factors) if self.controls["rising"].value else factors,
@@ -205,7 +237,9 @@ class FactorEditor(Explorer):
         if self.scaling.start_tokens not in counts.options:
             counts.options = sorted({*counts.options, self.scaling.start_tokens})
         counts.value = self.scaling.start_tokens
-        self.controls["attention_factor"].value = round(self.scaling.attention_factor / M_STEP) * M_STEP
+        self.controls["attention_factor"].value = (
+            round(self.scaling.attention_factor / M_STEP) * M_STEP
+        )
         if (np.diff(self.scaling.factors) < -ROUNDING).any():
             self.controls["rising"].value = False
 
@@ -217,7 +251,7 @@ class FactorEditor(Explorer):
         finally:
             self._listening = True
 
-    def _knot_sliders(self) -> dict[str, Any]:
+    def _knot_sliders(self) -> Json:
         """A vertical slider for each control point, from 1 up."""
         layout = ipywidgets.Layout(height="170px", width="64px")
         return {
@@ -229,10 +263,12 @@ class FactorEditor(Explorer):
             for k, pair in enumerate(self._knots)
         }  # fmt: skip
 
-    def _settings(self, length: int) -> dict[str, Any]:
-        start, window = self.start, self.start.spec.original_length
+    def _settings(self, length: int) -> Json:
+        start, window = self.start, self.start.spec.window
         longest = min(len(self.document), start.target_length)
-        lengths = sorted({length, *(window * 2**k for k in range((longest // window).bit_length()))})
+        lengths = sorted(
+            {length, *(window * 2**k for k in range((longest // window).bit_length()))}
+        )
         rising = not (np.diff(start.factors) < -ROUNDING).any()
         m = round(start.attention_factor / M_STEP) * M_STEP
         return {
@@ -254,32 +290,47 @@ class FactorEditor(Explorer):
 
 
 def edit_factors(
-    model: Any, document: Document, scaling: RopeScaling, length: int | None = None, knots: int = 8
+    model: PreTrainedModel,
+    document: Document,
+    scaling: RopeScaling,
+    length: int | None = None,
+    knots: int = 8,
 ) -> FactorEditor:
-    """Edit a profile of rescale factors by hand, and measure it live on one document, beside YaRN and the start.
+    """Edit a profile of rescale factors by hand, and measure it live on one document, beside YaRN
+    and the start.
 
-    Each slider moves one control point; the pairs between two of them follow. The picture moves with the slider, and
-    once it rests the document is measured again. Other controls: start tokens, attention factor, the length measured,
-    whether factors may fall from a pair to the next.
+    Each slider moves one control point; the pairs between two of them follow. The picture moves
+    with the slider, and once it rests the document is measured again. Other controls: start tokens,
+    attention factor, the length measured, whether factors may fall from a pair to the next.
 
     Args:
         model: a Hugging Face causal language model.
         document: what to measure on.
         scaling: the profile to start from: found by `search`, or a formula's.
-        length: tokens measured first; None for the scaling's target, or the whole document if that is shorter.
+        length: tokens measured first; None for the scaling's target, or the whole document if that
+            is shorter.
         knots: control points, evenly spaced over the dimension pairs.
 
     Raises:
-        ValueError: a length that the document does not reach or has no token to predict, fewer than 2 control points
-            or more than pairs, or a scaling made for another embedding than the model's.
+        ValueError: a length that the document does not reach or has no token to predict, fewer than
+            2 control points or more than pairs, or a scaling made for another embedding than the
+            model's.
     """
     pairs = len(scaling.factors)
     if not 2 <= knots <= pairs:
-        raise ValueError(f"knots is {knots}: from 2 to {pairs} control points for {pairs} dimension pairs")
+        raise ValueError(
+            f"knots is {knots}: from 2 to {pairs} control points for {pairs} dimension pairs"
+        )
     length = min(scaling.target_length, len(document)) if length is None else length
     if not 2 <= length <= len(document):
         raise ValueError(
             f"length is {length:,}: give from 2 to the {len(document):,} tokens of {document.title!r}, or a longer "
             "document"
         )
-    return FactorEditor(model, document, scaling, length, np.linspace(0, pairs - 1, knots).round().astype(int).tolist())
+    return FactorEditor(
+        model,
+        document,
+        scaling,
+        length,
+        np.linspace(0, pairs - 1, knots).round().astype(int).tolist(),
+    )

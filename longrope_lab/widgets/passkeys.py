@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from ..corpora import Document
-from ..passkey import passkey_prompt
+from ..common.files import Json
+from ..measure.needles import passkey_prompt
+from ..measure.stats import accuracy_summary
 from ..plots.style import styles_of, tokens
-from ..stats import accuracy_summary
+from ..texts.tokens import Document
 from .explorer import Shown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Characters of the prompt shown at its beginning, on each side of the key, and at its end.
 GLIMPSE = 260
@@ -25,20 +29,32 @@ CHOSEN, DASHED = "3px solid #D55E00", "2px dashed #777777"
 class PasskeyExplorer(Shown):
     """What `explore_passkeys` returns.
 
-    `.cells` holds the buttons by (length, depth), `.row` is the row of the table that is shown, `.text` and
-    `.caption` what is said of it. Controls: scaling, trial, whole.
-    """
+    `.cells` holds the buttons by (length, depth), `.row` is the row of the table that is shown,
+    `.text` and `.caption` what is said of it. Controls: scaling, trial, whole."""
 
     def __init__(
-        self, table: pd.DataFrame, tokenizer: Any, window: int | None, filler: Sequence[Document] | None, seed: int
+        self,
+        table: pd.DataFrame,
+        tokenizer: PreTrainedTokenizerBase,
+        window: int | None,
+        filler: Sequence[Document] | None,
+        seed: int,
     ) -> None:
-        self.table, self.tokenizer, self.window, self.filler, self.seed = table, tokenizer, window, filler, seed
+        self.table, self.tokenizer, self.window, self.filler, self.seed = (
+            table,
+            tokenizer,
+            window,
+            filler,
+            seed,
+        )
         self.row = table.iloc[0]
         self.cells: dict[tuple[int, float], Any] = {}
         self._prompt()  # the door: is this how the table was made?
         names = [str(name) for name in table["scaling"].unique()]
-        self.controls: dict[str, Any] = {
-            "scaling": ipywidgets.Dropdown(options=[(styles_of([n])[n][3], n) for n in names], description="scaling"),
+        self.controls: Json = {
+            "scaling": ipywidgets.Dropdown(
+                options=[(styles_of([n])[n][3], n) for n in names], description="scaling"
+            ),
             "trial": ipywidgets.ToggleButtons(description="trial", style={"button_width": "56px"}),
             "whole": ipywidgets.Checkbox(description="the whole prompt", indent=False),
         }
@@ -47,8 +63,13 @@ class PasskeyExplorer(Shown):
         details = [self.controls["trial"], self.caption, self.text, self.controls["whole"]]
         self.widget = ipywidgets.HBox(
             [
-                ipywidgets.VBox([self.controls["scaling"], self._grid], layout=ipywidgets.Layout(flex="0 0 auto")),
-                ipywidgets.VBox(details, layout=ipywidgets.Layout(margin="0 0 0 24px", flex="1 1 auto")),
+                ipywidgets.VBox(
+                    [self.controls["scaling"], self._grid],
+                    layout=ipywidgets.Layout(flex="0 0 auto"),
+                ),
+                ipywidgets.VBox(
+                    details, layout=ipywidgets.Layout(margin="0 0 0 24px", flex="1 1 auto")
+                ),
             ]
         )
         self.controls["scaling"].observe(self._draw_grid, names="value")
@@ -65,7 +86,9 @@ class PasskeyExplorer(Shown):
         self.row = (failures if len(failures) else trials).iloc[0]
         control = self.controls["trial"]
         marks = zip(trials["trial"].tolist(), trials["correct"].tolist(), strict=True)
-        control.options = [(f"{trial} {'✓' if correct else '✗'}", trial) for trial, correct in marks]
+        control.options = [
+            (f"{trial} {'✓' if correct else '✗'}", trial) for trial, correct in marks
+        ]
         control.value = int(self.row["trial"])
         self._tell()
 
@@ -85,7 +108,9 @@ class PasskeyExplorer(Shown):
         lengths, depths = sorted({n for n, _ in shares}), sorted({d for _, d in shares})
         beyond = [n for n in lengths if self.window is not None and n > self.window]
         edges = {n: {"border_left": DASHED} if n in beyond[:1] else {} for n in lengths}
-        self.cells = {cell: self._button(*cell, share, edges[cell[0]]) for cell, share in shares.items()}
+        self.cells = {
+            cell: self._button(*cell, share, edges[cell[0]]) for cell, share in shares.items()
+        }
         rows = [[_label("depth"), *(_label(tokens(n), **edges[n]) for n in lengths)]]
         for depth in depths:  # a cell that was not measured is left empty
             cells = [self.cells.get((n, depth)) or _label("", **edges[n]) for n in lengths]
@@ -112,7 +137,11 @@ class PasskeyExplorer(Shown):
 
     def _prompt(self) -> str:
         """The text of the prompt behind the row."""
-        length, depth, trial = int(self.row["length"]), float(self.row["depth"]), int(self.row["trial"])
+        length, depth, trial = (
+            int(self.row["length"]),
+            float(self.row["depth"]),
+            int(self.row["trial"]),
+        )
         ids, key = passkey_prompt(self.tokenizer, length, depth, trial, self.filler, self.seed)
         if key != str(self.row["expected"]):
             raise ValueError(
@@ -140,22 +169,26 @@ class PasskeyExplorer(Shown):
 
 def explore_passkeys(
     table: pd.DataFrame,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     window: int | None = None,
     filler: Sequence[Document] | None = None,
     seed: int = 0,
 ) -> PasskeyExplorer:
-    """The heatmap of a `passkey` table as buttons: click a cell for its prompts and the model's answers.
+    """The heatmap of a `passkey` table as buttons: click a cell for its prompts and the model's
+        answers.
 
-    Nothing is measured: answers are the table's, prompts are made again from the arguments that made the table.
+    Nothing is measured: answers are the table's, prompts are made again from the arguments that
+        made the table.
 
     Args:
         table: as `passkey` returns it, or read back from a CSV.
         tokenizer, filler, seed: those given to `passkey`.
-        window: the trained window in tokens, marked by a dashed line before the first length beyond it.
+        window: the trained window in tokens, marked by a dashed line before the first length beyond
+            it.
 
     Raises:
-        ValueError: an empty table, or a tokenizer, filler or seed that give other keys than the table's.
+        ValueError: an empty table, or a tokenizer, filler or seed that give other keys than the
+            table's.
     """
     if table.empty:
         raise ValueError("the passkey table has no rows: there is no prompt to show")
@@ -170,14 +203,18 @@ def _marked(prompt: str, key: str, whole: bool) -> str:
     for start, end in [(0, len(prompt))] if whole else spans:
         start = max(start, last)
         if start > last:
-            pieces.append(f'<span style="color: #999999"> […{start - last:,} more characters…] </span>')
+            pieces.append(
+                f'<span style="color: #999999"> […{start - last:,} more characters…] </span>'
+            )
         pieces.append(escape(prompt[start : max(end, start)]))
         last = max(end, last)
     return "".join(pieces).replace(key, f'<mark style="background: #F0E442">{key}</mark>')
 
 
 def _label(text: str, **layout: str) -> Any:
-    return ipywidgets.HTML(f'<div style="text-align: center">{text}</div>', layout=_cell_layout(**layout))
+    return ipywidgets.HTML(
+        f'<div style="text-align: center">{text}</div>', layout=_cell_layout(**layout)
+    )
 
 
 def _cell_layout(**further: str) -> Any:

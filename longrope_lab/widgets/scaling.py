@@ -6,22 +6,28 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import ipywidgets
 from matplotlib.figure import Figure
 
 from .. import plots
-from ..errors import unknown
-from ..methods import rope_scaling, yarn_attention_factor
+from ..common.checks import unknown
+from ..common.files import Json
 from ..plots.phases import unreached
-from ..rope import RopeScaling, RopeSpec, longrope_attention_factor
-from ..search.space import START_TOKENS
+from ..rope.formulas import longrope_attention_factor, yarn_attention_factor
+from ..rope.methods import FORMULAS, rope_scaling
+from ..rope.scaling import RopeScaling
+from ..rope.spec import RopeSpec
+from ..searches.space import START_TOKENS
 from .explorer import Explorer, choice
 
-FORMULAS = ("none", "pi", "ntk", "dynamic_ntk", "yarn")
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
-OF_THE_METHOD, ONE, YARN, LONGROPE = "of the method", "1", "0.1 ln s + 1 (YaRN)", "√(1 + ln s / ln L) (LongRoPE)"
+OF_THE_METHOD, ONE, YARN, LONGROPE = (
+    "of the method",
+    "1",
+    "0.1 ln s + 1 (YaRN)",
+    "√(1 + ln s / ln L) (LongRoPE)",
+)
 
 
 class FormulaExplorer(Explorer):
@@ -34,14 +40,16 @@ class FormulaExplorer(Explorer):
         method: str,
         ratio: int,
         start_tokens: int,
-        further: dict[str, Any],
+        further: Json,
     ) -> None:
         if method not in methods:
             raise unknown("method", method, methods)
         self.spec = spec
         self.scaling: RopeScaling
         controls = {
-            "method": ipywidgets.Dropdown(options=list(methods), value=method, description="method"),
+            "method": ipywidgets.Dropdown(
+                options=list(methods), value=method, description="method"
+            ),
             "ratio": choice("ratio s", RATIOS, ratio),
             "start_tokens": choice("n̂", START_TOKENS, start_tokens),
             "attention_factor": ipywidgets.Dropdown(
@@ -49,7 +57,8 @@ class FormulaExplorer(Explorer):
             ),
         }
         super().__init__(
-            controls | further, above=[["method", "ratio", "attention_factor"], ["start_tokens", *further]]
+            controls | further,
+            above=[["method", "ratio", "attention_factor"], ["start_tokens", *further]],
         )
         for control in self.controls.values():
             control.observe(self.redraw, names="value")
@@ -57,7 +66,7 @@ class FormulaExplorer(Explorer):
 
     def draw(self) -> tuple[Figure, str]:
         value = {name: control.value for name, control in self.controls.items()}
-        target = self.spec.original_length * value["ratio"]
+        target = self.spec.window * value["ratio"]
         scaling = rope_scaling(self.spec, value["method"], target).at(target)
         m = {
             OF_THE_METHOD: scaling.attention_factor,
@@ -68,7 +77,7 @@ class FormulaExplorer(Explorer):
         self.scaling = replace(scaling, start_tokens=value["start_tokens"], attention_factor=m)
         # "none" with its own m or n-hat replaces the plain curve, which would lie under it.
         shown = {"none": rope_scaling(self.spec, "none", target), value["method"]: self.scaling}
-        words = f"{self.spec.original_length} → {target} tokens, m = {m:.4g}, {value['start_tokens']} start tokens"
+        words = f"{self.spec.window} → {target} tokens, m = {m:.4g}, {value['start_tokens']} start tokens"
         figure, more = self.draw_scalings(shown)
         return figure, f"{more}; {words}"
 
@@ -96,7 +105,10 @@ class AngleExplorer(FormulaExplorer):
         turns = self.scaling.angles(position) / (2 * math.pi)
         beyond = int(unreached(self.spec, turns).sum())
         figure = plots.pair_angles(shown, position, figure=self.figure)
-        return figure, f"at position {position}, {beyond} of {len(turns)} pairs are beyond their trained angles"
+        return (
+            figure,
+            f"at position {position}, {beyond} of {len(turns)} pairs are beyond their trained angles",
+        )
 
 
 def explore_scaling(
@@ -108,9 +120,11 @@ def explore_scaling(
     methods: Sequence[str] = FORMULAS,
     near: int = 32,
 ) -> ScalingExplorer:
-    """One dimension pair's wave and angle, positions in and out of what training showed: `plots.phase_curves`.
+    """One dimension pair's wave and angle, positions in and out of what training showed:
+    `plots.phase_curves`.
 
-    Controls: method, extension ratio, dimension pair, start tokens, attention factor, tokens of the wave.
+    Controls: method, extension ratio, dimension pair, start tokens, attention factor, tokens of the
+        wave.
 
     Args:
         spec: the rotary embedding; `rope_spec(model)` reads it.
@@ -126,10 +140,12 @@ def explore_scaling(
     """
     pairs = spec.rotary_dim // 2
     if not 0 <= pair < pairs:
-        raise ValueError(f"pair is {pair}: rotary_dim {spec.rotary_dim} has dimension pairs 0 to {pairs - 1}")
+        raise ValueError(
+            f"pair is {pair}: rotary_dim {spec.rotary_dim} has dimension pairs 0 to {pairs - 1}"
+        )
     if near < 2:
         raise ValueError(f"near is {near}: a wave takes at least 2 tokens")
-    longest = spec.original_length * max(*RATIOS, _whole(ratio))
+    longest = spec.window * max(*RATIOS, _whole(ratio))
     further = {
         "pair": ipywidgets.IntSlider(value=pair, min=0, max=pairs - 1, description="pair i"),
         "near": choice("wave of", [2**k for k in range(4, longest.bit_length())], near),
@@ -145,7 +161,8 @@ def explore_angles(
     position: int | None = None,
     methods: Sequence[str] = FORMULAS,
 ) -> AngleExplorer:
-    """The angle of every dimension pair at one position, and what it adds to the score: `plots.pair_angles`.
+    """The angle of every dimension pair at one position, and what it adds to the score:
+        `plots.pair_angles`.
 
     Controls: method, extension ratio, position, start tokens, attention factor.
 
@@ -156,10 +173,12 @@ def explore_angles(
     Raises:
         ValueError: a method that is not among `methods`, or a ratio or position out of range.
     """
-    longest = spec.original_length * max(*RATIOS, _whole(ratio))
-    position = spec.original_length * int(ratio) if position is None else position
+    longest = spec.window * max(*RATIOS, _whole(ratio))
+    position = spec.window * int(ratio) if position is None else position
     if position < 1:
-        raise ValueError(f"position is {position}: the first token has no angle; give a position from 1")
+        raise ValueError(
+            f"position is {position}: the first token has no angle; give a position from 1"
+        )
     # Four to an octave: a slider that reaches from 1 to L' and still moves in small steps.
     steps = {round(2 ** (k / 4)) for k in range(4 * longest.bit_length())}
     further = {"position": choice("position n", [n for n in steps if n <= longest], position)}

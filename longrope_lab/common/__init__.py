@@ -1,0 +1,1 @@
+"""What knows nothing of the field: checks, files, identities of runs, processes, progress."""

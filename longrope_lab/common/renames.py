@@ -1,0 +1,64 @@
+"""Names of the release before: they go on working for one more, and warn with the new one."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def warn_renamed(old: str, new: str, *, depth: int = 3) -> None:
+    """A ``FutureWarning``, which is shown without asking, at the line that used the old name."""
+    warnings.warn(
+        f"{old} is now {new}; the old name goes with the next release",
+        FutureWarning,
+        stacklevel=depth,
+    )
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: take keyword arguments by their old names, too; ``old="new"``.
+
+    Of a function that is given both, the old one counts: ``dataclasses.replace`` passes every
+    field, and the old name is then what the caller wrote."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(*args, **_translated(function.__qualname__, kwargs, names))  # type: ignore[arg-type]
+
+        return call
+
+    return decorate
+
+
+def renamed_fields(**names: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: `renamed_arguments` for the constructor, and the attributes by their old names."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        cls.__init__ = renamed_arguments(**names)(cls.__init__)  # type: ignore[method-assign]
+        for old, new in names.items():
+            setattr(cls, old, property(functools.partial(_old_attribute, cls.__name__, old, new)))
+        return cls
+
+    return decorate
+
+
+def _translated(
+    where: str, given: Mapping[str, object], names: Mapping[str, str]
+) -> dict[str, object]:
+    kwargs = dict(given)
+    for old in [name for name in names if name in kwargs]:
+        warn_renamed(f"{old}= of {where.removesuffix('.__init__')}", f"{names[old]}=", depth=4)
+        kwargs[names[old]] = kwargs.pop(old)
+    return kwargs
+
+
+def _old_attribute(cls: str, old: str, new: str, instance: object) -> object:
+    warn_renamed(f"{cls}.{old}", f"{cls}.{new}")
+    return getattr(instance, new)

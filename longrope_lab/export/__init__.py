@@ -1,0 +1,1 @@
+"""Handing an extended model over to whatever runs it."""

@@ -1,0 +1,283 @@
+"""A fresh decoder whose context can be extended, as one PyTorch module: for a model of one's own,
+    from nothing.
+
+model = lab.LongRoPEModel(d_model=512, n_heads=8, num_layers=6, base_length=4096) ...  # train it:
+model(ids) are hidden states, model.lm(input_ids=ids, labels=ids).loss the loss of the next token
+found = model.extend_context("book.txt", target_length=16384) hidden = model(ids)  # (B, T) token
+ids or (B, T, d_model) embeddings, T up to 16384 now lab.perplexity(model.lm, docs, [4096, 16384],
+{"found": model.scaling})
+
+The decoder is transformers' Llama; the search, the scaling and the texts are those of the other
+modules."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from ..common.checks import whole
+from ..common.files import Json
+from ..models.config import spec_from_config
+from ..models.loading import LAB_MODEL
+from ..models.rotary import apply_scaling, rope_spec, scaled
+from ..rope.scaling import RopeScaling
+from ..rope.spec import check_target
+from ..searches import SearchResult, search
+from ..texts.corpora import load_corpus
+from ..texts.tokens import Document, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A string of one line and at most so many characters is a path or the name of a corpus: a text to
+# search on is longer.
+LONGEST_NAME = 1000
+
+
+class LongRoPEModel(nn.Module):
+    """A Llama-style decoder with random weights: token ids or embeddings in, hidden states out.
+
+    `lm` is the Hugging Face model inside, with its head: what takes a model elsewhere in this
+    package takes it, and training on next tokens goes through it. A state dict holds the scaling,
+    too, so that `load_state_dict` installs it.
+
+    Args:
+        d_model: width of the hidden states; `n_heads` heads of an even dimension each.
+        n_heads: H, attention heads, each with its own keys and values.
+        num_layers: decoder layers.
+        base_length: L, the window in tokens that the model is to be trained for.
+        vocab_size: V; 4096 are the tokens of the lab model's tokenizer.
+        intermediate_size: width inside the feed-forward layers; 8/3 of d_model as in Llama (arXiv
+            2302.13971, section 2.2), up to the next multiple of 64, unless given.
+        base: of the rotary frequencies.
+        seed: of the weights; PyTorch's own random numbers stay where they were.
+
+    Raises:
+        ValueError: a size that is no whole number from 1, heads that do not divide d_model, an odd
+            head dimension.
+    """
+
+    def __init__(
+        self,
+        d_model: int = 512,
+        n_heads: int = 8,
+        num_layers: int = 6,
+        base_length: int = 4096,
+        *,
+        vocab_size: int = 4096,
+        intermediate_size: int | None = None,
+        base: float = 10_000.0,
+        seed: int = 0,
+    ) -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        super().__init__()
+        d_model, n_heads = _sizes(d_model=d_model, n_heads=n_heads)
+        _check_heads(d_model, n_heads)
+        inside = (
+            -(-8 * d_model // (3 * 64)) * 64 if intermediate_size is None else intermediate_size
+        )
+        num_layers, vocab_size, inside = _sizes(
+            num_layers=num_layers, vocab_size=vocab_size, intermediate_size=inside
+        )
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=d_model,
+            intermediate_size=inside,
+            num_hidden_layers=num_layers,
+            num_attention_heads=n_heads,
+            max_position_embeddings=base_length,
+            rope_parameters={"rope_type": "default", "rope_theta": base},
+            bos_token_id=None,  # those of a tokenizer that is not known here
+            eos_token_id=None,
+        )
+        self.base_length = spec_from_config(config).window  # refuses a base or window that is none
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.lm: Any = LlamaForCausalLM(config)
+        self._in_place: tuple[RopeScaling, apply_scaling] | None = None
+
+    @property
+    def scaling(self) -> RopeScaling | None:
+        """The scaling in place, None before an extension; another can be assigned, or None to take it out."""
+        return None if self._in_place is None else self._in_place[0]
+
+    @scaling.setter
+    def scaling(self, scaling: RopeScaling | None) -> None:
+        if scaling is not None and scaling.spec.window != self.base_length:
+            raise ValueError(
+                f"this scaling extends a window of {scaling.spec.window} tokens, and base_length is "
+                f"{self.base_length}: make it from rope_spec(model.lm)"
+            )
+        with scaled(
+            self.lm, scaling
+        ):  # refuses one for another embedding while the old one is still in place
+            pass
+        if self._in_place is not None:
+            self._in_place[1].restore()
+        self._in_place = None if scaling is None else (scaling, apply_scaling(self.lm, scaling))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model takes now: the scaling's target length, or base_length without one."""
+        return self.base_length if self.scaling is None else self.scaling.target_length
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Hidden states (B, T, d_model) after the last norm.
+
+        Args:
+            inputs: token ids (B, T), whole numbers, or embeddings (B, T, d_model), floating point.
+
+        Raises:
+            ValueError: another shape, a token id outside the vocabulary, or more than `max_length`
+                tokens.
+        """
+        embeddings = inputs.is_floating_point()
+        width = self.lm.config.hidden_size
+        if (
+            inputs.ndim != 2 + embeddings
+            or not inputs.numel()
+            or (embeddings and inputs.shape[-1] != width)
+        ):
+            raise ValueError(
+                f"inputs are {inputs.dtype} of shape {tuple(inputs.shape)}: give token ids (B, T) as whole numbers, or "
+                f"embeddings (B, T, {width}) as floating point, with at least one token"
+            )
+        if inputs.shape[1] > self.max_length:
+            raise ValueError(
+                f"inputs have {inputs.shape[1]:,} tokens and the window is {self.max_length:,}: give shorter ones, or "
+                f"extend it first with extend_context(data, target_length={inputs.shape[1]})"
+            )
+        if not embeddings:
+            self._check_ids(inputs)
+        given = {"inputs_embeds": inputs} if embeddings else {"input_ids": inputs.long()}
+        hidden: Tensor = self.lm.base_model(**given, use_cache=False).last_hidden_state
+        return hidden
+
+    def extend_context(
+        self,
+        data: str | os.PathLike[str] | ArrayLike | Tensor,
+        target_length: int,
+        *,
+        tokenizer: PreTrainedTokenizerBase = None,
+        documents: int = 1,
+        method: Any = "gradient",
+        **options: Any,
+    ) -> SearchResult:
+        """Search a scaling to `target_length` tokens on `data`, and keep it in place.
+
+        Always from base_length: a second call replaces what the first one found. The search
+            minimises the loss of the
+        next token through the head of `lm`, so train the model first: random weights cannot tell
+            factors apart.
+
+        Args:
+            data: token ids (T,); a text; or what `load_corpus` takes, a path or the name of a
+                corpus (its validation split). A string is a text if it has a line break or more
+                than 1,000 characters.
+            target_length: L' in tokens, at least base_length.
+            tokenizer: turns text into ids; the lab model's unless given.
+            documents: to measure on: so many of a corpus's that have `target_length` tokens, or so
+                many stretches of that length from the beginning of a text or of ids.
+            method: of `search`, a name or settings; the gradient unless given.
+            options: of `search`: budget, space, seed, checkpoint and so on.
+
+        Returns:
+            What `search` returns; its `best` is in `scaling` now. What was in place before stays if
+            it fails.
+
+        Raises:
+            ValueError: a target below base_length, too little data, ids outside the vocabulary, or
+                what `load_corpus` and `search` refuse.
+            FileNotFoundError: a path with nothing there.
+        """
+        target_length = check_target(rope_spec(self.lm), target_length)
+        docs = _documents(data, target_length, documents, tokenizer)
+        for doc in docs:
+            self._check_ids(torch.from_numpy(doc.ids))
+        found = search(self.lm, docs, target_length, method, **options)
+        self.scaling = found.best
+        return found
+
+    def _check_ids(self, ids: Tensor) -> None:
+        vocabulary = self.lm.config.vocab_size
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= vocabulary:
+            raise ValueError(
+                f"token id {low if low < 0 else high} is outside the vocabulary of {vocabulary}: make the model with "
+                "vocab_size=len(tokenizer)"
+            )
+
+    def get_extra_state(self) -> Json:
+        """The scaling, for the state dict."""
+        return {"scaling": None if self.scaling is None else self.scaling.to_dict()}
+
+    def set_extra_state(self, state: Json) -> None:
+        """Install the scaling of a state dict."""
+        self.scaling = (
+            None
+            if state["scaling"] is None
+            else RopeScaling.from_dict(state["scaling"], "the state dict")
+        )
+
+
+def _sizes(**sizes: int) -> list[int]:
+    return [
+        whole(name, value, 1, "it must be a whole number from 1") for name, value in sizes.items()
+    ]
+
+
+def _check_heads(d_model: int, n_heads: int) -> None:
+    if d_model % n_heads:
+        raise ValueError(
+            f"d_model {d_model} is no multiple of n_heads {n_heads}: each head takes an equal share of it"
+        )
+    if d_model // n_heads % 2:
+        raise ValueError(
+            f"d_model {d_model} over n_heads {n_heads} is an odd head dimension of {d_model // n_heads}: rotary "
+            "embeddings turn pairs of dimensions, so it must be even"
+        )
+
+
+def _documents(
+    data: Any, length: int, count: int, tokenizer: PreTrainedTokenizerBase
+) -> list[Document]:
+    """`count` documents of at least `length` tokens."""
+    count = whole(
+        "documents", count, 1, "it counts what the search measures on, a whole number from 1"
+    )
+    if isinstance(data, str | os.PathLike) and tokenizer is None:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(LAB_MODEL)
+    if isinstance(data, str) and (not data or "\n" in data or len(data) > LONGEST_NAME):
+        data = tokenize(data, tokenizer)
+    if isinstance(data, str | os.PathLike):
+        try:
+            return load_corpus(data, tokenizer, split="validation", min_tokens=length, limit=count)
+        except (ValueError, FileNotFoundError) as error:
+            error.add_note(
+                f"A string of one line, up to {LONGEST_NAME} characters, is taken for a path or a name."
+            )
+            raise
+    try:
+        ids = torch.as_tensor(data)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"data are a {type(data).__name__} that holds no token ids ({error}): give one row"
+        ) from None
+    if ids.ndim != 1 or ids.is_floating_point():
+        raise ValueError(
+            f"data are {ids.dtype} of shape {tuple(ids.shape)}: token ids are one row of whole numbers"
+        )
+    if len(ids) < count * length:
+        raise ValueError(
+            f"data have {len(ids):,} tokens, and {count} of {length:,} are needed to search for that target: give a "
+            "longer text, or a smaller target_length" + (" or documents" if count > 1 else "")
+        )
+    rows = ids[: count * length].view(count, length).long().cpu().numpy()
+    return [Document(f"part {i}", row) for i, row in enumerate(rows, start=1)]

@@ -1,0 +1,95 @@
+"""Low-rank updates (LoRA, LongLoRA): what such a training trains, in one place, and how it is put in and merged."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def trained_in_full(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter]:
+    """All weights, but for those that the user froze; beside low-rank updates the norms and the
+    embedding.
+
+    Source: LongLoRA, arXiv 2309.12307, section 3.3.
+
+    Raises:
+        ValueError: there are none, or the model has no linear layers of the recipe's names.
+    """
+    if recipe.lora_rank == 0:
+        chosen = [p for p in model.parameters() if p.requires_grad]
+        if not chosen:
+            raise ValueError(
+                "none of the model's weights requires a gradient: call model.requires_grad_(True) first"
+            )
+        return chosen
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    missing = [name for name in recipe.lora_modules if name not in linear]
+    if missing:
+        raise ValueError(
+            f"the model has no linear layers named {', '.join(missing)}: set the recipe's lora_modules to some of "
+            f"{', '.join(sorted(linear))}"
+        )
+    embedding = model.get_input_embeddings().weight
+    return [p for name, p in model.named_parameters() if "norm" in name or p is embedding]
+
+
+def trained_parameters(model: PreTrainedModel, recipe: Recipe) -> int:
+    """How many numbers a fine-tuning changes: the weights trained in full, and the low-rank
+    updates.
+
+    Raises:
+        ValueError: as `trained_in_full`.
+    """
+    in_full = sum(p.numel() for p in trained_in_full(model, recipe))
+    layers = [
+        m for name, m in model.named_modules() if name.rpartition(".")[2] in recipe.lora_modules
+    ]
+    updates = sum(m.in_features + m.out_features for m in layers if isinstance(m, nn.Linear))
+    return int(in_full + recipe.lora_rank * updates)
+
+
+@contextlib.contextmanager
+def low_rank_updates(
+    model: PreTrainedModel, recipe: Recipe, in_full: Sequence[nn.Parameter], seed: int
+) -> Iterator[None]:
+    """Low-rank updates of the recipe's layers, if it wants them: merged at the end, dropped by an error."""
+    if recipe.lora_rank == 0:
+        yield
+        return
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=2 * recipe.lora_rank,
+        target_modules=list(recipe.lora_modules),
+    )
+    inject_adapter_in_model(config, model)
+    full = {id(p) for p in in_full}
+    for name, p in model.named_parameters():
+        p.requires_grad_("lora_" in name or id(p) in full)
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        for name, module in [
+            (name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")
+        ]:
+            if done:
+                module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())

@@ -1,0 +1,120 @@
+"""How to fine-tune: the settings, those of the papers among them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..common.checks import unknown, whole
+
+DECAYS = ("linear", "constant", "cosine")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a fine-tuning.
+
+    Fixed are AdamW with beta 0.9 and 0.95, no weight decay (YaRN, section 4.1), and gradients
+    clipped at norm 1.
+
+    Args:
+        steps: of the optimiser.
+        batch: segments a step, over all processes.
+        learning_rate: AdamW's, at its highest.
+        decay: "linear" or "cosine" (both to 0) or "constant", after the warm-up.
+        warmup: steps of linear rise, from 0 in the first one; fewer than `steps`.
+        lora_rank: 0 trains all weights; otherwise low-rank updates of `lora_modules` and, in full,
+            norms and embeddings (LongLoRA, arXiv 2309.12307, section 3.3), merged at the end.
+        lora_modules: names of the linear layers that get such updates.
+        save_every: steps between two checkpoints.
+        short_share: of the segments, spread evenly, 0 to less than 1: instead of one, as many
+            tokens are read in pieces of the model's window, cut from all segments in shuffled
+            order, with the embedding unscaled (or as a schedule has it there), so that the weights
+            learn the long factors and keep short texts: mixed context window training (LongRoPE2,
+            arXiv 2502.20082). Of a segment's pieces the first alone begins with BOS.
+
+    Raises:
+        ValueError: a number below its least, a share that leaves no long segment, a warm-up as long
+            as the training, or an unknown decay.
+    """
+
+    steps: int = 400
+    batch: int = 32
+    learning_rate: float = 2e-5
+    decay: str = "linear"
+    warmup: int = 20
+    lora_rank: int = 0
+    lora_modules: tuple[str, ...] = ATTENTION
+    save_every: int = 50
+    short_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        lowest = {"steps": 1, "batch": 1, "warmup": 0, "lora_rank": 0, "save_every": 1}
+        for name, least in lowest.items():
+            # Out of an array it is numpy's, which JSON does not know.
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}: it must be a finite number above 0"
+            )
+        if self.decay not in DECAYS:
+            raise unknown("decay", self.decay, DECAYS)
+        if self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup is {self.warmup} and steps {self.steps}: the learning rate would never reach "
+                f"{self.learning_rate:g}; pass a shorter warmup, such as warmup=0"
+            )
+        if not 0 <= self.short_share < 1:
+            raise ValueError(
+                f"short_share is {self.short_share}: it must be a share of the segments, from 0 (all are long) to less "
+                "than 1 (none would be long)"
+            )
+        object.__setattr__(self, "short_share", float(self.short_share))
+        object.__setattr__(self, "lora_modules", tuple(self.lora_modules))
+        if self.lora_rank and not self.lora_modules:
+            raise ValueError(
+                f"lora_rank is {self.lora_rank} and lora_modules is empty: name the layers to update"
+            )
+
+    def short_of(self, count: int) -> int:
+        """How many of the first `count` segments are read in short pieces."""
+        return int(self.short_share * count + 1e-9)  # as floats, 0.29 * 100 is a little below 29
+
+    def check_segment(self, length: int, window: int) -> None:
+        """See whether segments of `length` tokens can be read as the recipe says by a model of that
+        window.
+
+        Raises:
+            ValueError: short reading of what is hardly longer than the window.
+        """
+        if self.short_share and length < 2 * window:
+            raise ValueError(
+                f"short_share is {self.short_share:g}, and segments of {length:,} tokens do not hold two pieces of the "
+                f"model's window, {window:,}: train on longer segments, or set short_share=0"
+            )
+
+
+RECIPES = {
+    # LongRoPE, section 4.1: LLaMA2 to 128k; 600 steps more to 256k. The warm-up is YaRN's.
+    "llama2": Recipe(),
+    # LongRoPE, section 4.1: Mistral, whatever the target, on segments of 16k tokens.
+    "mistral": Recipe(batch=64, learning_rate=1e-6, decay="constant"),
+    # A model of a hundred million parameters, on one GPU in minutes.
+    "small": Recipe(steps=64, batch=1, learning_rate=3e-4, decay="cosine", warmup=4, save_every=32),
+    # The lab model, on a laptop.
+    "tiny": Recipe(steps=30, batch=2, learning_rate=2e-4, decay="cosine", warmup=3, save_every=10),
+}
+
+
+def recipe_of(recipe: str | Recipe) -> Recipe:
+    """A recipe, as it is or by its name in `RECIPES`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not isinstance(recipe, str):
+        return recipe
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    return RECIPES[recipe]

@@ -1,0 +1,1 @@
+"""What a scaling is worth: perplexity, needles, benchmarks, statistics, cost."""

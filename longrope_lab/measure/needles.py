@@ -1,0 +1,242 @@
+"""Passkey retrieval: can the model still read out a number hidden far back? (Mohtashami and Jaggi,
+    arXiv 2305.16300)
+
+The effective window of an extended model, as PI, YaRN and LongRoPE measure it (LongRoPE Figure 4).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+
+from ..common.progress import progress
+from ..models.forward import fast_attention
+from ..models.generation import generate
+from ..models.loading import quiet_transformers
+from ..models.rotary import by_name
+from ..rope.schedule import Scaling
+from ..texts.tokens import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TASK = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
+    "I will quiz you about the important information there.\n"
+)
+FILLER = (
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+)
+KEY = "\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
+QUESTION = "\nWhat is the pass key? The pass key is"
+
+# Room for the answer at the end of the sequence: a space and five digits take at most six tokens.
+ANSWER_TOKENS = 8
+
+# Tokens of prompts answered together: bounds the memory of a batch, and is enough to keep a CPU
+# busy.
+BATCH_TOKENS = 8192
+
+COLUMNS = ["scaling", "length", "depth", "trial", "expected", "answer", "correct"]
+
+
+def passkey(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Sequence[int],
+    depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    trials: int = 10,
+    scalings: Mapping[str, Scaling | None] | None = None,
+    filler: Sequence[Document] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Passkey retrieval at each length and depth, under each scaling; all scalings get the same
+    prompts.
+
+    Args:
+        model, tokenizer: a Hugging Face causal language model and its tokenizer.
+        lengths: tokens of prompt and answer together.
+        depths: where the key stands, from 0.0 (beginning) to 1.0 (end).
+        trials: prompts a cell, each with its own key.
+        scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it
+            stands. A schedule is fixed to the set of the prompt's length before anything is
+            generated.
+        filler: documents to hide the key in, from a random place on; None for the paper's repeated
+            sentences.
+        seed: of keys and places.
+
+    Returns:
+        A row a trial: scaling, length, depth, trial, expected, answer (the greedy continuation),
+        correct (its first number is the key).
+
+    Raises:
+        ValueError: no trials, filler documents shorter than a length, or what `passkey_sequence`
+            refuses.
+    """
+    if trials < 1 or not len(lengths) or not len(depths):
+        raise ValueError(
+            f"passkey needs a length, a depth and a trial at least; got {len(lengths)} lengths, {len(depths)} depths "
+            f"and {trials} trials"
+        )
+    if filler is not None and not len(filler):
+        raise ValueError(
+            "filler is an empty list: pass documents, or None for the paper's repeated sentences"
+        )
+    for depth in depths:
+        _check_depth(depth)
+    scalings = by_name(scalings)
+    cells = [
+        (length, depth, trial) for length in lengths for depth in depths for trial in range(trials)
+    ]
+    prompts = {cell: passkey_prompt(tokenizer, *cell, filler, seed) for cell in cells}
+    batches = [
+        (name, scaling, same_length[start : start + size])
+        for name, scaling in scalings.items()
+        for length in lengths
+        for same_length in [[cell for cell in cells if cell[0] == length]]
+        for size in [max(1, BATCH_TOKENS // length)]
+        for start in range(0, len(same_length), size)
+    ]
+    rows = []
+    for name, scaling, batch in progress(batches, "passkey"):
+        answers = _answers(model, tokenizer, [prompts[cell][0] for cell in batch], scaling)
+        for cell, answer in zip(batch, answers, strict=True):
+            key = prompts[cell][1]
+            number = re.search(r"\d+", answer)
+            rows.append((name, *cell, key, answer, number is not None and number.group() == key))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _check_depth(depth: float) -> None:
+    if not 0 <= depth <= 1:
+        raise ValueError(
+            f"depth is {depth}: it is a share of the text, from 0.0 (beginning) to 1.0 (end)"
+        )
+
+
+def passkey_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    depth: float,
+    trial: int = 0,
+    filler: Sequence[Document] | None = None,
+    seed: int = 0,
+) -> tuple[list[int], str]:
+    """The prompt behind a row of a `passkey` table that was made with this tokenizer, filler and
+    seed.
+
+    Returns:
+        The prompt's token ids and the five-digit key.
+
+    Raises:
+        ValueError: a filler document shorter than `length`, or what `passkey_sequence` refuses.
+    """
+    rng = np.random.default_rng([seed, max(length, 0), round(depth * 1e6), trial])
+    text = None
+    if filler is not None:
+        document = filler[int(rng.integers(len(filler)))]
+        if len(document) < length:
+            raise ValueError(
+                f"the filler document {document.title!r} has {len(document):,} tokens and a prompt may need "
+                f"{length:,}: load it with min_tokens={length}"
+            )
+        start = int(rng.integers(0, len(document) - length + 1))
+        text = document.ids[start : start + length]
+    return passkey_sequence(tokenizer, length, depth, rng, text)
+
+
+def _answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    scaling: Scaling | None,
+) -> list[str]:
+    """The greedy continuation of each of several prompts of one length, as text."""
+    from transformers import GenerationConfig
+
+    ids = torch.tensor(prompts, device=model.device)  # (B, T)
+    greedy = GenerationConfig(
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id
+        if tokenizer.pad_token_id is not None
+        else tokenizer.eos_token_id,
+    )
+    # generate() takes what `greedy` leaves open from the model's own config: a repetition penalty
+    # there would forbid the very digits that are asked for.
+    before, model.generation_config = model.generation_config, greedy
+    try:
+        with torch.inference_mode(), fast_attention(), quiet_transformers():
+            out = generate(
+                model,
+                ids,
+                scaling,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=ANSWER_TOKENS,
+            )
+    finally:
+        model.generation_config = before
+    return [
+        text.strip()
+        for text in tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    ]
+
+
+def passkey_sequence(
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    depth: float,
+    rng: np.random.Generator,
+    filler: ArrayLike | None = None,
+) -> tuple[list[int], str]:
+    """A prompt of exactly ``length - ANSWER_TOKENS`` tokens, so that prompt and answer together
+    take `length`.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        length: tokens of prompt and answer together.
+        depth: where the key stands in the filler, from 0 (the beginning) to 1 (the end).
+        rng: draws the key.
+        filler: token ids (T,) to hide it in, at least `length`; None for the paper's repeated
+            sentences.
+
+    Returns:
+        The prompt's token ids and the five-digit key.
+
+    Raises:
+        ValueError: a depth outside 0 to 1, a length with no room for the question, or too little
+            filler.
+    """
+    _check_depth(depth)
+    key = str(rng.integers(10_000, 100_000))
+
+    def ids_of(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    task, hidden, question = (
+        list(tokenizer(TASK)["input_ids"]),
+        ids_of(KEY.format(key=key)),
+        ids_of(QUESTION),
+    )
+    room = length - ANSWER_TOKENS - len(task) - len(hidden) - len(question)
+    if room < 0:
+        raise ValueError(
+            f"length {length} has no room for a passkey prompt: with this tokenizer it takes at least {length - room}"
+        )
+    if filler is None:
+        unit = ids_of(FILLER)
+        text = (unit * (room // len(unit) + 1))[:room]
+    else:
+        text = np.asarray(filler)[:room].tolist()
+        if len(text) < room:
+            raise ValueError(
+                f"the filler has {len(text)} tokens: a prompt of length {length} needs {room}"
+            )
+    before = round(depth * room)
+    return [*task, *text[:before], *hidden, *text[before:], *question], key

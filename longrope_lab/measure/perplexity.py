@@ -1,0 +1,148 @@
+"""Perplexity of long documents, truncated or with a sliding window, under any number of scalings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..common.progress import progress
+from ..models.forward import token_losses
+from ..models.rotary import by_name, scaled
+from ..rope.scaling import RopeScaling
+from ..rope.schedule import Scaling
+from ..texts.tokens import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+COLUMNS = ["scaling", "length", "document", "tokens", "loss", "perplexity"]
+
+
+def perplexity(
+    model: PreTrainedModel,
+    docs: Sequence[Document],
+    lengths: Sequence[int],
+    scalings: Mapping[str, Scaling | None] | None = None,
+    stride: int | None = None,
+) -> pd.DataFrame:
+    """Perplexity at each length, for each document, under each scaling.
+
+    Without `stride`, a document's first `length` tokens are scored. With it, the whole document is
+    scored with a sliding window (Press et al., arXiv 2012.15409; LongRoPE Tables 5 and 6): windows
+    of `length` tokens, each `stride` tokens further, count the tokens that no earlier window
+    counted, so that all but the first window's have at least ``length - stride`` tokens of context.
+    Windows that do not overlap (`stride` the same as the length) leave their first token out: it
+    has no context.
+
+    Args:
+        model: a Hugging Face causal language model.
+        docs: documents of at least the longest length.
+        lengths: in tokens.
+        scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it
+            stands. A schedule is asked for the set of each length.
+        stride: tokens between two windows, at most the shortest length.
+
+    Returns:
+        A row a (scaling, length, document): scaling, length, document, tokens (scored), loss (mean,
+        nats a token), perplexity (its exponential).
+
+    Raises:
+        ValueError: no documents or lengths, one shorter than a length, or a stride outside 1 to the
+            length.
+    """
+    _check(docs, lengths, stride)
+    scalings = by_name(scalings)
+    work = [
+        (name, together, scaling, document)
+        for name, scaling in scalings.items()
+        for together in _lengths_of_one_forward(scaling, lengths, stride)
+        for document in docs
+    ]
+    rows = []
+    for name, together, scaling, document in progress(work, "perplexity"):
+        with scaled(model, scaling, length=max(together)):
+            if stride is None:
+                losses = token_losses(model, document.ids[: max(together)]).double().cpu().numpy()
+                measured = [losses[: length - 1] for length in together]
+            else:
+                measured = [sliding_losses(model, document.ids, together[0], stride)]
+        for length, losses in zip(together, measured, strict=True):
+            loss = float(losses.mean())
+            rows.append(
+                (
+                    name,
+                    length,
+                    document.title,
+                    len(losses),
+                    loss,
+                    math.exp(loss) if loss < 700 else math.inf,
+                )
+            )
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    # In the order that was asked for, whatever forward a length came from.
+    order = {(n, k): i for i, (n, k) in enumerate((n, k) for n in scalings for k in lengths)}
+    keys = table[["scaling", "length"]].apply(tuple, axis=1).map(order)
+    return table.iloc[np.argsort(keys.to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+def sliding_losses(
+    model: PreTrainedModel, ids: NDArray[np.int64], length: int, stride: int
+) -> NDArray[np.float64]:
+    """Losses (T - 1,), nats, of a whole document in windows of `length` tokens, each `stride`
+    further.
+
+    With ``stride == length`` there is one less for each window after the first.
+    """
+    counted = 0
+    parts = []
+    for start in range(0, len(ids) - 1, stride):
+        window = ids[start : start + length]
+        losses = (
+            token_losses(model, window).double().cpu().numpy()
+        )  # of tokens start + 1 ... start + len(window) - 1
+        parts.append(
+            losses[max(counted - start - 1, 0) :]
+        )  # a window's first token has nothing before it
+        counted = start + len(window)
+        if counted == len(ids):
+            break
+    return np.concatenate(parts)
+
+
+def _lengths_of_one_forward(
+    scaling: Scaling | None, lengths: Sequence[int], stride: int | None
+) -> list[list[int]]:
+    """Lengths grouped so that each group needs one forward pass a document.
+
+    A causal model's losses on a prefix do not depend on what follows, unless its rotation depends
+    on the length: then, and with sliding windows, each length is a pass of its own."""
+    if stride is not None or scaling is None:
+        return [[length] for length in lengths]
+    groups: dict[RopeScaling, list[int]] = {}
+    for length in lengths:
+        groups.setdefault(scaling.at(length), []).append(length)
+    return list(groups.values())
+
+
+def _check(docs: Sequence[Document], lengths: Sequence[int], stride: int | None) -> None:
+    if not docs or not lengths:
+        raise ValueError("perplexity needs at least one document and one length")
+    if min(lengths) < 2:
+        raise ValueError(
+            f"length {min(lengths)} has no token to predict: lengths start at 2 tokens"
+        )
+    shortest = min(docs, key=len)
+    if len(shortest) < max(lengths):
+        raise ValueError(
+            f"the document {shortest.title!r} has {len(shortest):,} tokens and length {max(lengths):,} asks for more: "
+            f"load documents with min_tokens={max(lengths)}, or measure shorter lengths"
+        )
+    if stride is not None and not 1 <= stride <= min(lengths):
+        raise ValueError(
+            f"stride is {stride}: it must be from 1 to the shortest length, {min(lengths)}"
+        )

@@ -1,0 +1,220 @@
+"""How sure a measurement is: intervals over documents and trials, and paired comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from ..common.checks import unknown
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+def bootstrap_interval(
+    values: ArrayLike, *, confidence: float = CONFIDENCE, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over documents.
+
+    Args:
+        values: one value a document, shape (N,).
+        confidence: share of resamples inside.
+        seed: of the resampling, so that a rerun gives the same interval.
+
+    Returns:
+        (low, high); NaN for fewer than two values, which say nothing about their spread.
+
+    Raises:
+        ValueError: values that are no single row, or a confidence that is no share.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(
+            f"values have shape {values.shape}: the interval takes one value a document"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(
+            f"confidence is {confidence}: it is a share of the resamples, between 0 and 1"
+        )
+    if len(values) < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    # One resample at a time: tens of thousands of documents make no table of all the draws.
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def wilson_interval(
+    right: int, trials: int, *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Wilson's score interval (1927) for a share of successes; it stays inside 0 ... 1, also for 0
+    or all right.
+
+    Raises:
+        ValueError: no trials, or more right than there were.
+    """
+    if not 0 <= right <= trials or trials < 1:
+        raise ValueError(
+            f"{right} right of {trials} trials: at least one trial, and no more right than that"
+        )
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = right / trials
+    middle = share + z * z / (2 * trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    below, above = ((middle + sign * reach) / (1 + z * z / trials) for sign in (-1, 1))
+    return (
+        below if right else 0.0,
+        above if right < trials else 1.0,
+    )  # which rounding would miss by a hair
+
+
+def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean over documents of a `perplexity` table: a row a (scaling, length), in the table's
+        order.
+
+    Every document weighs the same. Columns: scaling, length, documents, loss (nats a token),
+    perplexity (exp of the mean loss), low, high (its 95 % bootstrap interval)."""
+    rows = []
+    for (scaling, length), group in table.groupby(["scaling", "length"], sort=False):
+        low, high = bootstrap_interval(group["loss"])
+        loss = group["loss"].mean()
+        rows.append((scaling, length, len(group), loss, np.exp(loss), np.exp(low), np.exp(high)))
+    return pd.DataFrame(
+        rows, columns=["scaling", "length", "documents", "loss", "perplexity", "low", "high"]
+    )
+
+
+def paired_comparison(
+    table: pd.DataFrame, scaling: str, baseline: str | None = None
+) -> pd.DataFrame:
+    """How one scaling's perplexity compares with another's, or with each other one's, on the same
+    documents.
+
+    Args:
+        table: a `perplexity` table with both.
+        scaling: a name in its scaling column.
+        baseline: another; None for each of the others.
+
+    Returns:
+        A row a baseline and length: baseline, length, documents, ratio (of perplexities, below 1
+        where `scaling` is better), low, high (its 95 % interval, resampling documents with their
+        pair of losses), wins (documents where it is better).
+
+    Raises:
+        ValueError: a name that the table does not have, documents that only one of them was
+            measured on, or a loss that is not a number.
+    """
+    names = list(table["scaling"].unique())
+    baselines = [n for n in names if n != scaling] if baseline is None else [baseline]
+    for name in (scaling, *baselines):
+        if name not in names:
+            raise unknown("scaling of this table", name, names)
+    rows = [(b, *row) for b in baselines for row in _paired_rows(table, scaling, b)]
+    return pd.DataFrame(
+        rows, columns=["baseline", "length", "documents", "ratio", "low", "high", "wins"]
+    )
+
+
+def _paired_rows(table: pd.DataFrame, scaling: str, baseline: str) -> Iterator[tuple[Any, ...]]:
+    ours, theirs = (_losses_by_document(table, name) for name in (scaling, baseline))
+    if set(ours.index) != set(theirs.index):
+        raise ValueError(
+            f"{scaling!r} and {baseline!r} were not measured on the same documents and lengths"
+        )
+    differences = ours - theirs.reindex(ours.index)
+    if differences.isna().any():
+        raise ValueError(
+            f"a loss of {scaling!r} or {baseline!r} is not a number: there is nothing to compare"
+        )
+    for length, difference in differences.groupby("length", sort=False):
+        low, high = bootstrap_interval(difference)
+        wins = int((difference < 0).sum())
+        yield length, len(difference), np.exp(difference.mean()), np.exp(low), np.exp(high), wins
+
+
+def _losses_by_document(table: pd.DataFrame, scaling: str) -> pd.Series[float]:
+    """Losses by length, title and, since titles may repeat, a count within the title."""
+    keys = ["length", "document"]
+    rows = table[table["scaling"] == scaling]
+    return rows.assign(repeat=rows.groupby(keys).cumcount()).set_index([*keys, "repeat"])["loss"]
+
+
+def accuracy_summary(
+    table: pd.DataFrame, by: tuple[str, ...] = ("scaling", "length")
+) -> pd.DataFrame:
+    """The accuracy of a `passkey` table, grouped: columns `by`, trials, accuracy, low, high (95 % Wilson interval)."""
+    rows = []
+    for key, group in table.groupby(list(by), sort=False):
+        right, trials = int(group["correct"].sum()), len(group)
+        rows.append((*key, trials, right / trials, *wilson_interval(right, trials)))
+    return pd.DataFrame(rows, columns=[*by, "trials", "accuracy", "low", "high"])
+
+
+def benchmark_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies of a `benchmarks` table: a row a (scaling, task), in the table's order.
+
+    Columns: scaling, task, shots, metric, questions, accuracy (the mean score), low, high: its 95 %
+    interval, Wilson's where each question is right or wrong, else a bootstrap over questions."""
+    keys = ["scaling", "task", "shots", "metric"]
+    rows = []
+    for key, group in table.groupby(keys, sort=False):
+        scores = group["score"]
+        right_or_wrong = scores.isin([0, 1]).all()
+        interval = (
+            wilson_interval(int(scores.sum()), len(scores))
+            if right_or_wrong
+            else bootstrap_interval(scores)
+        )
+        rows.append((*key, len(scores), scores.mean(), *interval))
+    return pd.DataFrame(rows, columns=[*keys, "questions", "accuracy", "low", "high"])
+
+
+def paired_scores(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """What each scaling's accuracy differs by from a baseline's, on the same questions of a
+    `benchmarks` table.
+
+    Returns:
+        A row a (scaling, task) but the baseline's: scaling, baseline, task, questions, difference
+        (of accuracies, above 0 where `scaling` is better), low, high (its 95 % interval, resampling
+        questions with their pair of scores; a point where no score differs), better, worse
+        (questions that `scaling` scores higher, lower on).
+
+    Raises:
+        ValueError: a name that the table does not have, or questions that only one of the two was
+            asked.
+    """
+    names = list(table["scaling"].unique())
+    if baseline not in names:
+        raise unknown("scaling of this table", baseline, names)
+    scores = table.set_index(["task", "question"])
+    base = scores[scores["scaling"] == baseline]["score"]
+    rows = []
+    for name in names:
+        ours = scores[scores["scaling"] == name]["score"]
+        if set(ours.index) != set(base.index):
+            raise ValueError(f"{name!r} and {baseline!r} were not asked the same questions")
+        if name == baseline:
+            continue
+        for task, difference in (ours - base.reindex(ours.index)).groupby("task", sort=False):
+            better, worse = int((difference > 0).sum()), int((difference < 0).sum())
+            mean, interval = difference.mean(), bootstrap_interval(difference)
+            rows.append((name, baseline, task, len(difference), mean, *interval, better, worse))
+    columns = [
+        "scaling",
+        "baseline",
+        "task",
+        "questions",
+        "difference",
+        "low",
+        "high",
+        "better",
+        "worse",
+    ]
+    return pd.DataFrame(rows, columns=columns)

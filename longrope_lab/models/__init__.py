@@ -1,0 +1,1 @@
+"""Live Hugging Face models: loading, config, rotary embedding, forward passes, generation, estimates."""

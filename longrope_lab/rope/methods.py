@@ -1,0 +1,150 @@
+"""The formulas that fill in the rescale factors, and `rope_scaling`, which calls them by name.
+
+With s = L'/L the extension ratio, i = 0 ... d/2 - 1 the dimension pair, r_i the turns it makes
+inside the window:
+
+    none         factors 1                                   the model beyond its window, as it is
+    pi           s                                           Position Interpolation, arXiv
+    2306.15595 ntk          s**(2i/(d-2))                               NTK-aware, u/bloc97; YaRN
+    section 3.1 dynamic_ntk  ntk at the running length (a schedule)      u/emozilla; YaRN section
+    3.3 yarn         1 where r_i > 32, s where r_i < 1, a ramp   arXiv 2309.00071, sections 3.2 and
+    3.4 longrope     given: the search finds them                arXiv 2402.13753
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..common.checks import unknown
+from .formulas import longrope_attention_factor, ntk_factors, yarn_attention_factor, yarn_factors
+from .scaling import RopeScaling
+from .schedule import DynamicNTK, RopeSchedule, Scaling
+from .spec import RopeSpec, check_target
+
+Method = Callable[..., Scaling]
+METHODS: dict[str, Method] = {}
+
+# Of these, the ones with a formula of their own; LongRoPE's factors are searched.
+FORMULAS = ("none", "pi", "ntk", "dynamic_ntk", "yarn")
+
+
+def register_method(name: str) -> Callable[[Method], Method]:
+    """Decorator: make ``f(spec, target_length, <options>)`` known to `rope_scaling` under `name`.
+
+    A name that is taken is replaced, so that a notebook cell can be run again.
+    """
+
+    def add(function: Method) -> Method:
+        METHODS[name] = function
+        return function
+
+    return add
+
+
+def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any) -> Any:
+    """The scaling of `spec` to `target_length` tokens by a named method.
+
+    Args:
+        spec: the model's rotary embedding; `rope_spec(model)` reads it.
+        method: "none", "pi", "ntk", "dynamic_ntk", "yarn", "longrope", or what `register_method`
+            added.
+        target_length: L' in tokens, at least the original window.
+        options: the method's own, each with a default except LongRoPE's `factors`:
+            dynamic_ntk: `alpha` = 1; yarn: `beta_fast` = 32, `beta_slow` = 1, `truncate` = True,
+            `attention_factor` = 0.1 ln s + 1; longrope: `factors`, `start_tokens` = 0,
+            `attention_factor` = sqrt(1 + ln s / ln L).
+
+    Returns:
+        A `RopeScaling`; for "dynamic_ntk" a `RopeSchedule`.
+
+    Raises:
+        ValueError: an unknown method or option (the nearest is offered), a target shorter than the
+            window, or factors outside their rules.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    target_length = check_target(spec, target_length)
+    function = METHODS[method]
+    known = list(inspect.signature(function).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise unknown(f"{method} option", option, known)
+    return function(spec, target_length, **options)
+
+
+@register_method("none")
+def none_scaling(spec: RopeSpec, target_length: int) -> RopeScaling:
+    """No change: what the model does by itself beyond its window (extrapolation)."""
+    return RopeScaling(spec, np.ones(spec.rotary_dim // 2), target_length, "none")
+
+
+@register_method("pi")
+def pi_scaling(spec: RopeSpec, target_length: int) -> RopeScaling:
+    """Position Interpolation: every dimension slowed by s (arXiv 2306.15595, section 2.3)."""
+    return RopeScaling(
+        spec, np.full(spec.rotary_dim // 2, target_length / spec.window), target_length, "pi"
+    )
+
+
+@register_method("ntk")
+def ntk_scaling(spec: RopeSpec, target_length: int) -> RopeScaling:
+    """NTK-aware interpolation, the same as base -> base * s**(d/(d-2))."""
+    return RopeScaling(spec, ntk_factors(spec, target_length / spec.window), target_length, "ntk")
+
+
+@register_method("dynamic_ntk")
+def dynamic_ntk(spec: RopeSpec, target_length: int, alpha: float = 1.0) -> RopeSchedule:
+    """NTK at the running length. It needs no target: `target_length` is taken for symmetry and only checked."""
+    return DynamicNTK(spec, alpha)
+
+
+@register_method("yarn")
+def yarn_scaling(
+    spec: RopeSpec,
+    target_length: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+    attention_factor: float | None = None,
+) -> RopeScaling:
+    """NTK-by-parts and its attention factor (YaRN, sections 3.2 and 3.4), as the authors' code and
+    transformers do it.
+
+    `beta_fast` and `beta_slow` count turns inside the window. The paper's ramp is linear in the
+    turns; the code's, and this one, in the dimension index, between the two that make so many turns
+    (rounded outwards if `truncate`). It mixes *frequencies*."""
+    ratio = target_length / spec.window
+    if attention_factor is None:
+        attention_factor = yarn_attention_factor(ratio)
+    factors = yarn_factors(spec, ratio, beta_fast, beta_slow, truncate)
+    return RopeScaling(spec, factors, target_length, "yarn", attention_factor=attention_factor)
+
+
+@register_method("longrope")
+def longrope_scaling(
+    spec: RopeSpec,
+    target_length: int,
+    factors: ArrayLike | None = None,
+    start_tokens: int = 0,
+    attention_factor: float | None = None,
+) -> RopeScaling:
+    """LongRoPE at given factors, which must not fall from a dimension to the next (section 3.2)."""
+    if factors is None:
+        raise ValueError(
+            "method 'longrope' has no formula: pass factors=, or load a searched RopeScaling from its file"
+        )
+    if attention_factor is None:
+        attention_factor = longrope_attention_factor(spec, target_length)
+    scaling = RopeScaling(
+        spec,
+        np.asarray(factors, dtype=np.float64),
+        target_length,
+        start_tokens=start_tokens,
+        attention_factor=attention_factor,
+    )
+    return scaling.check_monotone()

@@ -1,0 +1,313 @@
+"""What every interpolation method is made of: a `RopeSpec` and a `RopeScaling`.
+
+Shapes, throughout the package:
+
+    B  batch            T  tokens          H  heads
+    D  head dimension   d  rotary dimension (d <= D)   V  vocabulary
+
+A rotary embedding turns each pair of dimensions by an angle that grows with the position n:
+``angle_i(n) = n * theta_i`` with ``theta_i = base**(-2i/d)``, i = 0 ... d/2 - 1. Every method that
+extends the window from L to L' tokens replaces that by (LongRoPE, arXiv 2402.13753, Eq. 3)
+
+    angle_i(n) = n * theta_i               for n <  start_tokens
+                 n * theta_i / factors_i   for n >= start_tokens
+
+and multiplies cos and sin by an attention factor. The formulas that fill in the factors are in
+`methods.py`, what depends on the length in `schedule.py`; this module knows numbers, not models,
+and needs numpy alone."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..common.checks import above, whole
+from ..common.files import Json, not_ours, read_json, write_json
+from .formulas import longrope_attention_factor
+from .spec import Floats, RopeSpec, check_target
+
+# Factors come out of formulas and files; this much below 1 is rounding, more is a mistake.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class RopeScaling:
+    """One way to stretch one rotary embedding: what every method and every search produces.
+
+    Args:
+        spec: the embedding that is stretched.
+        factors: lambda, the rescale factors, d/2 values of at least 1 (1 leaves a dimension alone).
+        target_length: L', the window in tokens that this scaling is for; at least the original one.
+        method: the name of the method that made it.
+        start_tokens: n-hat, how many first positions keep their unscaled angles.
+        attention_factor: m; cos and sin are multiplied by it, on top of the spec's own, so
+            attention logits by its square.
+
+    Raises:
+        ValueError: a value outside these rules.
+    """
+
+    spec: RopeSpec
+    factors: Floats
+    target_length: int
+    method: str = "longrope"
+    start_tokens: int = 0
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        keep = partial(object.__setattr__, self)
+        factors = np.asarray(self.factors, dtype=np.float64)
+        pairs = self.spec.rotary_dim // 2
+        if factors.shape != (pairs,):
+            raise ValueError(
+                f"factors have shape {factors.shape}: rotary_dim {self.spec.rotary_dim} needs shape ({pairs},), "
+                "one factor a pair of dimensions"
+            )
+        bad = np.flatnonzero(~np.isfinite(factors))
+        if bad.size:
+            raise ValueError(
+                f"factor {bad[0]} is {factors[bad[0]]}: rescale factors must be finite numbers"
+            )
+        low = np.flatnonzero(factors < 1 - ROUNDING)
+        if low.size:
+            raise ValueError(
+                f"factor {low[0]} is {factors[low[0]]:g}: rescale factors are at least 1 (1 leaves a dimension as "
+                "it is; they divide the frequency, so pass the factor, not its inverse)"
+            )
+        factors = np.maximum(factors, 1.0)  # a copy, too: the caller's array may change later
+        factors.setflags(write=False)
+        keep("factors", factors)
+        keep("target_length", check_target(self.spec, self.target_length))
+        keep(
+            "start_tokens",
+            whole(
+                "start_tokens", self.start_tokens, 0, "it counts tokens, so a whole number from 0"
+            ),
+        )
+        keep("attention_factor", above("attention_factor", self.attention_factor, 0))
+
+    @property
+    def ratio(self) -> float:
+        """s = L'/L, the extension ratio."""
+        return self.target_length / self.spec.window
+
+    @property
+    def frequencies(self) -> Floats:
+        """theta/lambda, shape (d/2,), float64, radians a token (from `start_tokens` on)."""
+        return self.spec.frequencies / self.factors
+
+    def angles(self, positions: ArrayLike) -> Floats:
+        """Rotation angles in radians, float64, shape positions.shape + (d/2,) (LongRoPE, Eq. 3)."""
+        n = np.asarray(positions, dtype=np.float64)[..., None]
+        return n * np.where(n < self.start_tokens, self.spec.frequencies, self.frequencies)
+
+    def at(self, length: int) -> RopeScaling:
+        """Itself, whatever the length in tokens: a `RopeScaling` serves wherever a `RopeSchedule` does."""
+        return self
+
+    def as_spec(self) -> RopeSpec:
+        """The embedding of the model once it has this scaling: what a second extension starts from.
+
+        Raises:
+            ValueError: `start_tokens` above 0, since a spec has one frequency a dimension for all
+                positions.
+        """
+        if self.start_tokens:
+            raise ValueError(
+                f"this scaling keeps {self.start_tokens} start tokens, which a RopeSpec cannot express: extend again "
+                "from a scaling with start_tokens=0, or compose with one of the same start_tokens whose RopeSpec has "
+                "this one's target_length, frequencies and attention_factor"
+            )
+        return RopeSpec(
+            rotary_dim=self.spec.rotary_dim,
+            window=self.target_length,
+            base_frequencies=tuple(self.frequencies.tolist()),
+            attention_factor=self.spec.attention_factor * self.attention_factor,
+        )
+
+    def check_monotone(self) -> RopeScaling:
+        """Itself, if ``factors_i <= factors_{i+1}`` (LongRoPE section 3.2).
+
+        Raises:
+            ValueError: naming the first pair that falls.
+        """
+        falls = np.flatnonzero(np.diff(self.factors) < -ROUNDING)
+        if falls.size:
+            i = int(falls[0])
+            raise ValueError(
+                f"factors fall from {self.factors[i]:g} (dimension {i}) to {self.factors[i + 1]:g} (dimension "
+                f"{i + 1}): LongRoPE's factors never decrease; sort them, or build a RopeScaling to skip this rule"
+            )
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RopeScaling) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(
+            (
+                self.spec,
+                self.factors.tobytes(),
+                self.target_length,
+                self.start_tokens,
+                self.attention_factor,
+            )
+        )
+
+    def __repr__(self) -> str:
+        low, high = self.factors.min(), self.factors.max()
+        return (
+            f"RopeScaling({self.method}, {self.spec.window} -> {self.target_length} tokens, "
+            f"factors {low:.4g} to {high:.4g}, start_tokens={self.start_tokens}, m={self.attention_factor:.4g})"
+        )
+
+    def to_dict(self) -> Json:
+        """As JSON holds it."""
+        return {
+            "kind": "scaling",
+            "method": self.method,
+            "spec": self.spec.to_dict(),
+            "target_length": self.target_length,
+            "factors": self.factors.tolist(),
+            "start_tokens": self.start_tokens,
+            "attention_factor": self.attention_factor,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "this") -> RopeScaling:
+        """What `to_dict` wrote; `source` is named in the error.
+
+        Raises:
+            ValueError: naming what is missing or wrong.
+        """
+        kind = data.get("kind") if isinstance(data, dict) else None
+        if kind not in ("scaling", None):
+            raise ValueError(
+                f"{source} holds {kind!r}, not one scaling: a schedule is read with RopeSchedule.load"
+            )
+        try:
+            return cls(
+                spec=RopeSpec.from_dict(data["spec"]),
+                factors=np.asarray(data["factors"], dtype=np.float64),
+                target_length=data["target_length"],
+                method=data["method"],
+                start_tokens=data["start_tokens"],
+                attention_factor=data["attention_factor"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_ours(source, "scaling", error) from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON; `load` reads it back exactly."""
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        spec: RopeSpec | None = None,
+        target_length: int | None = None,
+        start_tokens: int = 0,
+        attention_factor: float | None = None,
+    ) -> RopeScaling:
+        """Read a scaling from JSON, or from a CSV with one factor a line.
+
+        The CSV is what microsoft/LongRoPE's search writes. It holds the factors alone, so `spec`
+        and `target_length` must come with it; m defaults to LongRoPE's formula. A row of factors,
+        the same for every layer, is read too: the published factors of the paper's models are kept
+        that way.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a scaling, a CSV without `spec` and `target_length`, or JSON that says
+                otherwise than the arguments do.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".csv":
+            scaling = cls.from_dict(read_json(path), source=str(path))
+            given = {
+                "spec": spec,
+                "target_length": target_length,
+                "attention_factor": attention_factor,
+            }
+            for name, value in (given | {"start_tokens": start_tokens or None}).items():
+                if value is not None and value != getattr(scaling, name):
+                    raise ValueError(
+                        f"{path} holds a scaling with {name}={getattr(scaling, name)}, not {value}: the arguments "
+                        "complete a CSV; JSON says everything itself"
+                    )
+            return scaling
+        if not path.is_file():
+            raise FileNotFoundError(f"no factors at {path}: check the path")
+        if spec is None or target_length is None:
+            raise ValueError(
+                f"{path} is a CSV of factors alone: pass spec= and target_length= (and start_tokens= if it has any)"
+            )
+        target_length = check_target(spec, target_length)
+        if attention_factor is None:
+            attention_factor = longrope_attention_factor(spec, target_length)
+        try:
+            return cls(
+                spec, read_factors(path), target_length, "longrope", start_tokens, attention_factor
+            )
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used: {error}") from None
+
+
+def compose(first: RopeScaling, second: RopeScaling) -> RopeScaling:
+    """Both extensions as one scaling of the first's spec: factors and attention factors multiply.
+
+    `second` was found on the model that `first` had extended (LongRoPE section 3.3, the second
+    search).
+
+    Raises:
+        ValueError: `second` is not for the embedding that `first` leaves, or their `start_tokens`
+            differ.
+    """
+    if first.start_tokens != second.start_tokens:
+        raise ValueError(
+            f"cannot compose scalings with {first.start_tokens} and {second.start_tokens} start tokens: between the "
+            "two counts only one of them would act; search the second with the first's start_tokens"
+        )
+    # What a live model holds is float32, so its frequencies match ours to about 1e-7 only.
+    left = first.spec.attention_factor * first.attention_factor
+    if second.spec.window != first.target_length or not (
+        second.spec.rotary_dim == first.spec.rotary_dim
+        and np.allclose(second.spec.frequencies, first.frequencies, rtol=1e-5, atol=0)
+        and math.isclose(second.spec.attention_factor, left, rel_tol=1e-5)
+    ):
+        raise ValueError(
+            f"the second scaling is not for the embedding that the first leaves (a window of {first.target_length} "
+            f"tokens, attention factor {left:g}, and its frequencies) but for a window of "
+            f"{second.spec.window} tokens, attention factor {second.spec.attention_factor:g}, and its own: "
+            "make it from first.as_spec()"
+        )
+    return RopeScaling(
+        spec=first.spec,
+        factors=first.factors * second.factors,
+        target_length=second.target_length,
+        method=second.method,
+        start_tokens=second.start_tokens,
+        attention_factor=first.attention_factor * second.attention_factor,
+    )
+
+
+def read_factors(path: Path) -> NDArray[np.float64]:
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError("the file is empty; it should have one factor a line")
+    table = np.loadtxt(lines, delimiter=",", dtype=np.float64, ndmin=2, comments=None)
+    rows, columns = table.shape
+    if rows > 1 and columns > 1 and (table != table[0]).any():
+        raise ValueError(
+            f"it has {rows} different lines of {columns} values; it should have one factor a line"
+        )
+    factors: NDArray[np.float64] = table[:, 0] if columns == 1 else table[0]
+    return factors

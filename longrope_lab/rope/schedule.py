@@ -1,0 +1,155 @@
+"""Length -> `RopeScaling`: factors that depend on how long the sequence is."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..common.files import Json, not_ours, read_json, write_json
+from ..common.renames import warn_renamed
+from .formulas import ntk_factors
+from .scaling import RopeScaling
+from .spec import RopeSpec
+
+
+class RopeSchedule(ABC):
+    """What gives a `RopeScaling` for each sequence length. `RopeSchedule.by_length([...])` makes the usual one."""
+
+    spec: RopeSpec  # the embedding that the schedule is for
+    method: str
+
+    @abstractmethod
+    def at(self, length: int) -> RopeScaling:
+        """The scaling in force for a sequence of `length` tokens."""
+
+    @abstractmethod
+    def to_dict(self) -> Json:
+        """As JSON holds it."""
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON; `load` reads it back exactly."""
+        return write_json(path, self.to_dict())
+
+    @staticmethod
+    def by_length(scalings: Iterable[RopeScaling], method: str = "longrope") -> LengthSchedule:
+        """The schedule that uses each scaling up to its `target_length`, and the last one beyond."""
+        return LengthSchedule(tuple(scalings), method)
+
+    @staticmethod
+    def stages(scalings: Iterable[RopeScaling], method: str = "longrope") -> LengthSchedule:
+        """The old name of `by_length`: a stage is a step of a plan."""
+        warn_renamed("RopeSchedule.stages", "RopeSchedule.by_length")
+        return LengthSchedule(tuple(scalings), method)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> RopeSchedule:
+        """Read a schedule from JSON.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a schedule.
+        """
+        data = read_json(Path(path))
+        kind = data.get("kind") if isinstance(data, dict) else None
+        try:
+            if kind == "dynamic_ntk":
+                return DynamicNTK(RopeSpec.from_dict(data["spec"]), data["alpha"])
+            if kind in ("by_length", "stages"):  # the second is what the release before wrote
+                held = data["scalings" if kind == "by_length" else kind]
+                scalings = [RopeScaling.from_dict(s, f"scaling {i}") for i, s in enumerate(held)]
+                return LengthSchedule(tuple(scalings), data["method"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_ours(str(path), "schedule", error) from None
+        raise ValueError(
+            f"{path} holds {kind!r}, not a schedule: one scaling is read with RopeScaling.load"
+        )
+
+
+@dataclass(frozen=True)
+class LengthSchedule(RopeSchedule):
+    """Scalings of one model, each in force up to its `target_length`; a longer sequence gets the
+    last one.
+
+    LongRoPE's short-context recovery (section 3.3) is such a schedule: one set of factors for 4k,
+    one for 8k, one beyond.
+
+    Raises:
+        ValueError: no scalings, scalings of different specs, or two of the same target length.
+    """
+
+    scalings: tuple[RopeScaling, ...]
+    method: str = "longrope"
+    spec: RopeSpec = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.scalings, key=lambda s: s.target_length))
+        if not ordered:
+            raise ValueError("a schedule needs at least one RopeScaling; this list is empty")
+        object.__setattr__(self, "scalings", ordered)
+        object.__setattr__(self, "spec", ordered[0].spec)
+        if len({s.spec for s in ordered}) > 1:
+            raise ValueError(
+                "the scalings of a schedule must share one RopeSpec: these are for different models"
+            )
+        lengths = [s.target_length for s in ordered]
+        if len(set(lengths)) < len(lengths):
+            raise ValueError(
+                f"the scalings of a schedule need different target lengths; these are {lengths}"
+            )
+
+    def at(self, length: int) -> RopeScaling:
+        return next((s for s in self.scalings if length <= s.target_length), self.scalings[-1])
+
+    def to_dict(self) -> Json:
+        return {
+            "kind": "by_length",
+            "method": self.method,
+            "scalings": [s.to_dict() for s in self.scalings],
+        }
+
+
+@dataclass(frozen=True)
+class DynamicNTK(RopeSchedule):
+    """NTK-aware scaling whose ratio follows the running length l > L: s = alpha*l/L - (alpha - 1).
+
+    With alpha = 1 the ratio is l/L itself; transformers' ``dynamic`` type calls alpha its
+    ``factor``. Source: u/emozilla's post, LongRoPE's baseline Dy-NTK; YaRN, section 3.3.
+
+    Raises:
+        ValueError: alpha below 1 or not finite.
+    """
+
+    spec: RopeSpec
+    alpha: float = 1.0
+
+    method = "dynamic_ntk"
+
+    def __post_init__(self) -> None:
+        if not (
+            isinstance(self.alpha, int | float) and math.isfinite(self.alpha) and self.alpha >= 1
+        ):
+            raise ValueError(f"alpha is {self.alpha}: it must be a finite number of at least 1")
+
+    def at(self, length: int) -> RopeScaling:
+        """The NTK scaling for a sequence of `length` tokens; inside the window, none."""
+        length = max(length, self.spec.window)
+        ratio = 1 + self.alpha * (length / self.spec.window - 1)  # exactly 1 at the window
+        return RopeScaling(self.spec, ntk_factors(self.spec, ratio), length, self.method)
+
+    def to_dict(self) -> Json:
+        return {"kind": "dynamic_ntk", "spec": self.spec.to_dict(), "alpha": self.alpha}
+
+
+# What stretches a model: one set of factors, or one for each length.
+Scaling = RopeScaling | RopeSchedule
+
+
+def sets_of(scaling: Scaling) -> tuple[RopeScaling, ...]:
+    """The scalings that it holds, the shortest first; none where a formula gives them."""
+    if isinstance(scaling, RopeScaling):
+        return (scaling,)
+    return scaling.scalings if isinstance(scaling, LengthSchedule) else ()

@@ -1,0 +1,123 @@
+"""What every method starts from: a `RopeSpec`, the rotary embedding of a model as it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.checks import above, whole
+from ..common.files import Json
+from ..common.renames import renamed_fields
+
+Floats = NDArray[np.float64]
+
+
+@renamed_fields(original_length="window")
+@dataclass(frozen=True)
+class RopeSpec:
+    """The rotary embedding of a model as it was trained.
+
+    Args:
+        rotary_dim: d, the number of head dimensions that are rotated; even, at least 2.
+        window: L, the window in tokens.
+        base: the base of the frequencies ``theta_i = base**(-2i/d)`` (RoFormer, arXiv 2104.09864).
+        base_frequencies: theta itself, d/2 values in radians a token, instead of `base`: for a
+            model that was already extended once, or whose frequencies follow no formula.
+        attention_factor: what the model already multiplies cos and sin by.
+
+    Raises:
+        ValueError: a value outside these rules, or both or neither of `base` and
+            `base_frequencies`.
+    """
+
+    rotary_dim: int
+    window: int
+    base: float | None = None
+    base_frequencies: tuple[float, ...] | None = None
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        # Plain Python numbers are kept, whatever came in: they are hashable, and JSON holds them
+        # exactly.
+        keep = partial(object.__setattr__, self)
+        keep(
+            "rotary_dim", whole("rotary_dim", self.rotary_dim, 2, "it must be even and at least 2")
+        )
+        if self.rotary_dim % 2:
+            raise ValueError(f"rotary_dim is {self.rotary_dim}: it must be even and at least 2")
+        keep("window", whole("window", self.window, 2, "a window has at least 2 tokens"))
+        keep("attention_factor", above("attention_factor", self.attention_factor, 0))
+        if (self.base is None) == (self.base_frequencies is None):
+            raise ValueError(
+                "a RopeSpec takes either base or base_frequencies: give exactly one of the two"
+            )
+        if self.base is not None:
+            keep("base", above("base", self.base, 1))
+        else:
+            theta = np.asarray(self.base_frequencies, dtype=np.float64)
+            if theta.shape != (self.rotary_dim // 2,):
+                raise ValueError(
+                    f"base_frequencies has shape {theta.shape}: rotary_dim {self.rotary_dim} needs shape "
+                    f"({self.rotary_dim // 2},), one frequency a pair of dimensions"
+                )
+            keep("base_frequencies", tuple(above("a base frequency", f, 0) for f in theta.tolist()))
+
+    @property
+    def frequencies(self) -> Floats:
+        """theta, shape (d/2,), float64, radians a token."""
+        if self.base is None:
+            return np.array(self.base_frequencies, dtype=np.float64)
+        return self.base ** (-np.arange(0, self.rotary_dim, 2, dtype=np.float64) / self.rotary_dim)
+
+    @property
+    def wavelengths(self) -> Floats:
+        """Tokens to a full turn of each dimension pair, shape (d/2,): 2*pi/theta (arXiv 2309.00071, section 2)."""
+        return 2 * np.pi / self.frequencies
+
+    @property
+    def rotations(self) -> Floats:
+        """Full turns inside the window, shape (d/2,): L*theta/(2*pi). Below 1, training never saw a whole turn."""
+        return self.window / self.wavelengths
+
+    def to_dict(self) -> Json:
+        """As JSON holds it."""
+        out: Json = {"rotary_dim": self.rotary_dim, "window": self.window}
+        if self.base is not None:
+            out["base"] = self.base
+        else:
+            out["base_frequencies"] = list(self.base_frequencies or ())
+        out["attention_factor"] = self.attention_factor
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RopeSpec:
+        """What `to_dict` wrote, now or when the window was called "original_length".
+
+        Raises:
+            KeyError, TypeError, ValueError: a field that is missing, not known, or outside its
+                rule.
+        """
+        fields = dict(data)
+        if "original_length" in fields:
+            fields["window"] = fields.pop("original_length")
+        return cls(**fields)
+
+
+def check_target(spec: RopeSpec, target_length: int) -> int:
+    """`target_length` as an int.
+
+    Raises:
+        ValueError: not a whole number of tokens, or shorter than the window.
+    """
+    target_length = whole("target_length", target_length, 0, "it counts tokens, so a whole number")
+    if target_length < spec.window:
+        raise ValueError(
+            f"target_length {target_length} is shorter than the window of {spec.window} tokens: "
+            "a scaling extends the window; for shorter inputs use the model as it is"
+        )
+    return target_length

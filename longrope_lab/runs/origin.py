@@ -1,0 +1,87 @@
+"""Where a result comes from: what ``run.json`` says of the code, its versions and the machine."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..common.files import Json
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = (
+    "longrope_lab",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "papermill",
+)
+
+
+def describe_run(
+    notebook: str, profile: str, parameters: Mapping[str, Any], commit: str, started: float
+) -> Json:
+    """What `run.json` holds; `commit` is the one that the run began with."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            versions[package] = "not installed"
+    gpu = torch.cuda.is_available()
+    return {
+        "notebook": notebook,
+        "profile": profile,
+        "parameters": dict(parameters),
+        "seed": parameters.get("seed"),
+        "commit": commit,
+        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(
+            timespec="seconds"
+        ),
+        "wall_seconds": round(time.time() - started, 1),
+        "device": torch.cuda.get_device_name()
+        if gpu
+        else f"CPU, {torch.get_num_threads()} threads",
+        "machine": platform.machine(),
+        "versions": versions,
+    }
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with "+changes" if the package or the notebooks differ from
+    it.
+
+    For a copied tree, which has no repository or another one's, the variable
+    ``LONGROPE_LAB_COMMIT`` says it."""
+    if "LONGROPE_LAB_COMMIT" in os.environ:
+        return os.environ["LONGROPE_LAB_COMMIT"]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + (
+            "+changes" if git("status", "--porcelain", "--", "longrope_lab", "notebooks") else ""
+        )
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return "unknown"
+
+
+def clean_commit() -> str | None:
+    """The commit of the code that runs; None if the code differs from it, or is in no repository."""
+    commit = git_commit()
+    return commit if re.fullmatch("[0-9a-f]+", commit) else None

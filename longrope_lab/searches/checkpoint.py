@@ -1,0 +1,126 @@
+"""The log of a search: what each trial measured, one JSON line each, so that a killed search goes
+    on where it was.
+
+A search decides from its seed and the measurements alone, so the measurements are all that must be
+kept: going on means to ask again, and to take from the log what was measured already."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ..common.files import Json
+from ..common.identity import differences
+from .objective import Measured, Trial
+
+FORMAT = 2
+
+
+class Log:
+    """Measurements by (round, number in the round), in memory and, if there is a path, on disk.
+
+    A line counts once its end is written: a search killed half way through one measures that trial
+        again.
+
+    Args:
+        path: the file, made if missing; None keeps nothing.
+        identity: what tells this search from another: flat, JSON.
+
+    Raises:
+        ValueError: the file is another search's, or no log.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, identity: Json) -> None:
+        self.path = None if path is None else Path(path)
+        self.measured: dict[tuple[int, int], tuple[str, Measured, float]] = {}
+        if self.path is None:
+            return
+        identity = json.loads(json.dumps({"format": FORMAT} | identity))
+        if self.path.exists() and self.path.stat().st_size:
+            self._read(self.path, identity)
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(identity)
+
+    @property
+    def seconds(self) -> float:
+        """What the measurements took in all."""
+        return sum(seconds for _, _, seconds in self.measured.values())
+
+    def get(self, place: tuple[int, int], trial: Trial) -> Measured | None:
+        """What was measured at this place before; None if nothing was.
+
+        Raises:
+            ValueError: it was another trial: the log is another version's.
+        """
+        if place not in self.measured:
+            return None
+        digest, measured, _ = self.measured[place]
+        if digest != trial.digest:
+            raise ValueError(
+                f"{self.path} holds another trial at round {place[0]}, number {place[1]}: it was written by another "
+                "version of longrope_lab; remove it, or name another checkpoint"
+            )
+        return measured
+
+    def add(self, place: tuple[int, int], trial: Trial, measured: Measured, seconds: float) -> None:
+        """Keep a measurement, on disk when this returns."""
+        self.measured[place] = trial.digest, measured, seconds
+        if self.path is not None:
+            line = {
+                "round": place[0],
+                "number": place[1],
+                "trial": trial.digest,
+                "losses": measured.losses,
+                "gradient": measured.gradient,
+                "dropped": measured.dropped,
+                "seconds": seconds,
+            }
+            self._append(line)
+
+    def _append(self, line: Json) -> None:
+        assert self.path is not None
+        with self.path.open("ab") as file:
+            file.write(_line(line))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, path: Path, identity: Json) -> None:
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            if not whole and not _line(identity).startswith(content):
+                raise ValueError("it has not one whole line")
+            first, *lines = [json.loads(line) for line in whole.splitlines()] or [identity]
+            theirs = dict(first)
+            for line in lines:
+                gradient = None if line["gradient"] is None else tuple(line["gradient"])
+                measured = Measured(tuple(line["losses"]), gradient, line["dropped"])
+                self.measured[line["round"], line["number"]] = (
+                    line["trial"],
+                    measured,
+                    line["seconds"],
+                )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no checkpoint of a search, or it is damaged ({error}): remove it, or name another one"
+            ) from None
+        if theirs.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} was written by another version of longrope_lab (format {theirs.get('format')}, and this one "
+                f"writes {FORMAT}): name another checkpoint, or remove this one"
+            )
+        if differ := differences(theirs, identity):
+            raise ValueError(
+                f"{path} is the checkpoint of another search ({differ}): name another checkpoint, or remove this one"
+            )
+        if len(whole) < len(content):  # cut off half way through a line
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        if not whole:
+            self._append(identity)
+
+
+def _line(values: Json) -> bytes:
+    return json.dumps(values).encode() + b"\n"

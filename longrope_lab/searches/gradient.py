@@ -1,0 +1,198 @@
+"""Gradient search: descent on the factors through the frozen model.
+
+The loss of a document is differentiable in the factors, so a step learns something about all of
+them at once, where a candidate of the evolution gives one number. Adam moves log lambda, and log m
+if the space says so; after each step the factors are projected on the space: onto the nearest that
+never fall (isotonic regression), within the bounds. n-hat is a whole number and stays at the
+space's first value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from ..common.files import Json
+from ..rope.scaling import RopeScaling
+from ..rope.spec import Floats
+from .objective import Measured, Trial
+from .space import SearchSpace
+
+# Adam's decay rates: a search has tens of steps, not the thousands that (0.9, 0.999) average over.
+BETAS = (0.8, 0.95)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Settings.
+
+    Args:
+        steps: of Adam.
+        batch: documents a step, drawn in shuffled passes over all.
+        learning_rate: Adam's, falling to a tenth along a cosine.
+        validate_every: steps between two measurements on all documents; the best of these is the
+            result.
+        initial: where to start: "none", "pi", "ntk", "yarn", or "high", the space's upper bounds;
+            of several names the one that reads the documents best.
+        weighted: find the nearest factors that never fall in Adam's own measure, each dimension
+            weighing as much as the size of its gradients. In plain distance ten dimensions of next
+            to no effect outvote the one that matters wherever the order ties them together, and
+            descent stops short of the constrained minimum. But far out the gradients of fast
+            dimensions are large, and noise: close these (`SearchSpace(keep_rotations=32)`).
+
+    Raises:
+        ValueError: a number below 1, a learning rate that is not above 0, or no name of a start.
+    """
+
+    steps: int = 64
+    batch: int = 1
+    learning_rate: float = 0.1
+    validate_every: int = 16
+    initial: str | tuple[str, ...] = "yarn"
+    weighted: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}: it must be a finite number above 0"
+            )
+        if not self.initial:
+            raise ValueError(
+                f"initial is {self.initial!r}: name at least one start, such as 'yarn'"
+            )
+        if not isinstance(self.initial, str):
+            object.__setattr__(self, "initial", tuple(self.initial))
+
+    def start(self, space: SearchSpace, documents: int, seed: int) -> GradientSearch:
+        """A search with these settings."""
+        return GradientSearch(self, space, documents, seed)
+
+    def identity(self) -> Json:
+        """What tells one search from another: everything, since the learning rate falls over the steps."""
+        return asdict(self)
+
+
+class GradientSearch:
+    """Ask for the trials of a step or of a validation, tell what they measured."""
+
+    def __init__(self, settings: Gradient, space: SearchSpace, documents: int, seed: int) -> None:
+        self.settings, self.space = settings, space
+        self.documents = tuple(range(documents))
+        self.rng = np.random.default_rng(seed)
+        self.order: list[int] = []
+        names = (settings.initial,) if isinstance(settings.initial, str) else settings.initial
+        starts = [
+            (np.log(space.formula_factors(n)), math.log(space.formula_attention_factor(n)))
+            for n in names
+        ]
+        # Where the descent stands, and, before the first step, where else it could set out.
+        self.starts = [
+            (torch.from_numpy(f), torch.tensor(m, dtype=torch.float64)) for f, m in starts
+        ]
+        self.log_factors, self.log_m = (value.clone() for value in self.starts[0])
+        self.adam = torch.optim.Adam(
+            [
+                {"params": [self.log_factors], "pace": 1.0},
+                # m acts on every dimension, so half the pace of one of them.
+                {
+                    "params": [self.log_m],
+                    "pace": 0.0 if space.searched_attention_factors is None else 0.5,
+                },
+            ],
+            betas=BETAS,
+        )
+        self.step = 0
+        self.validated = -1  # the step that was last measured on all documents
+
+    def ask(self) -> list[Trial]:
+        """One trial a document of the next step, or one on all documents; empty when the search is over."""
+        due = self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
+        if due and self.validated != self.step:
+            points = self.starts if self.step == 0 else [(self.log_factors, self.log_m)]
+            return [Trial("validation", self._scaling(*point), self.documents) for point in points]
+        if self.step == self.settings.steps:
+            return []
+        scaling = self._scaling(self.log_factors, self.log_m)
+        return [
+            Trial("step", scaling, (self._next(),), gradient=True)
+            for _ in range(self.settings.batch)
+        ]
+
+    def tell(self, results: Sequence[Measured]) -> None:
+        """What the trials of the last `ask` gave, in their order. A gradient that is not finite moves nothing."""
+        gradients = [result.gradient for result in results if result.gradient is not None]
+        if not gradients:
+            self.validated = self.step
+            if self.step == 0:
+                best = min(range(len(results)), key=lambda i: results[i].loss)
+                self.log_factors.copy_(self.starts[best][0])
+                self.log_m.copy_(self.starts[best][1])
+            return
+        mean = torch.tensor(gradients, dtype=torch.float64).mean(dim=0)  # (d/2 + 1,)
+        self.step += 1
+        if not torch.isfinite(mean).all():
+            return
+        self.log_factors.grad, self.log_m.grad = mean[:-1], mean[-1]
+        if self.settings.weighted:
+            closed = torch.from_numpy(np.equal(*self.space.bounds))
+            self.log_factors.grad[closed] = 0  # else they would weigh, and draw their neighbours
+        for group in self.adam.param_groups:
+            group["lr"] = self.settings.learning_rate * group["pace"] * self._fall()
+        self.adam.step()
+        self.log_factors.copy_(torch.from_numpy(self._project(self.log_factors.numpy())))
+        if self.space.searched_attention_factors is not None:
+            self.log_m.clamp_(*map(math.log, self.space.searched_attention_factors))
+
+    def _fall(self) -> float:
+        """Cosine from 1 to 0.1 over the steps."""
+        return 0.55 + 0.45 * math.cos(math.pi * (self.step - 1) / self.settings.steps)
+
+    def _project(self, log_factors: Floats) -> Floats:
+        if self.space.monotone:
+            weights = np.ones_like(log_factors)
+            if self.settings.weighted:
+                size = self.adam.state[self.log_factors]["exp_avg_sq"].sqrt().numpy()
+                weights = np.maximum(
+                    size, 1e-6 * size.max() or 1.0
+                )  # what sums of float64 can tell apart
+            log_factors = isotonic(log_factors, weights)
+        return np.clip(log_factors, *np.log(self.space.bounds))
+
+    def _scaling(self, log_factors: torch.Tensor, log_m: torch.Tensor) -> RopeScaling:
+        # Rounding in exp and log must not leave the bounds.
+        factors = np.clip(np.exp(log_factors.numpy()), *self.space.bounds)
+        m = None if self.space.searched_attention_factors is None else math.exp(log_m.item())
+        return self.space.scaling_at(factors, attention_factor=m)
+
+    def _next(self) -> int:
+        if not self.order:
+            self.order = self.rng.permutation(len(self.documents)).tolist()
+        return self.order.pop()
+
+
+def isotonic(values: ArrayLike, weights: ArrayLike = 1.0) -> Floats:
+    """The nearest sequence, in weighted least squares, that never falls; shape (N,).
+
+    By the min-max formula (Barlow et al., Statistical Inference under Order Restrictions, 1972):
+    entry i is the largest, over starts a <= i, of the smallest, over ends b >= i, weighted mean of
+    values[a ... b].
+
+    Args:
+        values: shape (N,).
+        weights: of the squared distances, above 0, shape (N,); or one for all.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    weights = np.broadcast_to(np.asarray(weights, dtype=np.float64), values.shape)
+    sums, masses = (np.concatenate(([0.0], np.cumsum(a))) for a in (weights * values, weights))
+    start, end = np.indices((len(values),) * 2)
+    mass = np.where(end >= start, masses[end + 1] - masses[start], 1.0)
+    means = np.where(end >= start, (sums[end + 1] - sums[start]) / mass, np.inf)  # (a, b)
+    smallest = np.minimum.accumulate(means[:, ::-1], axis=1)[:, ::-1]  # (a, i): over ends b >= i
+    return np.array([smallest[: i + 1, i].max() for i in range(len(values))])

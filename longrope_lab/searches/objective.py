@@ -1,0 +1,223 @@
+"""What a search minimises, and the measuring of one trial: the part that may run in another
+    process.
+
+The objective is the paper's: the mean token loss of the first `target_length` tokens of a few
+documents (LongRoPE, arXiv 2402.13753, section 3.2), or of the last tokens of them alone."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..common.files import Json
+from ..common.identity import digest
+from ..models.estimates import saving_memory
+from ..models.forward import fast_attention, mean_loss, token_losses
+from ..models.loading import model_of
+from ..models.rotary import apply_scaling
+from ..rope.scaling import RopeScaling
+from ..texts.tokens import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# A backward pass counts as two forward passes, and what may have to be computed again for it as a
+# third.
+GRADIENT_FORWARDS = 4
+
+
+@dataclass(frozen=True)
+class Race:
+    """When to give a trial up: once it misses `limit` even if its remaining documents go as well as
+        any did.
+
+    Args:
+        limit: the mean loss to reach, that of the last of the top k.
+        floors: the lowest loss that any candidate had on each document.
+    """
+
+    limit: float
+    floors: tuple[float, ...]
+
+    def lost(self, losses: Sequence[float]) -> bool:
+        """Whether a trial with these losses on the first documents is out."""
+        return (sum(losses) + sum(self.floors[len(losses) :])) / len(self.floors) > self.limit
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Something to measure.
+
+    Args:
+        kind: where it comes from: "initial", "mutation", "crossover", "random", "step",
+            "validation".
+        scaling: what to measure.
+        documents: their indices, in the order of measuring.
+        gradient: measure the gradient by the logarithms of the factors and of m too.
+        race: when to give up.
+    """
+
+    kind: str
+    scaling: RopeScaling
+    documents: tuple[int, ...]
+    gradient: bool = False
+    race: Race | None = None
+
+    @property
+    def forwards(self) -> int:
+        """What it costs at most, in forward passes of one document."""
+        return len(self.documents) * (GRADIENT_FORWARDS if self.gradient else 1)
+
+    @property
+    def digest(self) -> str:
+        """Tells this trial from another."""
+        words = (self.kind, self.scaling.to_dict(), self.documents, self.gradient, self.race)
+        return digest(repr(words))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came out of a trial: the loss of each document measured (nats a token), and what else it asked for."""
+
+    losses: tuple[float, ...]
+    gradient: tuple[float, ...] | None = (
+        None  # of the mean loss by log factors (d/2,), then by log m
+    )
+    dropped: bool = False  # a race was lost before the last document
+
+    @property
+    def mean(self) -> float:
+        """Over the documents measured; not a number if one of them is none."""
+        return (
+            math.fsum(self.losses) / len(self.losses)
+            if all(map(math.isfinite, self.losses))
+            else sum(self.losses)
+        )
+
+    @property
+    def loss(self) -> float:
+        """The mean over documents; infinite for a trial that was dropped or whose loss is not a number."""
+        return self.mean if math.isfinite(self.mean) and not self.dropped else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The documents that a search measures on.
+
+    Args:
+        documents: token ids, each of shape (target_length,), int32.
+        last: count only so many tokens at the end; None: all.
+    """
+
+    documents: tuple[NDArray[np.int32], ...]
+    last: int | None = None
+
+    @classmethod
+    def of(cls, docs: Sequence[Document], target_length: int, last: int | None = None) -> Objective:
+        """The first `target_length` tokens of each document.
+
+        Raises:
+            ValueError: no documents, one that is shorter than the target, or `last` outside 1 ...
+                target_length - 1.
+        """
+        if not docs:
+            raise ValueError("a search needs at least one document: load some with load_corpus")
+        short = [doc for doc in docs if len(doc) < target_length]
+        if short:
+            raise ValueError(
+                f"{len(short)} of the {len(docs)} documents are shorter than the target of {target_length:,} tokens "
+                f"({short[0].title!r} has {len(short[0]):,}): load them with min_tokens={target_length}, or search "
+                "for a shorter target"
+            )
+        if last is not None and not 1 <= last < target_length:
+            raise ValueError(
+                f"last is {last}: it counts the tokens scored, from 1 to {target_length - 1}"
+            )
+        return cls(tuple(doc.ids[:target_length].astype(np.int32) for doc in docs), last)
+
+    def measure(self, model: PreTrainedModel, trial: Trial) -> Measured:
+        """Measure a trial on a model; which is left as it was."""
+        if trial.gradient:
+            return self._measure_gradient(model, trial)
+        losses: list[float] = []
+        with apply_scaling(model, trial.scaling):
+            for index in trial.documents:
+                each = token_losses(model, self.documents[index])
+                losses.append(float(each[-self.last if self.last else 0 :].double().mean()))
+                if trial.race and len(losses) < len(trial.documents) and trial.race.lost(losses):
+                    return Measured(tuple(losses), dropped=True)
+        return Measured(tuple(losses))
+
+    def _measure_gradient(self, model: PreTrainedModel, trial: Trial) -> Measured:
+        factors = torch.zeros(len(trial.scaling.factors), dtype=torch.float64, requires_grad=True)
+        attention = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        losses = []
+        with (
+            apply_scaling(model, trial.scaling, log_offsets=(factors, attention)),
+            _frozen(model),
+            saving_memory(model, len(self.documents[0])),
+            fast_attention(),
+            torch.enable_grad(),
+        ):
+            for index in trial.documents:
+                ids = torch.from_numpy(self.documents[index]).long().to(model.device)[None]
+                loss = mean_loss(model, ids, last=self.last)
+                (loss / len(trial.documents)).backward()  # type: ignore[no-untyped-call]
+                losses.append(float(loss.detach()))
+        assert factors.grad is not None and attention.grad is not None
+        return Measured(tuple(losses), (*factors.grad.tolist(), attention.grad.item()))
+
+    def digest(self) -> str:
+        """Tells these documents from others."""
+        return digest(
+            *(
+                part
+                for ids in self.documents
+                for part in (np.int64(len(ids)).tobytes(), ids.tobytes())
+            )
+        )
+
+
+@contextlib.contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No gradients for the weights: they are not what is searched."""
+    training = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in training:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in training:
+            p.requires_grad_(True)
+
+
+# One worker process, one model, loaded by its first task; one task at a time, since a task changes
+# the rotary module.
+_worker: Json = {}
+_one_at_a_time = threading.Lock()
+
+
+def measure_in_worker(
+    key: str, model: str | Callable[[], Any], objective: Objective, trial: Trial
+) -> Measured | str:
+    """`Objective.measure` in a worker process. `key` names the model, so that it is loaded once.
+
+    What goes wrong inside the measuring comes back as text: an exception that the executor raises
+    is then always the executor's own, and worth another try."""
+    with _one_at_a_time:
+        try:
+            if _worker.get("key") != key:
+                _worker.clear()
+                _worker.update(key=key, model=model_of(model))
+            return objective.measure(_worker["model"], trial)
+        except Exception:
+            return traceback.format_exc()

@@ -1,0 +1,201 @@
+"""Long documents to measure and search on: packaged, on disk, or on the Hugging Face hub.
+
+    "kjv"         the King James Bible, one document a book; split "test": Old Testament,
+    "validation": New "kjv-parts"   the same in ten long parts (Law, History, ...), for lengths that
+    no single book reaches "python"      the installed Python's standard library, one document a
+    module or package; splits alternate a path        a .txt, .jsonl or .parquet file, a folder of
+    them, or a glob; splits do not apply "pg19", "proof-pile", or "owner/name"   a data set of the
+    hub, streamed (pip install datasets)
+
+Documents keep their natural length: what is shorter than asked for is left out and counted, never
+padded."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.checks import unknown
+from .readers import FILE_TYPES, Text, _file_texts, _hub_texts
+from .tokens import Document, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+HUB_NAMES = {"pg19": "emozilla/pg19", "proof-pile": "hoskinson-center/proof-pile"}
+WITHDRAWN = {
+    "books3": "Books3 was withdrawn by its publishers; the paper's figures on it cannot be re-measured. For long books "
+    "use 'pg19' (hub), 'kjv-parts' (packaged), or a folder of your own texts"
+}
+
+
+def load_corpus(
+    source: str | os.PathLike[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    split: str = "test",
+    min_tokens: int = 1,
+    max_tokens: int | None = None,
+    limit: int | None = None,
+) -> list[Document]:
+    """Tokenised documents of a corpus, in its own order.
+
+    Args:
+        source: a name, a path or a hub id, as listed at the top of this module.
+        tokenizer: a Hugging Face tokenizer; it adds the special tokens it adds by default.
+        split: "train", "validation" or "test", where the corpus has splits.
+        min_tokens: leave out documents shorter than this.
+        max_tokens: cut documents after so many tokens.
+        limit: stop after so many documents.
+
+    Raises:
+        ValueError: an unknown name or split, a file that is empty or not UTF-8, or fewer than
+            `limit` (or no) documents of `min_tokens`; the error counts them.
+        FileNotFoundError: a path with nothing there.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(
+            f"limit is {limit}: it counts documents, so a whole number from 1 (or None for all)"
+        )
+    if max_tokens is not None and max_tokens < min_tokens:
+        raise ValueError(
+            f"max_tokens {max_tokens} is below min_tokens {min_tokens}: no document could satisfy both"
+        )
+    documents: list[Document] = []
+    short: list[int] = []
+    for title, text in iterate_texts(source, split):
+        ids = tokenize(text, tokenizer)
+        if len(ids) < min_tokens:
+            short.append(len(ids))
+            continue
+        documents.append(Document(title, ids[:max_tokens]))
+        if limit is not None and len(documents) == limit:
+            return documents
+    if not documents or limit is not None:
+        wanted = f"{limit} were asked for" if limit is not None else "at least one is needed"
+        longest = f", the longest has {max(short):,}" if short else ""
+        raise ValueError(
+            f"{len(documents)} of the {len(documents) + len(short)} documents of {str(source)!r} have {min_tokens:,} "
+            f"tokens or more, and {wanted}{longest}: ask for fewer or shorter documents, or use a corpus of longer ones"
+        )
+    if short:
+        log.warning(
+            "%s: %d documents shorter than %d tokens are left out", source, len(short), min_tokens
+        )
+    return documents
+
+
+def iterate_texts(source: str | os.PathLike[str], split: str = "test") -> Iterator[Text]:
+    """The documents of a corpus as text, one after the other; the arguments and errors are `load_corpus`'s."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    name = str(source)
+    if name.lower() in WITHDRAWN:
+        raise ValueError(WITHDRAWN[name.lower()])
+    if name in PACKAGED:
+        return PACKAGED[name](split)
+    if name in HUB_NAMES:
+        return _hub_texts(HUB_NAMES[name], split)
+    path = Path(name).expanduser()
+    if path.exists():
+        found = path.rglob("*") if path.is_dir() else [path]
+        return _file_texts(
+            sorted(p for p in found if p.is_file() and (p.suffix in FILE_TYPES or p == path)), name
+        )
+    if glob.has_magic(name):
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - pathlib's would match hidden files too
+        return _file_texts(sorted(p for p in map(Path, matches) if p.is_file()), name)
+    if path.suffix in FILE_TYPES or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
+        raise FileNotFoundError(f"no corpus at {name}: check the path")
+    if name.count("/") == 1:
+        return _hub_texts(name, split)
+    raise unknown(
+        "corpus", name, [*PACKAGED, *HUB_NAMES, "a file or folder", "a hub id such as owner/name"]
+    )
+
+
+# --- packaged -------------------------------------------------------------------------------------------------------
+
+TESTAMENTS = {"test": "OLD_TESTAMENT", "validation": "NEW_TESTAMENT"}
+PARTS = {  # groups as pythonbible names them; together each testament once
+    "OLD_TESTAMENT": ["LAW", "HISTORY", "POETRY_WISDOM", "MAJOR_PROPHETS", "MINOR_PROPHETS"],
+    "NEW_TESTAMENT": ["GOSPELS", "HISTORY", "PAUL_EPISTLES", "GENERAL_EPISTLES", "APOCALYPTIC"],
+}
+
+
+def _kjv(split: str, by_part: bool) -> Iterator[Text]:
+    if split not in TESTAMENTS:
+        raise ValueError(
+            f"'kjv' has no split {split!r}: it has 'validation' (New Testament) and 'test' (Old Testament)"
+        )
+    import pythonbible
+
+    testament = TESTAMENTS[split]
+    for part in PARTS[testament]:
+        books = pythonbible.BookGroup[f"{testament}_{part}"].books
+        if by_part:
+            title = f"{testament} {part}".replace("_", " ").title()
+            yield Text(title, "\n\n".join(_kjv_book(book) for book in books))
+        else:
+            for book in books:
+                yield Text(book.title, _kjv_book(book))
+
+
+def _kjv_book(book: Any) -> str:
+    """A book as running text, a paragraph a chapter. Brackets around the translators' additions are taken out."""
+    import pythonbible
+
+    chapters = []
+    for chapter in range(1, pythonbible.get_number_of_chapters(book) + 1):
+        verses = range(1, pythonbible.get_number_of_verses(book, chapter) + 1)
+        ids = (pythonbible.get_verse_id(book, chapter, verse) for verse in verses)
+        texts = (pythonbible.get_verse_text(i, version=pythonbible.Version.KING_JAMES) for i in ids)
+        chapters.append(" ".join(" ".join(texts).split()))  # a few verses have two spaces in a row
+    return f"{book.title}\n\n" + "\n\n".join(chapters).replace("[", "").replace("]", "")
+
+
+def _python(split: str) -> Iterator[Text]:
+    if split == "train":
+        raise ValueError(
+            "'python' has no split 'train': its modules alternate between 'validation' and 'test'"
+        )
+    root = Path(sysconfig.get_path("stdlib"))
+    leave_out = {"site-packages", "test", "idlelib", "lib2to3", "__pycache__", "ensurepip"}
+    names = sorted(
+        p
+        for p in root.iterdir()
+        if p.name not in leave_out and (p.suffix == ".py" or (p / "__init__.py").is_file())
+    )
+    for path in names[SPLITS.index(split) - 1 :: 2]:
+        # Parts below the package's own folder: Python itself may be installed under one called
+        # "test".
+        below = sorted(
+            p for p in path.rglob("*.py") if {"test", "tests"}.isdisjoint(p.relative_to(path).parts)
+        )
+        files = [path] if path.is_file() else below
+        # A few of the library's files are in another encoding on purpose; they say nothing about
+        # code.
+        yield Text(
+            path.stem, "\n\n".join(f.read_text(encoding="utf-8", errors="replace") for f in files)
+        )
+
+
+PACKAGED: dict[str, Callable[[str], Iterator[Text]]] = {
+    "kjv": lambda split: _kjv(split, by_part=False),
+    "kjv-parts": lambda split: _kjv(split, by_part=True),
+    "python": _python,
+}
+
+
+# --- files and hub --------------------------------------------------------------------------------------------------
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------

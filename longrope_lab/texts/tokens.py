@@ -1,0 +1,64 @@
+"""Documents as token ids, and the cache of what was tokenised."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.files import cache_dir, replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """A document as token ids, int64, shape (T,)."""
+
+    title: str
+    ids: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Document({self.title!r}, {len(self):,} tokens)"
+
+
+def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """Token ids of a text, int64, shape (T,); kept on disk by the content of text and tokenizer.
+
+    A damaged cache file is made again, with a warning that names it.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    identity = (
+        backend.to_str()
+        if backend is not None
+        else repr((tokenizer.name_or_path, tokenizer.vocab_size))
+    )
+    key = hashlib.sha256(
+        identity.encode() + b"\0" + text.encode("utf-8", "surrogatepass")
+    ).hexdigest()
+    path = cache_dir() / "tokens" / f"{key}.ids"
+    if path.is_file():
+        check, kept = _split(path.read_bytes())
+        if check == hashlib.sha256(kept).digest():
+            return np.frombuffer(kept, dtype="<i4").astype(np.int64)
+        log.warning("the token cache %s is damaged: tokenising again", path)
+    ids = np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype="<i4")
+    with replacing(path) as part:
+        part.write_bytes(hashlib.sha256(ids.tobytes()).digest() + ids.tobytes())
+    return ids.astype(np.int64)
+
+
+def _split(content: bytes) -> tuple[bytes, bytes]:
+    """A cache file's checksum and what it covers."""
+    size = hashlib.sha256().digest_size
+    return content[:size], content[size:]

@@ -1,0 +1,251 @@
+"""Perplexity against single-token predictions, one forward pass for each."""
+
+import importlib
+import math
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from conftest import VOCABULARY, WINDOW, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longrope_lab.measure.perplexity import COLUMNS, perplexity, sliding_losses
+from longrope_lab.models.config import scaling_from_config
+from longrope_lab.models.rotary import apply_scaling, rope_spec
+from longrope_lab.rope.methods import rope_scaling
+from longrope_lab.rope.scaling import RopeScaling
+from longrope_lab.rope.schedule import DynamicNTK, RopeSchedule
+from longrope_lab.texts.tokens import Document
+
+module = importlib.import_module(
+    "longrope_lab.measure.perplexity"
+)  # the package's own name for it is the function
+
+
+def document(length, title="a", seed=0):
+    return Document(title, np.random.default_rng(seed).integers(3, VOCABULARY, length))
+
+
+@torch.no_grad()
+def one_prediction(model, context, target):
+    """Minus the log-probability of a token after its context, in nats."""
+    logits = model(torch.tensor(np.array(context))[None]).logits[0, -1].double()
+    return -torch.log_softmax(logits, -1)[target].item()
+
+
+def by_brute_force(model, ids, length, stride):
+    """Each token in the first window that holds it with something before it; windows go on to the text's end."""
+    losses, window = [], 0
+    for t in range(1, len(ids)):
+        while window + length <= t:
+            window += stride
+        if t > window:
+            losses.append(one_prediction(model, ids[window:t], ids[t]))
+    return losses
+
+
+def spy(model):
+    """The number of tokens of each forward pass, in turn."""
+    seen = []
+    model.model.embed_tokens.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].shape[1])
+    )
+    return seen
+
+
+# --- truncated --------------------------------------------------------------------------------------------------------
+
+
+def test_truncated_against_single_predictions():
+    model, docs = tiny_model(), [document(30, "a", 0), document(40, "b", 1)]
+    table = perplexity(model, docs, [2, 17, 30])
+    assert list(table) == COLUMNS
+    for row in table.itertuples():
+        ids = docs["ab".index(row.document)].ids[: row.length]
+        losses = [one_prediction(model, ids[:t], ids[t]) for t in range(1, row.length)]
+        assert row.scaling == "model"
+        assert row.tokens == row.length - 1
+        assert row.loss == pytest.approx(np.mean(losses), abs=1e-5)
+        assert row.perplexity == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
+
+
+def test_rows_come_in_the_order_asked_for():
+    """Scalings, then lengths, then documents, though one forward pass may serve several lengths."""
+    model, docs = tiny_model(), [document(90, title, i) for i, title in enumerate("xay")]
+    spec = rope_spec(model)
+    names = ["yarn", "stock", "dynamic"]
+    scalings = {"yarn": rope_scaling(spec, "yarn", 128), "stock": None, "dynamic": DynamicNTK(spec)}
+    lengths = [80, 20, 90, 50]
+    table = perplexity(model, docs, lengths, scalings)
+    expected = [(name, length, title) for name in names for length in lengths for title in "xay"]
+    assert (
+        list(table[["scaling", "length", "document"]].itertuples(index=False, name=None))
+        == expected
+    )
+    assert list(table.index) == list(range(len(expected)))
+
+
+def test_lengths_share_a_forward_pass_and_change_nothing():
+    model, docs = tiny_model(), [document(100, "a", 0), document(100, "b", 1)]
+    spec = rope_spec(model)
+    border = rope_scaling(spec, "pi", 2 * WINDOW)
+    scalings = {
+        "yarn": rope_scaling(spec, "yarn", 2 * WINDOW),  # one pass for all lengths
+        "stages": RopeSchedule.by_length(
+            [RopeScaling(spec, np.ones(8), WINDOW), border]
+        ),  # two: either side of 64
+        "dynamic": DynamicNTK(spec),  # three: those inside the window share
+    }
+    lengths = [100, 40, 64, 90]
+    apart = {
+        (name, length): perplexity(model, docs, [length], {name: scaling})["loss"].tolist()
+        for name, scaling in scalings.items()
+        for length in lengths
+    }
+    seen = spy(model)
+    table = perplexity(model, docs, lengths, scalings)
+    assert seen == [100, 100, 100, 100, 64, 64, 100, 100, 64, 64, 90, 90]
+    for key, group in table.groupby(["scaling", "length"]):
+        np.testing.assert_allclose(group["loss"], apart[key], atol=1e-6)
+
+
+def test_the_model_as_it_stands_gets_a_pass_for_each_length():
+    """Its own config may scale by the length, which a prefix of a longer pass would hide."""
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+    model, doc = tiny_model(rope_parameters=rope), document(100)
+    table = perplexity(
+        model, [doc], [100, 40], {"stock": None, "ours": scaling_from_config(model.config)}
+    )
+    alone = perplexity(model, [doc], [40])["loss"].item()
+    stock, ours = (table[table["scaling"] == name]["loss"].to_numpy() for name in ("stock", "ours"))
+    assert stock[1] == pytest.approx(alone, abs=1e-6)
+    np.testing.assert_allclose(ours, stock, atol=1e-5)
+    with apply_scaling(model, scaling_from_config(model.config), length=100):
+        other = perplexity(model, [doc], [40])["loss"].item()
+    assert abs(other - alone) > 1e-3  # what a shared pass would have given
+
+
+def test_a_schedule_is_asked_for_each_length():
+    model, doc = tiny_model(), document(100)
+    spec = rope_spec(model)
+    schedule = RopeSchedule.by_length(
+        [rope_scaling(spec, "ntk", 80), rope_scaling(spec, "pi", 400)]
+    )
+    for stride in (None, 30):
+        table = perplexity(model, [doc], [80, 81], {"s": schedule}, stride=stride)
+        for length, loss in zip((80, 81), table["loss"], strict=True):
+            fixed = perplexity(model, [doc], [length], {"s": schedule.at(length)}, stride=stride)
+            assert loss == pytest.approx(fixed["loss"].item(), abs=1e-6)
+        assert abs(table["loss"][0] - table["loss"][1]) > 1e-3
+
+
+def test_the_model_is_left_without_a_scaling():
+    model, doc = tiny_model(), document(100)
+    before = perplexity(model, [doc], [90])["loss"].item()
+    pi = rope_scaling(rope_spec(model), "pi", 256)
+    assert perplexity(model, [doc], [90], {"pi": pi})["loss"].item() != before
+    assert perplexity(model, [doc], [90])["loss"].item() == before
+    with mock.patch.object(module, "token_losses", side_effect=KeyError), pytest.raises(KeyError):
+        perplexity(model, [doc], [90], {"pi": pi})
+    assert perplexity(model, [doc], [90])["loss"].item() == before
+
+
+# --- sliding window ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "total"),
+    [
+        (8, 3, 25),
+        (8, 1, 20),
+        (8, 7, 29),
+        (8, 4, 24),
+        (8, 8, 24),
+        (8, 8, 25),
+        (8, 8, 26),
+        (12, 5, 12),
+        (2, 1, 9),
+    ],
+)
+def test_sliding_window_against_single_predictions(length, stride, total):
+    model, doc = tiny_model(), document(total)
+    expected = by_brute_force(model, doc.ids, length, stride)
+    np.testing.assert_allclose(sliding_losses(model, doc.ids, length, stride), expected, atol=1e-5)
+    row = perplexity(model, [doc], [length], stride=stride).iloc[0]
+    assert row["tokens"] == len(expected)
+    assert row["loss"] == pytest.approx(np.mean(expected), abs=1e-5)
+    assert row["perplexity"] == pytest.approx(math.exp(np.mean(expected)), rel=1e-5)
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data(), length=st.integers(2, 12), total=st.integers(2, 60))
+def test_every_token_is_counted_once_with_enough_context(data, length, total):
+    stride = data.draw(st.integers(1, length))
+    total = max(total, length)
+
+    passes = []
+
+    def position_and_context(model, window):  # ids are the positions themselves
+        passes.append(window)
+        assert 2 <= len(window) <= length
+        assert window[0] % stride == 0
+        return torch.tensor([100 * int(t) + j + 1 for j, t in enumerate(window[1:])])
+
+    with mock.patch.object(module, "token_losses", position_and_context):
+        scored = sliding_losses(None, np.arange(total), length, stride)
+    tokens, context = (scored // 100).astype(int), scored % 100
+    if stride < length:
+        assert tokens.tolist() == list(range(1, total))
+    else:  # windows that do not overlap: their first tokens follow nothing
+        assert tokens.tolist() == [t for t in range(1, total) if t % length]
+    later = tokens >= length
+    assert (context[~later] == tokens[~later]).all()  # the first window's tokens see all there is
+    assert (context[later] >= max(length - stride, 1)).all()
+    assert len(passes) <= 1 + math.ceil(
+        (total - length) / stride
+    )  # none for tokens that are counted already
+
+
+def test_a_window_as_long_as_the_document_is_the_truncated_mode():
+    model, doc = tiny_model(), document(50)
+    for stride in (1, 20, 50):
+        assert perplexity(model, [doc], [50], stride=stride).equals(perplexity(model, [doc], [50]))
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("docs", "lengths", "stride", "message"),
+    [
+        ([], [8], None, "at least one document and one length"),
+        ([document(20)], [], None, "at least one document and one length"),
+        ([document(20)], [8, 1], None, "length 1 has no token to predict: lengths start at 2"),
+        (
+            [document(20), document(11, "short")],
+            [8, 12],
+            None,
+            r"'short' has 11 tokens and length 12 asks for more: load documents with min_tokens=12",
+        ),
+        ([document(20)], [12, 8], 0, "stride is 0: it must be from 1 to the shortest length, 8"),
+        ([document(20)], [12, 8], 9, "stride is 9: it must be from 1 to the shortest length, 8"),
+    ],
+)
+def test_what_cannot_be_measured(docs, lengths, stride, message):
+    with pytest.raises(ValueError, match=message):
+        perplexity(None, docs, lengths, stride=stride)  # before the model is touched
+
+
+def test_a_scaling_for_another_model():
+    other = rope_scaling(rope_spec(tiny_model("gemma3")), "pi", 128)
+    with pytest.raises(ValueError, match="this scaling is for rotary_dim 32"):
+        perplexity(tiny_model(), [document(20)], [8], {"pi": other})
+
+
+def test_scalings_need_names():
+    model = tiny_model()
+    scaling = rope_scaling(rope_spec(model), "pi", 2 * WINDOW)
+    with pytest.raises(ValueError, match="scalings is a RopeScaling: name them"):
+        perplexity(model, [Document("a", np.arange(8))], [8], scaling)

@@ -1,0 +1,176 @@
+"""Figures from tables: what is drawn, with which axes and colours."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from longrope_lab import plots
+from longrope_lab.plots.style import STYLES, styles_of
+from longrope_lab.rope.methods import rope_scaling
+from longrope_lab.rope.spec import RopeSpec
+
+
+@pytest.fixture
+def losses():
+    rows = [
+        (
+            scaling,
+            length,
+            f"book {document}",
+            length - 1,
+            loss := 3 + k + 0.1 * document + length / 4096,
+            np.exp(loss),
+        )
+        for k, scaling in enumerate(["none", "yarn", "my own"])
+        for length in (256, 512, 1024)
+        for document in range(3)
+    ]
+    return pd.DataFrame(
+        rows, columns=["scaling", "length", "document", "tokens", "loss", "perplexity"]
+    )
+
+
+def test_perplexity_curves_draw_the_means(losses):
+    figure = plots.perplexity_curves(losses, window=512)
+    (ax,) = figure.axes
+    curves = {
+        line.get_label(): line for line in ax.get_lines() if not line.get_label().startswith("_")
+    }
+    assert list(curves) == ["no scaling", "YaRN", "my own"]
+    np.testing.assert_allclose(curves["YaRN"].get_xdata(), [256, 512, 1024])
+    expected = [np.exp(3 + 1 + 0.1 + n / 4096) for n in (256, 512, 1024)]
+    np.testing.assert_allclose(curves["YaRN"].get_ydata(), expected)
+    assert curves["YaRN"].get_color() == plots.STYLES["yarn"][0]
+    assert len(ax.collections) == 3  # an interval each
+    assert "tokens" in ax.get_xlabel() and "perplexity" in ax.get_ylabel()
+    assert [t.get_text() for t in ax.texts] == ["trained window"]
+
+
+def test_perplexity_panels_share_their_axis(losses):
+    both = pd.concat({"2x": losses, "8x": losses}, names=["ratio"]).reset_index(level=0)
+    figure = plots.perplexity_curves(both, panels="ratio")
+    assert [ax.get_title() for ax in figure.axes] == ["ratio 2x", "ratio 8x"]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
+def test_a_window_out_of_sight_is_not_drawn(losses):
+    (ax,) = plots.perplexity_curves(losses, window=8192).axes
+    assert not ax.texts and ax.get_xlim()[1] < 8192
+
+
+def test_passkey_heatmap_shows_each_share():
+    rows = [
+        (scaling, length, depth, trial, "12345", "", (length, trial) != (1024, 0))
+        for scaling in ("none", "yarn")
+        for length in (512, 1024)
+        for depth in (0.0, 1.0)
+        for trial in range(4)
+    ]
+    table = pd.DataFrame(
+        rows, columns=["scaling", "length", "depth", "trial", "expected", "answer", "correct"]
+    )
+    figure = plots.passkey_heatmap(table, window=512)
+    panels = [ax for ax in figure.axes if ax.get_images()]
+    assert [ax.get_title() for ax in panels] == ["no scaling", "YaRN"]
+    np.testing.assert_allclose(panels[0].get_images()[0].get_array(), [[1, 0.75], [1, 0.75]])
+    assert [t.get_text() for t in panels[0].texts] == ["100%", "75%", "100%", "75%"]
+    assert [t.get_text() for t in panels[0].get_xticklabels()] == ["512", "1k"]
+    assert len(panels[0].get_lines()) == 1  # the window, between the two columns
+    assert panels[0].get_lines()[0].get_xdata()[0] == 0.5
+
+
+def test_factor_profile_draws_factors_and_shades_unfinished_pairs():
+    spec = RopeSpec(rotary_dim=64, base=10000.0, window=512)
+    scalings = [rope_scaling(spec, m, 4096) for m in ("pi", "yarn")]
+    (ax,) = plots.factor_profile(scalings).axes
+    for line, scaling in zip(ax.get_lines(), scalings, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), scaling.factors)
+    first_unfinished = int(np.flatnonzero(spec.rotations < 1)[0])
+    (shade,) = [p for p in ax.patches if to_hex(p.get_facecolor()) == "#efefef"]
+    assert shade.get_x() == first_unfinished - 0.5
+
+
+def test_cost_curves_show_both_ways():
+    table = pd.DataFrame(
+        {
+            "length": [512, 1024],
+            "seconds": [1.0, 2.0],
+            "plain_seconds": [1.1, np.nan],
+            "peak_gib": [0.1, 0.2],
+        }
+    )
+    time, memory = plots.cost_curves(table).axes
+    assert [line.get_label() for line in time.get_lines()] == [
+        "in chunks (token_losses)",
+        "all logits at once",
+    ]
+    np.testing.assert_allclose(memory.get_lines()[0].get_ydata(), [0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(512, "512"), (1024, "1k"), (1536, "1.5k"), (2**21, "2M"), (3000, "2.93k")]
+)
+def test_tokens(count, words):
+    assert plots.tokens(count) == words
+
+
+def test_loss_curves_smooth_over_an_eighth_of_the_steps():
+    rows = [("yarn", step, 5 + (-1) ** step, 1e-4, 2048 * step) for step in range(1, 17)]
+    rows += [("control", step, 4.0, 1e-4, 2048 * step) for step in range(1, 4)]
+    table = pd.DataFrame(rows, columns=["scaling", "step", "loss", "learning_rate", "tokens"])
+    (ax,) = plots.loss_curves(table).axes
+    yarn, control = ax.get_lines()
+    assert [yarn.get_label(), control.get_label()] == ["YaRN", "control"]
+    np.testing.assert_allclose(yarn.get_ydata()[1:], 5)  # each with a neighbour: the zigzag is gone
+    np.testing.assert_allclose(control.get_xdata(), [2048, 4096, 6144])
+    assert ax.get_xlabel() == "tokens trained on" and "nats" in ax.get_ylabel()
+
+
+def test_loss_curves_of_millions_of_tokens_have_room_for_their_numbers():
+    table = pd.DataFrame({"scaling": "yarn", "loss": [3.2, 3.1], "tokens": [1_000_000, 7_000_000]})
+    figure = plots.loss_curves(table)
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert "4" in [label.get_text() for label in ax.get_xticklabels()] and ax.get_xlabel().endswith(
+        "on (millions)"
+    )
+
+
+def test_documents_are_counted_a_panel(losses):
+    both = pd.concat(
+        {"a": losses, "b": losses.assign(document="other " + losses["document"])}, names=["corpus"]
+    )
+    figure = plots.perplexity_curves(both.reset_index(level=0), panels="corpus")
+    assert figure.axes[0].get_ylabel() == "perplexity (log scale), 3 documents"
+
+
+def test_accuracy_curves_draw_shares_and_their_intervals():
+    rows = [
+        ("none", 512, 10, 1.0, 0.72, 1.0),
+        ("none", 1024, 10, 0.0, 0.0, 0.28),
+        ("yarn", 512, 10, 0.9, 0.6, 0.98),
+    ]
+    table = pd.DataFrame(rows, columns=["scaling", "length", "trials", "accuracy", "low", "high"])
+    (ax,) = plots.accuracy_curves(table, window=512).axes
+    curves = {
+        line.get_label(): line for line in ax.get_lines() if not line.get_label().startswith("_")
+    }
+    np.testing.assert_allclose(curves["no scaling"].get_ydata(), [1, 0])
+    np.testing.assert_allclose(curves["no scaling"].get_xdata(), [512, 1024], rtol=0.05)
+    bars = ax.collections[0].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.72, 1], [0, 0.28]])
+    assert "10 trials" in ax.get_ylabel() and [t.get_text() for t in ax.texts] == ["trained window"]
+
+
+def test_names_without_a_style_of_their_own_can_be_told_apart():
+    names = [f"variant {i}" for i in range(9)]
+    styles = styles_of(["yarn", *names])
+    assert len({styles[name][:2] for name in names}) == 9
+    assert styles["yarn"] == STYLES["yarn"] and styles["variant 4"][3] == "variant 4"

@@ -1,0 +1,550 @@
+"""Corpora: known facts of the packaged ones, every kind of file, and a cache that damage and company cannot spoil."""
+
+import ast
+import hashlib
+import json
+import logging
+import re
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longrope_lab.common.files import cache_dir
+from longrope_lab.texts import corpora
+from longrope_lab.texts.corpora import iterate_texts, load_corpus
+from longrope_lab.texts.tokens import tokenize
+
+
+class Words:
+    """A tokenizer whose token is a word, and its id the word's length."""
+
+    name_or_path, vocab_size = "words", 100
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, text, verbose):
+        self.calls += 1
+        return {"input_ids": [len(word) for word in text.split()]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder, apart from the cache."""
+    path = tmp_path / "texts"
+    path.mkdir()
+    return path
+
+
+def write(folder, **files):
+    """Text files of n words each."""
+    for name, words in files.items():
+        (folder / f"{name}.txt").write_text(" ".join(["word"] * words), encoding="utf-8")
+
+
+def titles(documents):
+    return [d.title for d in documents]
+
+
+# --- packaged ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_king_james_bible():
+    old, new = list(iterate_texts("kjv", "test")), list(iterate_texts("kjv", "validation"))
+    assert (len(old), len(new)) == (39, 27)
+    assert (titles(old)[0], titles(old)[-1], titles(new)[0], titles(new)[-1]) == (
+        "Genesis",
+        "Malachi",
+        "Matthew",
+        "Revelation",
+    )
+    assert len(set(titles(old + new))) == 66
+    text = dict(old + new)
+    assert text["Genesis"].startswith(
+        "Genesis\n\nIn the beginning God created the heaven and the earth. And the earth"
+    )
+    assert text["Revelation"].endswith("The grace of our Lord Jesus Christ be with you all. Amen.")
+    assert "Jesus wept." in text["John"]
+    assert (
+        "God" not in text["Esther"]
+    )  # the two books that never name Him: nothing leaks from one book to the next
+    # A paragraph a chapter: 929 in the Old Testament and 260 in the New.
+    chapters = [sum(t.count("\n\n") for _, t in part) for part in (old, new)]
+    assert chapters == [929, 260]
+    assert text["Psalms"].count("\n\n") == 150
+    everything = "".join(text.values())
+    assert not set("[]<>{}") & set(everything)
+    assert re.search(r"\s{3}|  ", everything) is None
+    assert (
+        re.search(r"\d", re.sub(r"^\d \w+\n", "", "\n".join(text.values()), flags=re.MULTILINE))
+        is None
+    )  # no verses
+
+
+def test_the_parts_of_the_bible_hold_each_book_once():
+    for split, count in (("test", 39), ("validation", 27)):
+        books, parts = list(iterate_texts("kjv", split)), list(iterate_texts("kjv-parts", split))
+        assert len(parts) == 5
+        assert "\n\n".join(text for _, text in parts) == "\n\n".join(text for _, text in books)
+        assert len(books) == count
+    assert titles(parts)[0] == "New Testament Gospels"
+
+
+def test_the_standard_library():
+    test, validation = (dict(iterate_texts("python", split)) for split in ("test", "validation"))
+    assert not set(test) & set(validation)
+    assert abs(len(test) - len(validation)) <= 1
+    both = test | validation
+    assert {"json", "asyncio", "dataclasses"} <= set(both)
+    assert not {"test", "site-packages", "idlelib", "__pycache__"} & set(both)
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    assert both["dataclasses"] == (stdlib / "dataclasses.py").read_text(encoding="utf-8")
+    assert (stdlib / "json" / "decoder.py").read_text(encoding="utf-8") in both["json"]
+    assert "class TestCase" in both["unittest"]  # which has a folder of tests of its own
+    assert not any("idle_test" in text[:200] for text in both.values())
+    ast.parse(both["dataclasses"])
+
+
+def test_a_python_installed_under_a_folder_called_test(tmp_path, monkeypatch):
+    package = tmp_path / "test" / "lib" / "toy"
+    (package / "tests").mkdir(parents=True)
+    (package / "__init__.py").write_text("a = 1")
+    (package / "tests" / "check.py").write_text("b = 2")
+    monkeypatch.setattr(corpora.sysconfig, "get_path", lambda _: str(tmp_path / "test" / "lib"))
+    assert list(iterate_texts("python", "validation")) == [("toy", "a = 1")]
+
+
+def test_a_packaged_corpus_in_tokens(tokenizer):
+    documents = load_corpus(
+        "kjv", tokenizer, split="validation", min_tokens=10_000, max_tokens=12_000, limit=3
+    )
+    assert titles(documents) == ["Matthew", "Mark", "Luke"]
+    for document in documents:
+        assert document.ids.dtype == np.int64
+        assert len(document) == 12_000
+    (_, text), *_ = iterate_texts("kjv", "validation")
+    assert documents[0].ids.tolist() == tokenizer(text)["input_ids"][:12_000]
+    assert repr(documents[0]) == "Document('Matthew', 12,000 tokens)"
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_file(folder):
+    path = folder / "a book.txt"
+    path.write_text("one two\nthree größer", encoding="utf-8")
+    assert list(iterate_texts(path)) == [("a book", "one two\nthree größer")]
+    path.write_bytes(b"\xef\xbb\xbfone")  # a byte order mark is no text
+    assert list(iterate_texts(path)) == [("a book", "one")]
+
+
+def test_json_lines(folder):
+    path = folder / "b.jsonl"
+    rows = [
+        {"text": "one"},
+        {"content": "two", "title": "Second"},
+        {
+            "text": "three \u2028 \x85 four",
+            "short_book_title": "Third",
+        },  # two marks that Python takes for line ends
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_bytes(f"{lines[0]}\n\n  \n{lines[1]}\r\n{lines[2]}".encode())
+    assert list(iterate_texts(path)) == [
+        ("b[1]", "one"),
+        ("Second", "two"),
+        ("Third", "three \u2028 \x85 four"),
+    ]
+
+
+def test_parquet(folder):
+    """More rows than one batch of them."""
+    path = folder / "c.parquet"
+    pa.parquet.write_table(
+        pa.table({"text": [f"text {i}" for i in range(40)], "other": range(40)}), path
+    )
+    assert list(iterate_texts(path)) == [(f"c[{i}]", f"text {i}") for i in range(40)]
+
+
+def test_a_folder_and_a_glob(folder, monkeypatch):
+    write(folder, b=1, a=2)
+    (folder / "sub.txt").mkdir()
+    (folder / "sub.txt" / "c.jsonl").write_text('{"text": "x y"}', encoding="utf-8")
+    (folder / "notes.md").write_text("not a text", encoding="utf-8")
+    assert titles(iterate_texts(folder)) == ["a", "b", "c[1]"]
+    assert titles(iterate_texts(str(folder / "*.txt"))) == ["a", "b"]
+    assert titles(iterate_texts(str(folder / "**" / "*.jsonl"))) == ["c[1]"]
+    monkeypatch.chdir(folder)
+    assert titles(iterate_texts("[ab].txt")) == ["a", "b"]
+    assert titles(iterate_texts(".")) == ["a", "b", "c[1]"]
+    monkeypatch.setenv("HOME", str(folder))
+    assert titles(iterate_texts("~/a.txt")) == ["a"]
+    (folder / "[x].txt").write_text("one", encoding="utf-8")
+    assert titles(iterate_texts("[x].txt")) == ["[x]"]  # a name that looks like a glob
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", r"a\.txt is empty: a corpus file holds text"),
+        ("a.parquet", b"", r"a\.parquet is empty"),
+        (
+            "a.txt",
+            "Grö".encode("latin1") + b"e",
+            r"a\.txt is not UTF-8 \(byte 2 is 0xf6\): convert it, .*iconv",
+        ),
+        ("a.jsonl", b'{"text": "\xff"}', r"a\.jsonl is not UTF-8 \(byte 10 is 0xff\)"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": ', r"a\.jsonl, line 2 is not JSON: Expecting value"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"body": "y", "a": 1}',
+            r"line 2 has no column 'text' .*; it has \['a', 'body'\]",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": 5}',
+            r"line 1 has no column 'text' \(or 'content'\); it has \['text'\]",
+        ),
+        ("a.jsonl", b"[1, 2]", r"line 1 has no column 'text' .* it has none"),
+        ("a.parquet", b"PAR1 nonsense PAR1", r"a\.parquet is not a readable parquet file"),
+        ("a.md", b"text", r"a\.md is a \.md file: a corpus is \.txt, \.jsonl, \.parquet"),
+        ("a", b"text", r"a is a nameless file"),
+    ],
+)
+def test_files_that_cannot_be_read(folder, name, content, message):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_corpus(folder / name, Words())
+
+
+def test_a_parquet_without_text(folder):
+    path = folder / "c.parquet"
+    pa.parquet.write_table(pa.table({"body": ["x"], "id": [1]}), path)
+    with pytest.raises(
+        ValueError,
+        match=r"c\.parquet, row 0 has no column 'text' \(or 'content'\); it has \['body', 'id'",
+    ):
+        load_corpus(path, Words())
+
+
+def test_a_parquet_that_is_damaged_in_its_middle(folder):
+    path = folder / "c.parquet"
+    rng = np.random.default_rng(0)
+    pa.parquet.write_table(
+        pa.table({"text": [rng.bytes(40).hex() for _ in range(2000)]}), path, compression="gzip"
+    )
+    content = bytearray(path.read_bytes())
+    content[1000:3000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"c\.parquet is not a readable parquet file"):
+        load_corpus(path, Words())
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("kjw", ValueError, "unknown corpus 'kjw': did you mean 'kjv'"),
+        ("pyton", ValueError, "did you mean 'python'"),
+        ("pg-19", ValueError, "did you mean 'pg19'"),
+        (
+            "zzzzzzz",
+            ValueError,
+            "unknown corpus 'zzzzzzz': Known: kjv, kjv-parts, python, pg19, proof-pile, a file",
+        ),
+        ("books3", ValueError, "Books3 was withdrawn .* use 'pg19' .* 'kjv-parts'"),
+        ("Books3", ValueError, "Books3 was withdrawn"),
+        ("nosuch.txt", FileNotFoundError, r"no corpus at nosuch\.txt: check the path"),
+        ("./nosuch", FileNotFoundError, r"no corpus at \./nosuch"),
+        ("/no/such/folder", FileNotFoundError, "no corpus at /no/such/folder"),
+        ("no/such/folder", FileNotFoundError, "no corpus at no/such/folder"),
+        (
+            "no/such*.txt",
+            FileNotFoundError,
+            r"no \.txt, \.jsonl, \.parquet files at no/such\*\.txt",
+        ),
+    ],
+)
+def test_names_that_are_not_known(source, error, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        load_corpus(source, Words())
+
+
+def test_a_folder_without_texts(folder):
+    (folder / "notes.md").write_text("x", encoding="utf-8")
+    with pytest.raises(
+        FileNotFoundError, match=r"no \.txt, \.jsonl, \.parquet files at .*texts: check the path"
+    ):
+        load_corpus(folder, Words())
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "message"),
+    [
+        ("kjv", "tset", "unknown split 'tset': did you mean 'test'"),
+        ("kjv", "train", r"'kjv' has no split 'train': it has 'validation' \(New Testament\)"),
+        ("kjv-parts", "train", "has no split 'train'"),
+        ("python", "train", "'python' has no split 'train': its modules alternate"),
+    ],
+)
+def test_splits_that_are_not_there(source, split, message):
+    with pytest.raises(ValueError, match=message):
+        load_corpus(source, Words(), split=split)
+
+
+def test_the_hub_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for source, repository in (("pg19", "emozilla/pg19"), ("some/texts", "some/texts")):
+        with pytest.raises(
+            ValueError,
+            match=rf"data set '{repository}' needs the datasets package: pip install datasets",
+        ):
+            load_corpus(source, Words())
+
+
+def test_the_hub_streams(monkeypatch):
+    asked, taken = [], []
+
+    def load_dataset(repository, *, split, streaming):
+        asked.append((repository, split, streaming))
+        for i in range(1000):
+            taken.append(i)
+            yield {"text": f"text number {i}"} | ({"short_book_title": "Emma"} if i == 1 else {})
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    documents = load_corpus("proof-pile", Words(), split="validation", limit=3)
+    assert titles(documents) == [
+        "hoskinson-center/proof-pile[0]",
+        "Emma",
+        "hoskinson-center/proof-pile[2]",
+    ]
+    assert titles(load_corpus("own/data", Words(), limit=1)) == ["own/data[0]"]
+    assert asked == [
+        ("hoskinson-center/proof-pile", "validation", True),
+        ("own/data", "test", True),
+    ]
+    assert taken == [0, 1, 2, 0]  # no more than what was needed
+    monkeypatch.setattr(
+        sys.modules["datasets"],
+        "load_dataset",
+        lambda *_, **__: [{"text": "x"}, {"url": "http"}],
+        raising=True,
+    )
+    with pytest.raises(
+        ValueError, match=r"own/data, row 1 has no column 'text' .* it has \['url'\]"
+    ):
+        load_corpus("own/data", Words())
+
+
+def test_the_hub_out_of_reach(monkeypatch):
+    def at_once(*_, **__):
+        raise ConnectionError("no route")
+
+    def half_way(*_, **__):
+        yield {"text": "a few words"}
+        raise ConnectionError("no route")
+
+    for load_dataset in (at_once, half_way):
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        with pytest.raises(
+            ValueError,
+            match=r"'emozilla/pg19' \(split 'test'\) cannot be read: no route. Without a net",
+        ):
+            load_corpus("pg19", Words())
+
+
+# --- how many, how long -----------------------------------------------------------------------------------------------
+
+
+def test_lengths_and_limits(folder, caplog):
+    write(folder, a=5, b=20, c=10, d=30)
+    every = load_corpus(folder, Words())
+    assert [(d.title, len(d)) for d in every] == [("a", 5), ("b", 20), ("c", 10), ("d", 30)]
+    assert not caplog.records
+    long = load_corpus(folder, Words(), min_tokens=10)
+    assert titles(long) == ["b", "c", "d"]
+    assert "1 documents shorter than 10 tokens are left out" in caplog.text
+    cut = load_corpus(folder, Words(), min_tokens=10, max_tokens=12, limit=2)
+    assert [(d.title, len(d)) for d in cut] == [("b", 12), ("c", 10)]
+    (d,) = load_corpus(folder, Words(), min_tokens=30)
+    assert d.ids.tolist() == [4] * 30
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    least=st.integers(1, 32),
+    limit=st.none() | st.integers(1, 9),
+    cut=st.none() | st.integers(0, 10),
+)
+def test_what_is_asked_for_or_an_error(tmp_path_factory, lengths, least, limit, cut):
+    """All documents long enough, up to the limit, in their order; or an error that counts them."""
+    folder = tmp_path_factory.mktemp("texts")
+    write(folder, **{f"d{i}": n for i, n in enumerate(lengths)})
+    fit = [i for i, n in enumerate(lengths) if n >= least]
+    most = None if cut is None else least + cut
+    arguments = {"min_tokens": least, "limit": limit, "max_tokens": most}
+    if len(fit) < (limit or 1):
+        short = [n for n in lengths if n < least]
+        message = f"{len(fit)} of the {len(lengths)} documents .* have {least} tokens or more, and "
+        message += f"{limit} were asked for" if limit else "at least one is needed"
+        message += f", the longest has {max(short)}: " if short else ": "
+        with pytest.raises(ValueError, match=message):
+            load_corpus(folder, Words(), **arguments)
+    else:
+        documents = load_corpus(folder, Words(), **arguments)
+        assert titles(documents) == [f"d{i}" for i in fit[:limit]]
+        assert [len(d) for d in documents] == [min(lengths[i], most or 99) for i in fit[:limit]]
+
+
+def test_arguments_that_contradict(folder):
+    with pytest.raises(ValueError, match="max_tokens 5 is below min_tokens 6"):
+        load_corpus(folder, Words(), min_tokens=6, max_tokens=5)
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match=f"limit is {limit}: it counts documents"):
+            load_corpus(folder, Words(), limit=limit)
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+def entries(cache):
+    return sorted((cache / "tokens").glob("*"))
+
+
+def test_the_cache_folder(monkeypatch, cache):
+    assert cache_dir() == cache
+    monkeypatch.setenv("LONGROPE_LAB_CACHE", "")  # as good as none
+    assert cache_dir().name == "longrope_lab"
+
+
+def test_tokens_are_kept(cache):
+    words = Words()
+    first = tokenize("a bb ccc", words)
+    again = tokenize("a bb ccc", words)
+    assert words.calls == 1
+    for ids in (first, again):
+        assert ids.tolist() == [1, 2, 3]
+        assert ids.dtype == np.int64
+    again[0] = 9  # the caller's own
+    assert tokenize("a bb ccc", words).tolist() == [1, 2, 3]
+    (entry,) = entries(cache)
+    other = np.array([7, 7], np.int32).tobytes()
+    entry.write_bytes(hashlib.sha256(other).digest() + other)
+    assert tokenize("a bb ccc", words).tolist() == [7, 7]  # it is the file that is read
+    assert tokenize("a bb cccc", words).tolist() == [1, 2, 4]
+    assert len(entries(cache)) == 2
+
+
+def test_no_tokens(cache):
+    assert tokenize("", Words()).tolist() == tokenize("", Words()).tolist() == []
+
+
+class Backed:
+    """A fast tokenizer as transformers wraps it, with its name and the size of its vocabulary."""
+
+    name_or_path, vocab_size = "lab", 4096
+
+    def __init__(self, state):
+        self.backend_tokenizer = tokenizers.Tokenizer.from_str(json.dumps(state))
+
+    def __call__(self, text, verbose):
+        return {"input_ids": self.backend_tokenizer.encode(text).ids}
+
+
+def test_tokenizers_do_not_share_entries(tokenizer, cache):
+    """Of the same name, size and vocabulary, and other merges."""
+    text = "In the beginning 1234"
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = tokenize(text, Backed(state))
+    assert own.tolist() == tokenizer(text)["input_ids"]
+    state["model"]["merges"] = state["model"]["merges"][:100]
+    theirs = tokenize(text, Backed(state))
+    assert len(theirs) > len(own)
+    assert len(entries(cache)) == 2
+    assert tokenize(text, tokenizer).tolist() == own.tolist()
+    assert len(entries(cache)) == 2  # the first one's, since it is the same tokenizer
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "cut", "short", "longer", "one bit", "zeros", "another format"]
+)
+def test_a_damaged_entry_is_made_again(cache, caplog, damage):
+    words = Words()
+    tokenize("a bb ccc", words)
+    (entry,) = entries(cache)
+    whole = entry.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-4] ^= 1
+    entry.write_bytes(
+        {
+            "empty": b"",
+            "cut": whole[:-4],
+            "short": whole[:7],
+            "longer": whole + bytes(4),
+            "one bit": bytes(flipped),
+            "zeros": bytes(len(whole)),
+            "another format": b"\x93NUMPY",
+        }[damage]
+    )
+    with caplog.at_level(logging.WARNING):
+        assert tokenize("a bb ccc", words).tolist() == [1, 2, 3]
+    assert f"the token cache {entry} is damaged: tokenising again" in caplog.text
+    assert words.calls == 2
+    assert entry.read_bytes() == whole
+    caplog.clear()
+    tokenize("a bb ccc", words)
+    assert words.calls == 2
+    assert not caplog.records
+
+
+def test_nobody_sees_a_half_written_entry(cache, monkeypatch, caplog):
+    """An entry gets its name when it is whole: until then a reader finds nothing, and writes it as well."""
+    rename, parts = Path.replace, []
+
+    def late(part, target):
+        parts.append(part.read_bytes())
+        if len(parts) == 1:
+            assert not target.exists()
+            assert tokenize("a bb ccc", Words()).tolist() == [1, 2, 3]
+            assert target.read_bytes() == parts[0]
+        return rename(part, target)
+
+    monkeypatch.setattr(corpora.Path, "replace", late)
+    assert tokenize("a bb ccc", Words()).tolist() == [1, 2, 3]
+    assert len(parts) == 2
+    (entry,) = entries(cache)
+    assert entry.read_bytes() == parts[0] == parts[1]
+    assert not caplog.records
+
+
+def test_many_writers_at_once(cache, caplog):
+    texts = ["a " * n for n in (10, 2000, 30_000)] * 20
+    with ThreadPoolExecutor(8) as pool:
+        lengths = list(pool.map(lambda text: len(tokenize(text, Words())), texts))
+    assert lengths == [10, 2000, 30_000] * 20
+    assert not caplog.records
+    assert len(entries(cache)) == 3
+
+
+def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(corpora.Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        tokenize("a bb ccc", Words())
+    assert entries(cache) == []
