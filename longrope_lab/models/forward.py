@@ -8,9 +8,9 @@ time."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from ..texts.tokens import check_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +43,54 @@ ATTENTION = [
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 ]
+
+
+class StandIn:
+    """Another `forward` on one module, until `restore()` or the end of the ``with`` block.
+
+    It is kept on the instance, where Python finds it before the class's own. No weight, buffer or
+    config changes, so restoring is exact. What stood there before (the class's, or another
+    stand-in) can still be called as `stock`.
+
+    >>> doubled = torch.nn.Identity()
+    >>> with StandIn(doubled, lambda x: 2 * x):
+    ...     doubled(21)
+    42
+    >>> doubled(21)
+    21
+
+    Args:
+        module: the module whose `forward` is replaced.
+        forward: what is called in its place.
+    """
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self.module, self.forward = module, forward
+        self.stock: Callable[..., Any] = module.forward
+        self._before = vars(module).get("forward")
+        module.forward = forward
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it is what the module calls now; False once something else was put on top of it."""
+        return vars(self.module).get("forward") is self.forward
+
+    def restore(self) -> None:
+        """Put back what stood there before, whatever stands there now."""
+        remove_stand_in(self.module)
+        if self._before is not None:
+            self.module.forward = self._before
+
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+
+def remove_stand_in(module: nn.Module) -> None:
+    """Leave a module the `forward` of its class alone, for a copy that took a stand-in with it."""
+    vars(module).pop("forward", None)
 
 
 def token_losses(
@@ -69,13 +119,7 @@ def token_losses(
     if head_chunk < 1:
         raise ValueError(f"head_chunk is {head_chunk}: it counts tokens, so a whole number from 1")
     ids = ids.long()  # unsigned integers have no minimum in PyTorch
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= vocabulary:
-        raise ValueError(
-            f"token id {low if low < 0 else high} is outside the model's vocabulary of {vocabulary}: "
-            "tokenise with this model's own tokenizer"
-        )
+    check_ids(ids, model.get_input_embeddings().weight.shape[0])
     ids = ids.to(model.device)[None]  # (1, T)
     with torch.inference_mode(), fast_attention():
         hidden = hidden_states(model, ids)  # (1, T, width)
@@ -138,22 +182,13 @@ def _logits(model: PreTrainedModel, rows: Tensor) -> Tensor:
     The model's own forward computes them, with its decoder replaced by a stand-in that hands over
     the rows: whatever a model does to its logits (a scale, a soft cap, a bias) is so done here too.
     """
-    from transformers.modeling_outputs import (
-        MoeModelOutputWithPast,
-    )  # a mixture of experts looks for router_logits
+    # A mixture of experts looks for router_logits, which this output has.
+    from transformers.modeling_outputs import MoeModelOutputWithPast
 
-    decoder: nn.Module = model.base_model
-    before = decoder.__dict__.get("forward")
-    decoder.forward = lambda *args, **kwargs: MoeModelOutputWithPast(last_hidden_state=rows)
-    try:
-        logits: Tensor = model(
-            input_ids=torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
-        ).logits
-    finally:
-        if before is None:
-            del decoder.__dict__["forward"]
-        else:
-            decoder.forward = before
+    output = MoeModelOutputWithPast(last_hidden_state=rows)
+    ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
+    with StandIn(model.base_model, lambda *args, **kwargs: output):
+        logits: Tensor = model(input_ids=ids).logits
     return logits
 
 
@@ -171,22 +206,14 @@ def recomputing(model: PreTrainedModel) -> Iterator[None]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     keeping_attention = partial(create_selective_checkpoint_contexts, ATTENTION)
-    layers = [
-        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
-    ]
-    before = [layer.__dict__.get("forward") for layer in layers]
-    try:
-        for layer in layers:
-            layer.forward = partial(
-                checkpoint, layer.forward, use_reentrant=False, context_fn=keeping_attention
-            )
+    with contextlib.ExitStack() as stand_ins:
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                again = partial(
+                    checkpoint, layer.forward, use_reentrant=False, context_fn=keeping_attention
+                )
+                stand_ins.enter_context(StandIn(layer, again))
         yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            if forward is None:
-                del layer.__dict__["forward"]
-            else:
-                layer.forward = forward
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..common.files import cache_dir, replacing
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,29 @@ class Document:
 
     def __repr__(self) -> str:
         return f"Document({self.title!r}, {len(self):,} tokens)"
+
+
+def check_ids(
+    ids: NDArray[np.integer] | Tensor,
+    vocabulary: int,
+    way_out: str = "tokenise with this model's own tokenizer",
+) -> None:
+    """Refuse token ids that a model has no embedding for.
+
+    Args:
+        ids: whole numbers, at least one, any shape; an array, or a tensor of signed integers.
+        vocabulary: V, the rows of the model's embedding.
+        way_out: the advice that ends the error.
+
+    Raises:
+        ValueError: naming an id below 0 or from V on.
+    """
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"token id {low if low < 0 else high} is outside the model's vocabulary of "
+            f"{vocabulary}: {way_out}"
+        )
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
