@@ -1,4 +1,4 @@
-"""The one way to refuse a name that is not known, and a number outside its rule: value, rule, way out."""
+"""Refusals of unknown names and of numbers: each error says the value, the rule and the way out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> ValueError:
-    """A ``ValueError`` for a name that is not among `choices`, offering the nearest one.
+    """The error for a name that is not among `choices`; it offers the nearest one.
 
-    >>> str(unknown("method", "yarm", ["pi", "yarn"]))
-    "unknown method 'yarm': did you mean 'yarn'? Known: pi, yarn"
+    >>> unknown("method", "yarm", ["pi", "yarn"])
+    ValueError("unknown method 'yarm': did you mean 'yarn'? Known: pi, yarn")
     """
     known = list(choices)
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
@@ -23,9 +23,11 @@ def unknown(kind: str, value: object, choices: Iterable[str]) -> ValueError:
 def whole(name: str, value: Any, least: int, rule: str = "") -> int:
     """The value as an int, if it is a whole number of at least `least`.
 
+    >>> whole("steps", 400.0, 1)
+    400
+
     Raises:
-        ValueError: it is not; the error names the value, and the rule in general words or in those
-            given.
+        ValueError: it is not; the error states the rule in the words of `rule`, or in general ones.
     """
     try:
         if int(value) == value and value >= least:
@@ -36,6 +38,11 @@ def whole(name: str, value: Any, least: int, rule: str = "") -> int:
 
 
 def above(name: str, value: Any, bound: int) -> float:
+    """The value as a float, if it is a finite number above `bound`.
+
+    Raises:
+        ValueError: it is not.
+    """
     try:
         if math.isfinite(value) and value > bound:
             return float(value)

@@ -1,4 +1,4 @@
-"""On disk: JSON and tables, each written whole or not at all; and the folder of what can be made again."""
+"""Files that are written whole or not at all, and the folder of what can be made again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_dir
 
 if TYPE_CHECKING:
-    import pandas as pd  # a scaling alone needs numpy only
+    import pandas as pd  # only named here: a scaling needs numpy alone
 
 # What a JSON file holds at its top.
 Json = dict[str, Any]
@@ -27,11 +27,12 @@ def not_ours(source: str, kind: str, error: Exception) -> ValueError:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A file of a name of its own to write to, beside `path`, which it replaces at the end: whole
-        or not at all.
+    """A new file to write, which takes the place of `path` once the block ends well.
 
-    Also when several processes write the same file: the last one that finishes wins. An error
-    leaves nothing behind."""
+    A reader finds the old content or the new one, never a half. Several processes may write the
+    same path at once: each has a file of its own, and the last to finish wins. After an error
+    nothing is left behind.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -44,7 +45,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike[str], data: Json) -> Path:
-    """Write `data`, whole or not at all, making the folder if need be."""
+    """Write `data` as JSON, in a folder that is made if need be."""
     with replacing(path) as part:
         part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return Path(path)
@@ -56,20 +57,24 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(part, index=False, float_format="%.8g", lineterminator="\n")
 
 
-def read_json(path: Path) -> Any:
-    """What the file holds; an error that names it if it is missing or damaged."""
+def read_json(path: Path, kind: str) -> Any:
+    """What a JSON file holds; `kind` says what it should be, in the words of an error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON.
+    """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no scaling at {path}: save one with RopeScaling.save, or check the path"
-        )
+        raise FileNotFoundError(f"no {kind} at {path}: save one with .save, or check the path")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} is not readable JSON ({error}): it is damaged; write it again with .save"
+            f"{path} is not readable JSON ({error}): the {kind} is damaged; remove it, or write it "
+            "again"
         ) from None
 
 
 def cache_dir() -> Path:
-    """Where this package keeps what it can make again: `LONGROPE_LAB_CACHE`, or the user's cache folder."""
+    """The folder of what can be made again: `LONGROPE_LAB_CACHE`, or the user's cache folder."""
     return Path(os.environ.get("LONGROPE_LAB_CACHE") or user_cache_dir("longrope_lab"))

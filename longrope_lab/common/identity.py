@@ -1,4 +1,4 @@
-"""Who made what: digests, what differs between two identities, and folders that belong to one run."""
+"""Who made what: digests, what two identities differ in, and folders that belong to one run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from pathlib import Path
 
 from .files import Json, read_json, write_json
 
-# Characters of a value in a message: of longer ones the beginning is shown.
+# Characters of a value that a message shows; a longer value is cut.
 SHOWN = 80
 
 
 def digest(*parts: bytes | str) -> str:
-    """Tells contents from others: 16 hexadecimal digits of their SHA-256, one after the other."""
+    """A short name for a content: 16 hexadecimal digits of the SHA-256 of its parts in a row.
+
+    >>> digest("rope") == digest("ro", b"pe")
+    True
+    """
     content = hashlib.sha256()
     for part in parts:
         content.update(part.encode() if isinstance(part, str) else part)
@@ -22,7 +26,11 @@ def digest(*parts: bytes | str) -> str:
 
 
 def differences(there: Mapping[str, object], here: Mapping[str, object]) -> str:
-    """What two identities differ in, as "seed: 0 there, 1 here; ..."; "" if in nothing."""
+    """What two identities differ in, in words; empty where they are the same.
+
+    >>> differences({"seed": 0, "model": "lab"}, {"seed": 1, "model": "lab"})
+    'seed: 0 there, 1 here'
+    """
     named = [name for name in {**here, **there} if there.get(name) != here.get(name)]
     return "; ".join(
         f"{name}: {_short(there.get(name))} there, {_short(here.get(name))} here" for name in named
@@ -30,40 +38,43 @@ def differences(there: Mapping[str, object], here: Mapping[str, object]) -> str:
 
 
 def take(path: Path, kind: str, identity: Json) -> None:
-    """Make a folder the own of one run, by a file in it that holds its identity; or see that it is
-    that run's already.
+    """Take a folder for one run, or see that this run has it already.
+
+    The first call writes the run's identity into `path`; a later one compares with it.
 
     Args:
-        path: the file.
-        kind: of run, in words.
+        path: the file that holds the identity; its folder is the one that is taken.
+        kind: what kind of run it is, in the words of an error: "fine-tuning".
         identity: what tells one run from another, by name; its "format" is the version of the files
             beside it.
 
     Raises:
-        ValueError: the folder is another run's (the error says what differs) or another version's,
-            or holds anything else.
+        ValueError: the folder is another run's (the error says what differs), another version's, or
+            holds anything else.
     """
     identity = json.loads(json.dumps(identity))
-    if path.is_file():
-        theirs = read_json(path)
-        if not isinstance(theirs, dict):
-            raise ValueError(
-                f"{path} is no {kind}'s: it is damaged; name another folder, or remove {path.parent}"
-            )
-        if theirs.get("format") != identity.get("format"):
-            raise ValueError(
-                f"{path.parent} holds a {kind} of another version of longrope_lab (format {theirs.get('format', 1)}, "
-                f"and this one writes {identity.get('format', 1)}), whose files mean something else: name another "
-                "folder, or remove this one"
-            )
-        if differ := differences(theirs, identity):
-            raise ValueError(
-                f"{path.parent} holds another {kind} ({differ}): name another folder, or remove this one"
-            )
-    elif path.parent.exists() and any(other.suffix != ".part" for other in path.parent.iterdir()):
-        raise ValueError(f"{path.parent} is not empty and holds no {kind}: name another folder")
-    else:
+    folder = path.parent
+    if not path.is_file():
+        if folder.exists() and any(other.suffix != ".part" for other in folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no {kind}: name another folder")
         write_json(path, identity)
+        return
+    theirs = read_json(path, kind)
+    if not isinstance(theirs, dict):
+        raise ValueError(
+            f"{path} does not describe a {kind}: it is damaged; name another folder, or remove "
+            f"{folder}"
+        )
+    if theirs.get("format") != identity.get("format"):
+        raise ValueError(
+            f"{folder} holds a {kind} of another version of longrope_lab (format "
+            f"{theirs.get('format', 1)}, and this one writes {identity.get('format', 1)}), whose "
+            "files mean something else: name another folder, or remove this one"
+        )
+    if differ := differences(theirs, identity):
+        raise ValueError(
+            f"{folder} holds another {kind} ({differ}): name another folder, or remove this one"
+        )
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Several processes of one job, as ``accelerate launch`` starts them: who is the main one, and who waits for whom."""
+"""Several processes of one job, as ``accelerate launch`` starts them: which one goes first."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 
+# The others wait as long as the main process works, and a search may take days.
+PATIENCE = timedelta(days=30)
+
 
 def is_main() -> bool:
-    """Whether this process is the job's main one, or its only one."""
+    """Whether this process is the main one of its job, or the only one."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 @contextlib.contextmanager
 def main_first(*, cpu: bool) -> Iterator[None]:
-    """The main process runs the block, then the others, which find done what it did; alone, nothing
-    to wait for.
+    """The main process runs the block first, and the others after it find done what it did.
 
-    Also if it fails, so that the others see the same and none waits.
+    They also run it if the main process fails, so that all see the same error and none waits for
+    ever. A process that is alone just runs the block.
 
     Args:
-        cpu: whether the job computes on CPUs, for the first call of a process, which connects it
-            with the others.
+        cpu: whether the job computes on CPUs. The first call of a process connects it with the
+            others, and needs to know.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     from accelerate import PartialState
 
-    state = PartialState(
-        cpu=cpu, timeout=timedelta(days=30)
-    )  # the others wait as long as a search takes
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
     if not state.is_main_process:
         state.wait_for_everyone()
     try:

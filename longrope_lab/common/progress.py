@@ -1,4 +1,4 @@
-"""Progress on what takes more than a few seconds: a bar on a screen, a line now and then without one."""
+"""Progress of what takes more than a few seconds: a bar on a screen, else a line now and then."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 T = TypeVar("T")
 
@@ -16,31 +18,29 @@ LINE_EVERY = 20.0
 
 
 class Progress:
-    """A count that goes up, with a note beside it, shown for the length of a ``with`` block.
+    """A count that goes up, with a note beside it, shown while a ``with`` block lasts.
 
-    A terminal or a live notebook gets a tqdm bar. A headless run, which sets
-    ``LONGROPE_LAB_PROGRESS=lines`` for its notebooks, or whose stderr is a file, gets a line on
-    stderr at most every 20 seconds.
+    A terminal or a live notebook gets a bar of tqdm. A headless run, whose stderr is a file or
+    which sets ``LONGROPE_LAB_PROGRESS=lines`` for its notebooks, gets a line on stderr, at most one
+    every 20 seconds.
 
     Args:
-        what: what is going on.
+        what: what is going on, such as "fine-tuning".
         total: how many there will be; None where nobody knows.
     """
 
     def __init__(self, what: str, total: int | None = None) -> None:
         self.what, self.total, self.done = what, total, 0
         self._started = self._said = time.monotonic()
-        self._bar: Any = None
-        in_notebook = "ipykernel" in sys.modules
-        if os.environ.get("LONGROPE_LAB_PROGRESS") != "lines" and (
-            in_notebook or sys.stderr.isatty()
-        ):
+        self._bar: tqdm[Any] | None = None
+        on_screen = "ipykernel" in sys.modules or sys.stderr.isatty()
+        if on_screen and os.environ.get("LONGROPE_LAB_PROGRESS") != "lines":
             from tqdm.auto import tqdm
 
             self._bar = tqdm(desc=what, total=total, leave=False)
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` more are done."""
+        """Count `count` more as done."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -49,13 +49,11 @@ class Progress:
         elif time.monotonic() - self._said > LINE_EVERY:
             self._said = time.monotonic()
             of = "" if self.total is None else f" of {self.total}"
-            self.say(
-                f"{self.done}{of} after {self._said - self._started:.0f} s"
-                + (f", {note}" if note else "")
-            )
+            after = f" after {self._said - self._started:.0f} s"
+            self.say(f"{self.done}{of}{after}" + (f", {note}" if note else ""))
 
     def say(self, words: str) -> None:
-        """A line on stderr, above a bar if there is one."""
+        """Write a line on stderr, above the bar if there is one."""
         line = f"{self.what}: {words}"
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
@@ -65,18 +63,13 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
 def progress(items: Sequence[T], what: str) -> Iterator[T]:
-    """`items` one after the other, showing how many are done; see `Progress`."""
+    """The items one after the other, showing how many are done; see `Progress`."""
     with Progress(what, len(items)) as shown:
         for item in items:
             yield item

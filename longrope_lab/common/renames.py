@@ -1,4 +1,4 @@
-"""Names of the release before: they go on working for one more, and warn with the new one."""
+"""Names of the release before: they work for one more release, and warn with the new name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def warn_renamed(old: str, new: str, *, depth: int = 3) -> None:
-    """A ``FutureWarning``, which is shown without asking, at the line that used the old name."""
+    """Warn at the line that used the old name, with a warning that Python shows without asking."""
     warnings.warn(
         f"{old} is now {new}; the old name goes with the next release",
         FutureWarning,
@@ -22,10 +22,11 @@ def warn_renamed(old: str, new: str, *, depth: int = 3) -> None:
 
 
 def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: take keyword arguments by their old names, too; ``old="new"``.
+    """Decorator: take keyword arguments by their old names as well, given as ``old="new"``.
 
-    Of a function that is given both, the old one counts: ``dataclasses.replace`` passes every
-    field, and the old name is then what the caller wrote."""
+    Where a call holds both, the old one counts. ``dataclasses.replace`` passes every field by its
+    new name, and the old name is then what the caller wrote.
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -38,7 +39,7 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
 
 
 def renamed_fields(**names: str) -> Callable[[type[T]], type[T]]:
-    """Class decorator: `renamed_arguments` for the constructor, and the attributes by their old names."""
+    """Class decorator: take and give a dataclass's fields by their old names as well."""
 
     def decorate(cls: type[T]) -> type[T]:
         cls.__init__ = renamed_arguments(**names)(cls.__init__)  # type: ignore[method-assign]

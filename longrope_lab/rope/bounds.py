@@ -1,38 +1,39 @@
 """How large an attention score can become between trained positions, and beyond them.
 
 Position Interpolation (PI, arXiv 2306.15595, section 2.3) argues from the form that RoPE gives to a
-score. A query and a key at distance s, their d/2 pairs of dimensions read as complex numbers, meet
-in
+score. Read the d/2 pairs of dimensions of a query and a key as complex numbers. At distance s the
+two then meet in
 
     a(s) = Re sum_j h_j e^{i s theta_j},        h_j = q_j conj(k_j),  j = 0 ... d/2 - 1
 
-Training has seen a(s) at whole s below L. PI asks for a(s) between two such distances; no scaling
-asks for it beyond L.
+Training has seen a(s) at whole s below L. PI asks for a(s) between two such distances; a model
+without scaling asks for it beyond L.
 
-A theorem, on |a''(s)| <= max|h| sum_j theta_j^2 (`interpolation_bound`). Let l(s) be the straight
-line through a(s1) and a(s2); then for s1 <= s <= s2
+Between: a theorem (`interpolation_bound`), since |a''(s)| <= max|h| sum_j theta_j^2. Let l(s) be
+the straight line through a(s1) and a(s2). Then for s1 <= s <= s2
 
     |a(s) - l(s)| <= max|h| sum_j theta_j^2 (s - s1)(s2 - s) / 2
 
 Theorem 2.1 as PI states it (`published_interpolation_bound`) puts d/(4 ln base) for the sum of
 squares. The sum is (1 - base^-2) / (1 - base^(-4/d)), about d/(4 ln base) + 1/2, so the published
-constant is too small (by 13 % for d = 128 and base 10000, by 24 % for d = 64) and some h break it:
-h_j = e^{-i s theta_j} at the s in the middle. Their statement holds with d/(4 ln base) + 1 in its
-place, and their conclusion does not depend on it.
+constant is too small: by 13 % for d = 128 and base 10000. Some h break it, such as
+h_j = e^{-i s theta_j} at the s in the middle. The statement holds with d/(4 ln base) + 1 in its
+place, and PI's conclusion does not depend on it.
 
-A theorem, by summation by parts (`extrapolation_bound`; Su et al., arXiv 2104.09864, section
-3.4.3), for every s:
+Beyond: a theorem (`extrapolation_bound`), by summation by parts (Su et al., arXiv 2104.09864,
+section 3.4.3), for every s:
 
     |a(s)| <= max_j |h_{j+1} - h_j| B(s) <= 2 max|h| B(s),   h_{d/2} = 0
     B(s) = sum_{k=0}^{d/2-1} |A_{k+1}(s)|,   A_k(s) = sum_{j<k} e^{i s theta_j}
 
-An observation of PI's, from a plot for base 10000 and d = 128 (their appendix B): B(s)/d is almost
-always above 1. With B(s) = d the ratio of the two published bounds is 2 * 32 ln(10000) = 2 *
-294.73, their "at least about 600x".
+PI observes, from a plot for base 10000 and d = 128 (appendix B), that B(s)/d is almost always above
+1. With B(s) = d the two published bounds have the ratio 2 * 32 ln(10000) = 2 * 294.73, which is
+PI's "at least about 600x".
 
-A ratio of bounds is not a ratio of scores. |a(s)| <= max|h| d/2 is plain, tighter wherever B(s) >
-d/4, and attained (h_j = e^{-i s theta_j}); the largest distance from the line that any h attains is
-`worst_deviation`."""
+A ratio of bounds is not a ratio of scores. |a(s)| <= max|h| d/2 is plain, tighter wherever
+B(s) > d/4, and attained by h_j = e^{-i s theta_j}. The largest distance from the line that any h
+attains is `worst_deviation`.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +44,9 @@ from numpy.typing import ArrayLike, NDArray
 from .spec import Floats, RopeSpec, check_target
 
 Complexes = NDArray[np.complex128]
+
+# A position and its neighbours: where a straight line is furthest from what it interpolates.
+MIDWAY = (0.5, 0, 1)
 
 
 def attention_score(spec: RopeSpec, coefficients: ArrayLike, positions: ArrayLike) -> Floats:
@@ -62,20 +66,19 @@ def attention_score(spec: RopeSpec, coefficients: ArrayLike, positions: ArrayLik
     h = np.asarray(coefficients, dtype=np.complex128)
     if h.shape[-1:] != (spec.rotary_dim // 2,) or not np.isfinite(h).all():
         raise ValueError(
-            f"coefficients have shape {h.shape}: they must be {spec.rotary_dim // 2} finite complex numbers, one a "
-            f"pair of the {spec.rotary_dim} rotary dimensions"
+            f"coefficients have shape {h.shape}: they must be {spec.rotary_dim // 2} finite "
+            f"complex numbers, one per pair of the {spec.rotary_dim} rotary dimensions"
         )
     angles = np.asarray(positions, dtype=np.float64)[..., None] * spec.frequencies
-    scores: Floats = np.tensordot(h.real, np.cos(angles), (-1, -1)) - np.tensordot(
-        h.imag, np.sin(angles), (-1, -1)
-    )
+    real = np.tensordot(h.real, np.cos(angles), (-1, -1))
+    scores: Floats = real - np.tensordot(h.imag, np.sin(angles), (-1, -1))
     return scores
 
 
 def linear_score(
     spec: RopeSpec, coefficients: ArrayLike, positions: ArrayLike, before: float, after: float
 ) -> Floats:
-    """The straight line through a(before) and a(after), at `positions`: a_linear of PI's Theorem 2.1."""
+    """The straight line through a(before) and a(after): a_linear of PI's Theorem 2.1."""
     left, right = attention_score(spec, coefficients, [before, after])  # one h, shape (d/2,)
     share = (np.asarray(positions, dtype=np.float64) - before) / (after - before)
     line: Floats = left + share * (right - left)
@@ -85,16 +88,15 @@ def linear_score(
 def interpolation_bound(
     spec: RopeSpec, largest: float | ArrayLike, positions: ArrayLike, before: float, after: float
 ) -> Floats:
-    """How far a(s) can be from the line through its neighbours: sum_j |h_j| theta_j^2 (s - s1)(s2 -
-    s) / 2.
+    """How far a(s) can be from the straight line through its neighbours.
 
-    A theorem, for any frequencies: |a''| is at most the sum, and the error of linear interpolation
-    at most half of that times the product.
+    The bound is sum_j |h_j| theta_j^2 (s - s1)(s2 - s) / 2, a theorem for any frequencies: |a''| is
+    at most the sum, and the error of linear interpolation at most half of that times the product.
 
     Args:
         spec: gives theta.
-        largest: max|h|; or |h_j| of each pair, shape (d/2,), for a bound that knows which pairs are
-            large.
+        largest: max|h|; or |h_j| of each pair, shape (d/2,), for a bound that knows which pairs
+            are large.
         positions: s in tokens, before <= s <= after.
         before, after: s1 and s2, the neighbours.
 
@@ -109,11 +111,10 @@ def interpolation_bound(
 def published_interpolation_bound(
     spec: RopeSpec, largest: float, positions: ArrayLike, before: float, after: float
 ) -> Floats:
-    """PI's Theorem 2.1 as printed: d max|h| (s - s1)(s2 - s) / (8 ln base). Slightly too small: see
-    the module.
+    """PI's Theorem 2.1 as printed, slightly too small, as the top of this module explains.
 
-    In the middle of whole positions it is d max|h| / (32 ln base), which is d max|h| / 294.73 for
-    base 10000.
+    The bound is d max|h| (s - s1)(s2 - s) / (8 ln base). Midway between whole positions it is
+    d max|h| / (32 ln base), which is d max|h| / 294.73 for base 10000.
 
     Raises:
         ValueError: a spec without a base, or a position that is not between the neighbours.
@@ -125,19 +126,19 @@ def published_interpolation_bound(
 
 
 def worst_deviation(spec: RopeSpec) -> float:
-    """The largest |a(s) - line| midway between whole positions over all h with max|h| = 1: sum_j (1
-    - cos(theta_j/2)).
+    """The largest |a(s) - line| midway between whole positions, over all h with max|h| = 1.
 
-    Attained at any s by h_j = e^{-i s theta_j}: then a(s) is d/2 and each pair's own line passes at
-    cos(theta_j/2)."""
+    It is sum_j (1 - cos(theta_j/2)), and h_j = e^{-i s theta_j} attains it at any s: a(s) is then
+    d/2, and the line of each pair passes at cos(theta_j/2).
+    """
     return float((1 - np.cos(spec.frequencies / 2)).sum())
 
 
 def partial_sums(spec: RopeSpec, positions: ArrayLike) -> Floats:
-    """B(s) = sum_{k=0}^{d/2-1} |A_{k+1}(s)|, A_k(s) = sum_{j<k} e^{i s theta_j}; shape
-    positions.shape.
+    """B(s) = sum_{k=0}^{d/2-1} |A_{k+1}(s)|, of the shape of `positions`.
 
-    B(s)/d above 1 at most s is what PI observed in a plot (appendix B), no theorem.
+    Here A_k(s) = sum_{j<k} e^{i s theta_j}. That B(s)/d is above 1 at most s is an observation of
+    PI's, from a plot (appendix B), and not a theorem.
     """
     angles = np.asarray(positions, dtype=np.float64)[..., None] * spec.frequencies
     sums: Floats = np.abs(np.cumsum(np.exp(1j * angles), axis=-1)).sum(axis=-1)
@@ -145,16 +146,15 @@ def partial_sums(spec: RopeSpec, positions: ArrayLike) -> Floats:
 
 
 def extrapolation_bound(spec: RopeSpec, largest: float, positions: ArrayLike) -> Floats:
-    """2 max|h| B(s), which |a(s)| never exceeds, shape positions.shape (PI, section 2.3; a theorem)."""
+    """2 max|h| B(s), which |a(s)| never exceeds (a theorem; PI, section 2.3)."""
     return 2 * abs(largest) * partial_sums(spec, positions)
 
 
 def bound_ratio(spec: RopeSpec, positions: ArrayLike | None = None) -> Floats:
-    """The extrapolation bound over the published interpolation bound midway between whole
-    positions.
+    """The extrapolation bound over the published interpolation bound midway between positions.
 
-    Without `positions`, B(s) counts as d, as in PI: 2 * 32 ln(base), which is 2 * 294.73 for base
-    10000 whatever d.
+    Without `positions`, B(s) counts as d, as in PI: the ratio is then 2 * 32 ln(base), whatever d,
+    which is 2 * 294.73 for base 10000.
 
     Raises:
         ValueError: a spec without a base.
@@ -167,7 +167,7 @@ def bound_ratio(spec: RopeSpec, positions: ArrayLike | None = None) -> Floats:
 def random_coefficients(
     spec: RopeSpec, trials: int, seed: int | np.random.Generator = 0
 ) -> Complexes:
-    """Coefficients of size 1 and uniformly random phase, shape (trials, d/2): max|h| = 1, as the bounds count."""
+    """Coefficients of size 1 and random phase, shape (trials, d/2): max|h| = 1 in each trial."""
     phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, (trials, spec.rotary_dim // 2))
     h: Complexes = np.exp(1j * phases)
     return h
@@ -180,14 +180,19 @@ def bounds_table(
     points: int = 240,
     seed: int | np.random.Generator = 0,
 ) -> pd.DataFrame:
-    """Bounds and what random coefficients really do, for max|h| = 1, at distances up to
-    `target_length`.
+    """The bounds beside what random coefficients really do, for max|h| = 1.
 
     Returns:
-        A row a distance, spread evenly on a log axis: position (whole, tokens), partial_sums
-        (B(s)), extrapolation_bound, plain_bound (d/2), largest_score (over `trials` random h, of
-        |a(s)|), interpolation_bound, published_interpolation_bound (both midway between s and s +
-        1), largest_deviation (of a(s + 1/2) from the line, over the same h).
+        One row per distance s up to `target_length`, spread evenly on a log axis, with the columns
+
+            position                        s, whole, in tokens
+            partial_sums                    B(s)
+            extrapolation_bound             2 B(s)
+            plain_bound                     d/2
+            largest_score                   the largest |a(s)| of `trials` random h
+            interpolation_bound             midway between s and s + 1
+            published_interpolation_bound   the same, as PI prints it
+            largest_deviation               of a(s + 1/2) from the line, over the same h
 
     Raises:
         ValueError: a spec without a base, or a target shorter than the window.
@@ -195,9 +200,8 @@ def bounds_table(
     target_length = check_target(spec, target_length)
     s = np.unique(np.geomspace(1, target_length, points).round())
     h = random_coefficients(spec, trials, seed)
-    here, middle, there = (
-        attention_score(spec, h, s + step) for step in (0, 0.5, 1)
-    )  # (trials, points)
+    # Each is (trials, points).
+    here, middle, there = (attention_score(spec, h, s + step) for step in (0, 0.5, 1))
     return pd.DataFrame(
         {
             "position": s.astype(np.int64),
@@ -205,30 +209,29 @@ def bounds_table(
             "extrapolation_bound": extrapolation_bound(spec, 1, s),
             "plain_bound": spec.rotary_dim / 2,
             "largest_score": np.abs(here).max(axis=0),
-            "interpolation_bound": float(interpolation_bound(spec, 1, 0.5, 0, 1)),
-            "published_interpolation_bound": float(
-                published_interpolation_bound(spec, 1, 0.5, 0, 1)
-            ),
+            "interpolation_bound": float(interpolation_bound(spec, 1, *MIDWAY)),
+            "published_interpolation_bound": float(published_interpolation_bound(spec, 1, *MIDWAY)),
             "largest_deviation": np.abs(middle - (here + there) / 2).max(axis=0),
         }
     )
 
 
 def bounds_summary(spec: RopeSpec, target_length: int) -> pd.DataFrame:
-    """The constants of the argument side by side, for max|h| = 1: columns case, quantity, value.
+    """The constants of the argument side by side, for max|h| = 1.
 
     B(s) is taken at every whole s from the window to `target_length`.
+
+    Returns:
+        A table with the columns case, quantity, value.
     """
     beyond = np.arange(spec.window, check_target(spec, target_length) + 1)
-    parts = np.array_split(
-        beyond, len(beyond) // 4096 + 1
-    )  # bounded memory: 4096 distances at a time
+    parts = np.array_split(beyond, len(beyond) // 4096 + 1)  # bounded memory
     b = np.concatenate([partial_sums(spec, part) for part in parts])
     values = {
         ("between", "published bound, d/(32 ln base)"): published_interpolation_bound(
-            spec, 1, 0.5, 0, 1
+            spec, 1, *MIDWAY
         ),
-        ("between", "bound with the exact sum of squares"): interpolation_bound(spec, 1, 0.5, 0, 1),
+        ("between", "bound with the exact sum of squares"): interpolation_bound(spec, 1, *MIDWAY),
         ("between", "attained by the worst h"): worst_deviation(spec),
         ("beyond", "bound with B(s) = d, 2d"): 2 * spec.rotary_dim,
         ("beyond", "bound 2 B(s), the smallest"): 2 * b.min(),
@@ -243,14 +246,12 @@ def bounds_summary(spec: RopeSpec, target_length: int) -> pd.DataFrame:
     )
 
 
-# --- PI's Figure 2: a score fitted inside the window ----------------------------------------------------------------
-
-
 def _between(positions: ArrayLike, before: float, after: float) -> Floats:
     s = np.asarray(positions, dtype=np.float64)
     if not (before < after and (before <= s).all() and (s <= after).all()):
         raise ValueError(
-            f"positions from {s.min()} to {s.max()} are not between the neighbours {before} and {after}"
+            f"positions from {s.min()} to {s.max()} are not between the neighbours {before} and "
+            f"{after}"
         )
     product: Floats = (s - before) * (after - s)
     return product
@@ -259,7 +260,7 @@ def _between(positions: ArrayLike, before: float, after: float) -> Floats:
 def _log_base(spec: RopeSpec) -> float:
     if spec.base is None:
         raise ValueError(
-            "this RopeSpec has base_frequencies and no base, which PI's closed form needs: use interpolation_bound, "
-            "which takes any frequencies"
+            "this RopeSpec has base_frequencies and no base, which PI's closed form needs: use "
+            "interpolation_bound, which takes any frequencies"
         )
     return float(np.log(spec.base))

@@ -1,4 +1,4 @@
-"""The formulas of the rescale factors, as arrays."""
+"""The formulas of the rescale factors and of the attention factor, as functions of numbers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from .spec import Floats, RopeSpec
 
 
 def longrope_attention_factor(spec: RopeSpec, target_length: float) -> float:
-    """m = sqrt(1 + ln s / ln L), LongRoPE's attention factor (as in its released code and
-    transformers).
+    """LongRoPE's attention factor, m = sqrt(1 + ln s / ln L), as in its released code.
 
-    `target_length` is in tokens; it need not be whole, since a config may state a ratio that makes
-    no whole number."""
+    `target_length` counts tokens and need not be whole, since a config may state a ratio that gives
+    no whole number.
+    """
     return math.sqrt(1 + math.log(max(target_length / spec.window, 1.0)) / math.log(spec.window))
 
 
 def ntk_factors(spec: RopeSpec, ratio: float) -> Floats:
-    """s**(2i/(d-2)), shape (d/2,): the fastest dimension untouched, the slowest slowed by s (YaRN, section 3.1)."""
+    """NTK-aware factors, s**(2i/(d-2)), shape (d/2,) (YaRN, section 3.1).
+
+    The fastest pair stays as it is, and the slowest is slowed by all of s.
+    """
     if spec.rotary_dim < 4:
         raise ValueError(
             f"NTK scaling needs a rotary_dim of at least 4; this model has {spec.rotary_dim}"
@@ -28,7 +31,10 @@ def ntk_factors(spec: RopeSpec, ratio: float) -> Floats:
 
 
 def yarn_attention_factor(ratio: float, scale: float = 1.0) -> float:
-    """m = 0.1 ln s + 1 (YaRN, section 3.4: sqrt(1/t)); `scale` multiplies the logarithm, as DeepSeek's mscale does."""
+    """YaRN's attention factor, m = 0.1 ln s + 1 (section 3.4, where it is called sqrt(1/t)).
+
+    `scale` multiplies the logarithm, as DeepSeek's mscale does.
+    """
     return 0.1 * scale * math.log(ratio) + 1.0 if ratio > 1 else 1.0
 
 
@@ -39,34 +45,35 @@ def yarn_factors(
     beta_slow: float = 1.0,
     truncate: bool = True,
 ) -> Floats:
-    """NTK-by-parts: 1 for the fast dimensions, s for the slow, a ramp of the frequencies between;
-    shape (d/2,).
+    """YaRN's NTK-by-parts factors, shape (d/2,) (section 3.2).
+
+    Fast pairs keep their frequencies, slow ones get those of Position Interpolation, and between
+    the two a ramp mixes both frequencies.
 
     Raises:
         ValueError: not ``beta_fast >= beta_slow > 0``, or base frequencies that do not fall.
     """
     if not (math.isfinite(beta_fast) and beta_fast >= beta_slow > 0):
         raise ValueError(
-            f"beta_fast is {beta_fast} and beta_slow {beta_slow}: they are turns inside the window, beta_fast those of "
-            "the dimensions left alone, so beta_fast >= beta_slow > 0"
+            f"beta_fast is {beta_fast} and beta_slow {beta_slow}: they are turns inside the "
+            "window, beta_fast those of the dimensions left alone, so beta_fast >= beta_slow > 0"
         )
     low, high = (_index_of_rotations(spec, beta) for beta in (beta_fast, beta_slow))
     if truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = (
-        max(low, 0),
-        min(high, spec.rotary_dim - 1),
-    )  # the authors' bound: d - 1, not d/2 - 1
+    low, high = max(low, 0), min(high, spec.rotary_dim - 1)  # the authors' bound, not d/2 - 1
     if low == high:
         high += 0.001
-    slowed: Floats = np.clip(
-        (np.arange(spec.rotary_dim // 2) - low) / (high - low), 0, 1
-    )  # 1: by s, 0: not at all
+    # How much of the slowing a pair gets: 0 leaves it as it is, 1 slows it by s.
+    slowed: Floats = np.clip((np.arange(spec.rotary_dim // 2) - low) / (high - low), 0, 1)
     return 1 / (slowed / ratio + (1 - slowed))
 
 
 def _index_of_rotations(spec: RopeSpec, rotations: float) -> float:
-    """The (fractional) dimension pair that makes so many turns inside the window; it may lie outside 0 ... d/2 - 1."""
+    """The pair that makes so many turns inside the window.
+
+    It is a fraction, and it may lie outside 0 ... d/2 - 1.
+    """
     if spec.base is not None:
         turns = spec.window / (rotations * 2 * math.pi)
         return spec.rotary_dim * math.log(turns) / (2 * math.log(spec.base))
@@ -75,7 +82,7 @@ def _index_of_rotations(spec: RopeSpec, rotations: float) -> float:
         raise ValueError(
             "YaRN needs base frequencies that fall from each dimension to the next; these do not"
         )
-    # Between two pairs the logarithm is taken as linear, as a base's is; past either end, the end's
-    # slope goes on.
+    # Between two pairs the logarithm is taken as linear, as it is where there is a base; past
+    # either end, the slope of that end goes on.
     i = int(np.clip(np.searchsorted(-log_r, -math.log(rotations)) - 1, 0, len(log_r) - 2))
     return i + float((math.log(rotations) - log_r[i]) / (log_r[i + 1] - log_r[i]))

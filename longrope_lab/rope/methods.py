@@ -1,14 +1,14 @@
-"""The formulas that fill in the rescale factors, and `rope_scaling`, which calls them by name.
+"""The methods by name, and `rope_scaling`, which calls them.
 
-With s = L'/L the extension ratio, i = 0 ... d/2 - 1 the dimension pair, r_i the turns it makes
-inside the window:
+With s = L'/L the extension ratio, i = 0 ... d/2 - 1 the pair of dimensions, and r_i the turns that
+it makes inside the window, the factors are
 
-    none         factors 1                                   the model beyond its window, as it is
-    pi           s                                           Position Interpolation, arXiv
-    2306.15595 ntk          s**(2i/(d-2))                               NTK-aware, u/bloc97; YaRN
-    section 3.1 dynamic_ntk  ntk at the running length (a schedule)      u/emozilla; YaRN section
-    3.3 yarn         1 where r_i > 32, s where r_i < 1, a ramp   arXiv 2309.00071, sections 3.2 and
-    3.4 longrope     given: the search finds them                arXiv 2402.13753
+    none          1, so the model runs beyond its window as it is
+    pi            s (Position Interpolation, arXiv 2306.15595)
+    ntk           s**(2i/(d-2)) (NTK-aware, by u/bloc97; YaRN, section 3.1)
+    dynamic_ntk   ntk for the running length, a schedule (u/emozilla; YaRN, section 3.3)
+    yarn          1 where r_i > 32, s where r_i < 1, a ramp between (arXiv 2309.00071, section 3.2)
+    longrope      given, since a search finds them (arXiv 2402.13753)
 """
 
 from __future__ import annotations
@@ -27,16 +27,26 @@ from .schedule import DynamicNTK, RopeSchedule, Scaling
 from .spec import RopeSpec, check_target
 
 Method = Callable[..., Scaling]
-METHODS: dict[str, Method] = {}
 
-# Of these, the ones with a formula of their own; LongRoPE's factors are searched.
+# Every registered method by its name, and those of ours with a formula: LongRoPE's factors are
+# searched.
+METHODS: dict[str, Method] = {}
 FORMULAS = ("none", "pi", "ntk", "dynamic_ntk", "yarn")
 
 
 def register_method(name: str) -> Callable[[Method], Method]:
-    """Decorator: make ``f(spec, target_length, <options>)`` known to `rope_scaling` under `name`.
+    """Decorator: make a function known to `rope_scaling` under a name.
 
-    A name that is taken is replaced, so that a notebook cell can be run again.
+    >>> @lab.register_method("root")
+    ... def root_scaling(spec, target_length, power=0.5):
+    ...     factors = [(target_length / spec.window) ** power] * (spec.rotary_dim // 2)
+    ...     return lab.RopeScaling(spec, factors, target_length, "root")
+    >>> spec = lab.RopeSpec(rotary_dim=8, window=512, base=10_000.0)
+    >>> lab.rope_scaling(spec, "root", 2048).factors.tolist()
+    [2.0, 2.0, 2.0, 2.0]
+
+    The function takes the spec, the target length and options of its own, each with a default. A
+    name that is taken is replaced, so that a notebook cell can be run again.
     """
 
     def add(function: Method) -> Method:
@@ -46,21 +56,34 @@ def register_method(name: str) -> Callable[[Method], Method]:
     return add
 
 
-def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any) -> Any:
-    """The scaling of `spec` to `target_length` tokens by a named method.
+def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any) -> Scaling:
+    """The scaling that a named method gives for a target length.
+
+    >>> spec = lab.RopeSpec(rotary_dim=8, window=512, base=10_000.0)
+    >>> lab.rope_scaling(spec, "pi", 2048).factors.tolist()
+    [4.0, 4.0, 4.0, 4.0]
+    >>> lab.rope_scaling(spec, "ntk", 2048).factors.round(2).tolist()
+    [1.0, 1.59, 2.52, 4.0]
+    >>> lab.rope_scaling(spec, "yarn", 2048)
+    RopeScaling(yarn, 512 -> 2048 tokens, factors 1 to 4, start_tokens=0, m=1.139)
 
     Args:
         spec: the model's rotary embedding; `rope_spec(model)` reads it.
         method: "none", "pi", "ntk", "dynamic_ntk", "yarn", "longrope", or what `register_method`
             added.
-        target_length: L' in tokens, at least the original window.
-        options: the method's own, each with a default except LongRoPE's `factors`:
-            dynamic_ntk: `alpha` = 1; yarn: `beta_fast` = 32, `beta_slow` = 1, `truncate` = True,
-            `attention_factor` = 0.1 ln s + 1; longrope: `factors`, `start_tokens` = 0,
-            `attention_factor` = sqrt(1 + ln s / ln L).
+        target_length: L', in tokens, at least the window.
+        options: the method's own; see below.
+
+    The options and their defaults:
+
+        dynamic_ntk   alpha = 1
+        yarn          beta_fast = 32, beta_slow = 1, truncate = True,
+                      attention_factor = 0.1 ln s + 1
+        longrope      factors (no default), start_tokens = 0,
+                      attention_factor = sqrt(1 + ln s / ln L)
 
     Returns:
-        A `RopeScaling`; for "dynamic_ntk" a `RopeSchedule`.
+        A `RopeScaling`; for "dynamic_ntk", a `RopeSchedule`.
 
     Raises:
         ValueError: an unknown method or option (the nearest is offered), a target shorter than the
@@ -79,27 +102,26 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
 
 @register_method("none")
 def none_scaling(spec: RopeSpec, target_length: int) -> RopeScaling:
-    """No change: what the model does by itself beyond its window (extrapolation)."""
+    """No change: the model goes beyond its window as it is (extrapolation)."""
     return RopeScaling(spec, np.ones(spec.rotary_dim // 2), target_length, "none")
 
 
 @register_method("pi")
 def pi_scaling(spec: RopeSpec, target_length: int) -> RopeScaling:
-    """Position Interpolation: every dimension slowed by s (arXiv 2306.15595, section 2.3)."""
-    return RopeScaling(
-        spec, np.full(spec.rotary_dim // 2, target_length / spec.window), target_length, "pi"
-    )
+    """Position Interpolation: every pair is slowed by s (arXiv 2306.15595, section 2.3)."""
+    factors = np.full(spec.rotary_dim // 2, target_length / spec.window)
+    return RopeScaling(spec, factors, target_length, "pi")
 
 
 @register_method("ntk")
 def ntk_scaling(spec: RopeSpec, target_length: int) -> RopeScaling:
-    """NTK-aware interpolation, the same as base -> base * s**(d/(d-2))."""
+    """NTK-aware interpolation, the same as a base of base * s**(d/(d-2))."""
     return RopeScaling(spec, ntk_factors(spec, target_length / spec.window), target_length, "ntk")
 
 
 @register_method("dynamic_ntk")
 def dynamic_ntk(spec: RopeSpec, target_length: int, alpha: float = 1.0) -> RopeSchedule:
-    """NTK at the running length. It needs no target: `target_length` is taken for symmetry and only checked."""
+    """NTK-aware interpolation at the running length, whatever `target_length` is."""
     return DynamicNTK(spec, alpha)
 
 
@@ -112,12 +134,12 @@ def yarn_scaling(
     truncate: bool = True,
     attention_factor: float | None = None,
 ) -> RopeScaling:
-    """NTK-by-parts and its attention factor (YaRN, sections 3.2 and 3.4), as the authors' code and
-    transformers do it.
+    """YaRN: NTK-by-parts and an attention factor, as the authors' code computes them.
 
     `beta_fast` and `beta_slow` count turns inside the window. The paper's ramp is linear in the
-    turns; the code's, and this one, in the dimension index, between the two that make so many turns
-    (rounded outwards if `truncate`). It mixes *frequencies*."""
+    turns (section 3.2). The ramp of the code, and of this function, is linear in the dimension
+    index, between the two indices that make so many turns; `truncate` rounds these outwards.
+    """
     ratio = target_length / spec.window
     if attention_factor is None:
         attention_factor = yarn_attention_factor(ratio)
@@ -133,10 +155,11 @@ def longrope_scaling(
     start_tokens: int = 0,
     attention_factor: float | None = None,
 ) -> RopeScaling:
-    """LongRoPE at given factors, which must not fall from a dimension to the next (section 3.2)."""
+    """LongRoPE with given factors, which must not fall from one pair to the next (section 3.2)."""
     if factors is None:
         raise ValueError(
-            "method 'longrope' has no formula: pass factors=, or load a searched RopeScaling from its file"
+            "method 'longrope' has no formula: pass factors=, or load a searched RopeScaling from "
+            "its file"
         )
     if attention_factor is None:
         attention_factor = longrope_attention_factor(spec, target_length)

@@ -1,20 +1,4 @@
-"""What every interpolation method is made of: a `RopeSpec` and a `RopeScaling`.
-
-Shapes, throughout the package:
-
-    B  batch            T  tokens          H  heads
-    D  head dimension   d  rotary dimension (d <= D)   V  vocabulary
-
-A rotary embedding turns each pair of dimensions by an angle that grows with the position n:
-``angle_i(n) = n * theta_i`` with ``theta_i = base**(-2i/d)``, i = 0 ... d/2 - 1. Every method that
-extends the window from L to L' tokens replaces that by (LongRoPE, arXiv 2402.13753, Eq. 3)
-
-    angle_i(n) = n * theta_i               for n <  start_tokens
-                 n * theta_i / factors_i   for n >= start_tokens
-
-and multiplies cos and sin by an attention factor. The formulas that fill in the factors are in
-`methods.py`, what depends on the length in `schedule.py`; this module knows numbers, not models,
-and needs numpy alone."""
+"""The one idea of the package: `RopeScaling`, one way to stretch one rotary embedding."""
 
 from __future__ import annotations
 
@@ -26,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..common.checks import above, whole
 from ..common.files import Json, not_ours, read_json, write_json
@@ -41,14 +25,21 @@ ROUNDING = 1e-9
 class RopeScaling:
     """One way to stretch one rotary embedding: what every method and every search produces.
 
+    >>> spec = lab.RopeSpec(rotary_dim=4, window=512, base=10_000.0)
+    >>> scaling = lab.RopeScaling(spec, factors=[1.0, 4.0], target_length=2048)
+    >>> scaling.ratio
+    4.0
+    >>> scaling.angles(2047).round(2).tolist()  # the slow pair turns as it did at 512 in training
+    [2047.0, 5.12]
+
     Args:
         spec: the embedding that is stretched.
-        factors: lambda, the rescale factors, d/2 values of at least 1 (1 leaves a dimension alone).
-        target_length: L', the window in tokens that this scaling is for; at least the original one.
+        factors: lambda, the rescale factors, d/2 values of at least 1; 1 leaves a pair alone.
+        target_length: L', the window in tokens that this scaling is for; at least the spec's.
         method: the name of the method that made it.
         start_tokens: n-hat, how many first positions keep their unscaled angles.
-        attention_factor: m; cos and sin are multiplied by it, on top of the spec's own, so
-            attention logits by its square.
+        attention_factor: m; cos and sin are multiplied by it, on top of the spec's own. Attention
+            logits are so multiplied by its square.
 
     Raises:
         ValueError: a value outside these rules.
@@ -63,34 +54,10 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         keep = partial(object.__setattr__, self)
-        factors = np.asarray(self.factors, dtype=np.float64)
-        pairs = self.spec.rotary_dim // 2
-        if factors.shape != (pairs,):
-            raise ValueError(
-                f"factors have shape {factors.shape}: rotary_dim {self.spec.rotary_dim} needs shape ({pairs},), "
-                "one factor a pair of dimensions"
-            )
-        bad = np.flatnonzero(~np.isfinite(factors))
-        if bad.size:
-            raise ValueError(
-                f"factor {bad[0]} is {factors[bad[0]]}: rescale factors must be finite numbers"
-            )
-        low = np.flatnonzero(factors < 1 - ROUNDING)
-        if low.size:
-            raise ValueError(
-                f"factor {low[0]} is {factors[low[0]]:g}: rescale factors are at least 1 (1 leaves a dimension as "
-                "it is; they divide the frequency, so pass the factor, not its inverse)"
-            )
-        factors = np.maximum(factors, 1.0)  # a copy, too: the caller's array may change later
-        factors.setflags(write=False)
-        keep("factors", factors)
+        keep("factors", _checked_factors(self.factors, self.spec))
         keep("target_length", check_target(self.spec, self.target_length))
-        keep(
-            "start_tokens",
-            whole(
-                "start_tokens", self.start_tokens, 0, "it counts tokens, so a whole number from 0"
-            ),
-        )
+        counts = "it counts tokens, so a whole number from 0"
+        keep("start_tokens", whole("start_tokens", self.start_tokens, 0, counts))
         keep("attention_factor", above("attention_factor", self.attention_factor, 0))
 
     @property
@@ -100,30 +67,31 @@ class RopeScaling:
 
     @property
     def frequencies(self) -> Floats:
-        """theta/lambda, shape (d/2,), float64, radians a token (from `start_tokens` on)."""
+        """theta/lambda, shape (d/2,), float64, in radians per token, from `start_tokens` on."""
         return self.spec.frequencies / self.factors
 
     def angles(self, positions: ArrayLike) -> Floats:
-        """Rotation angles in radians, float64, shape positions.shape + (d/2,) (LongRoPE, Eq. 3)."""
+        """Angles in radians, float64, shape positions.shape + (d/2,) (LongRoPE, Eq. 3)."""
         n = np.asarray(positions, dtype=np.float64)[..., None]
         return n * np.where(n < self.start_tokens, self.spec.frequencies, self.frequencies)
 
     def at(self, length: int) -> RopeScaling:
-        """Itself, whatever the length in tokens: a `RopeScaling` serves wherever a `RopeSchedule` does."""
+        """Itself, whatever the length, so that it serves wherever a `RopeSchedule` does."""
         return self
 
     def as_spec(self) -> RopeSpec:
-        """The embedding of the model once it has this scaling: what a second extension starts from.
+        """The embedding of the model once it has this scaling: where a second extension starts.
 
         Raises:
-            ValueError: `start_tokens` above 0, since a spec has one frequency a dimension for all
+            ValueError: `start_tokens` above 0, since a spec has one frequency per pair for all
                 positions.
         """
         if self.start_tokens:
             raise ValueError(
-                f"this scaling keeps {self.start_tokens} start tokens, which a RopeSpec cannot express: extend again "
-                "from a scaling with start_tokens=0, or compose with one of the same start_tokens whose RopeSpec has "
-                "this one's target_length, frequencies and attention_factor"
+                f"this scaling keeps {self.start_tokens} start tokens, which a RopeSpec cannot "
+                "express: extend again from a scaling with start_tokens=0, or compose with one of "
+                "the same start_tokens whose RopeSpec has this one's target_length, frequencies "
+                "and attention_factor"
             )
         return RopeSpec(
             rotary_dim=self.spec.rotary_dim,
@@ -133,17 +101,18 @@ class RopeScaling:
         )
 
     def check_monotone(self) -> RopeScaling:
-        """Itself, if ``factors_i <= factors_{i+1}`` (LongRoPE section 3.2).
+        """Itself, if no factor is below the one before it (LongRoPE, section 3.2).
 
         Raises:
-            ValueError: naming the first pair that falls.
+            ValueError: naming the first two that fall.
         """
         falls = np.flatnonzero(np.diff(self.factors) < -ROUNDING)
         if falls.size:
             i = int(falls[0])
             raise ValueError(
-                f"factors fall from {self.factors[i]:g} (dimension {i}) to {self.factors[i + 1]:g} (dimension "
-                f"{i + 1}): LongRoPE's factors never decrease; sort them, or build a RopeScaling to skip this rule"
+                f"factors fall from {self.factors[i]:g} (dimension {i}) to "
+                f"{self.factors[i + 1]:g} (dimension {i + 1}): LongRoPE's factors never decrease; "
+                "sort them, or build a RopeScaling to skip this rule"
             )
         return self
 
@@ -151,25 +120,19 @@ class RopeScaling:
         return isinstance(other, RopeScaling) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash(
-            (
-                self.spec,
-                self.factors.tobytes(),
-                self.target_length,
-                self.start_tokens,
-                self.attention_factor,
-            )
-        )
+        numbers = self.target_length, self.start_tokens, self.attention_factor
+        return hash((self.spec, self.factors.tobytes(), *numbers))
 
     def __repr__(self) -> str:
         low, high = self.factors.min(), self.factors.max()
         return (
             f"RopeScaling({self.method}, {self.spec.window} -> {self.target_length} tokens, "
-            f"factors {low:.4g} to {high:.4g}, start_tokens={self.start_tokens}, m={self.attention_factor:.4g})"
+            f"factors {low:.4g} to {high:.4g}, start_tokens={self.start_tokens}, "
+            f"m={self.attention_factor:.4g})"
         )
 
     def to_dict(self) -> Json:
-        """As JSON holds it."""
+        """The scaling as JSON holds it."""
         return {
             "kind": "scaling",
             "method": self.method,
@@ -182,7 +145,7 @@ class RopeScaling:
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "this") -> RopeScaling:
-        """What `to_dict` wrote; `source` is named in the error.
+        """Read what `to_dict` wrote; `source` is named in the error.
 
         Raises:
             ValueError: naming what is missing or wrong.
@@ -190,7 +153,8 @@ class RopeScaling:
         kind = data.get("kind") if isinstance(data, dict) else None
         if kind not in ("scaling", None):
             raise ValueError(
-                f"{source} holds {kind!r}, not one scaling: a schedule is read with RopeSchedule.load"
+                f"{source} holds {kind!r}, not one scaling: a schedule is read with "
+                "RopeSchedule.load"
             )
         try:
             return cls(
@@ -217,46 +181,53 @@ class RopeScaling:
         start_tokens: int = 0,
         attention_factor: float | None = None,
     ) -> RopeScaling:
-        """Read a scaling from JSON, or from a CSV with one factor a line.
+        """Read a scaling from JSON, or from a CSV with one factor per line.
 
         The CSV is what microsoft/LongRoPE's search writes. It holds the factors alone, so `spec`
-        and `target_length` must come with it; m defaults to LongRoPE's formula. A row of factors,
-        the same for every layer, is read too: the published factors of the paper's models are kept
-        that way.
+        and `target_length` must come with it; m follows LongRoPE's formula unless it is given.
+        Read, too, are rows that are all the same, as the paper's published factors are.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a scaling, a CSV without `spec` and `target_length`, or JSON that says
-                otherwise than the arguments do.
+            FileNotFoundError: there is no such file.
+            ValueError: it holds no scaling, it is a CSV and `spec` or `target_length` is missing,
+                or it is JSON that says otherwise than the arguments.
         """
         path = Path(path)
-        if path.suffix.lower() != ".csv":
-            scaling = cls.from_dict(read_json(path), source=str(path))
-            given = {
-                "spec": spec,
-                "target_length": target_length,
-                "attention_factor": attention_factor,
-            }
-            for name, value in (given | {"start_tokens": start_tokens or None}).items():
-                if value is not None and value != getattr(scaling, name):
-                    raise ValueError(
-                        f"{path} holds a scaling with {name}={getattr(scaling, name)}, not {value}: the arguments "
-                        "complete a CSV; JSON says everything itself"
-                    )
-            return scaling
+        if path.suffix.lower() == ".csv":
+            return cls._from_csv(path, spec, target_length, start_tokens, attention_factor)
+        scaling = cls.from_dict(read_json(path, "scaling"), source=str(path))
+        given: dict[str, object] = {"spec": spec, "target_length": target_length}
+        given |= {"attention_factor": attention_factor, "start_tokens": start_tokens or None}
+        for name, value in given.items():
+            if value is not None and value != getattr(scaling, name):
+                raise ValueError(
+                    f"{path} holds a scaling with {name}={getattr(scaling, name)}, not {value}: "
+                    "the arguments complete a CSV; JSON says everything itself"
+                )
+        return scaling
+
+    @classmethod
+    def _from_csv(
+        cls,
+        path: Path,
+        spec: RopeSpec | None,
+        target_length: int | None,
+        start_tokens: int,
+        attention_factor: float | None,
+    ) -> RopeScaling:
         if not path.is_file():
             raise FileNotFoundError(f"no factors at {path}: check the path")
         if spec is None or target_length is None:
             raise ValueError(
-                f"{path} is a CSV of factors alone: pass spec= and target_length= (and start_tokens= if it has any)"
+                f"{path} is a CSV of factors alone: pass spec= and target_length= (and "
+                "start_tokens= if it has any)"
             )
         target_length = check_target(spec, target_length)
         if attention_factor is None:
             attention_factor = longrope_attention_factor(spec, target_length)
         try:
-            return cls(
-                spec, read_factors(path), target_length, "longrope", start_tokens, attention_factor
-            )
+            factors = _read_factors(path)
+            return cls(spec, factors, target_length, "longrope", start_tokens, attention_factor)
         except ValueError as error:
             raise ValueError(f"{path} cannot be used: {error}") from None
 
@@ -264,8 +235,13 @@ class RopeScaling:
 def compose(first: RopeScaling, second: RopeScaling) -> RopeScaling:
     """Both extensions as one scaling of the first's spec: factors and attention factors multiply.
 
-    `second` was found on the model that `first` had extended (LongRoPE section 3.3, the second
-    search).
+    >>> spec = lab.RopeSpec(rotary_dim=4, window=512, base=10_000.0)
+    >>> first = lab.rope_scaling(spec, "pi", 1024)
+    >>> second = lab.rope_scaling(first.as_spec(), "pi", 4096)
+    >>> lab.compose(first, second).factors.tolist()
+    [8.0, 8.0]
+
+    The second was found on the model that the first had extended (LongRoPE, section 3.3).
 
     Raises:
         ValueError: `second` is not for the embedding that `first` leaves, or their `start_tokens`
@@ -273,21 +249,22 @@ def compose(first: RopeScaling, second: RopeScaling) -> RopeScaling:
     """
     if first.start_tokens != second.start_tokens:
         raise ValueError(
-            f"cannot compose scalings with {first.start_tokens} and {second.start_tokens} start tokens: between the "
-            "two counts only one of them would act; search the second with the first's start_tokens"
+            f"cannot compose scalings with {first.start_tokens} and {second.start_tokens} start "
+            "tokens: between the two counts only one of them would act; search the second with "
+            "the first's start_tokens"
         )
+    spec, attention = second.spec, first.spec.attention_factor * first.attention_factor
     # What a live model holds is float32, so its frequencies match ours to about 1e-7 only.
-    left = first.spec.attention_factor * first.attention_factor
-    if second.spec.window != first.target_length or not (
-        second.spec.rotary_dim == first.spec.rotary_dim
-        and np.allclose(second.spec.frequencies, first.frequencies, rtol=1e-5, atol=0)
-        and math.isclose(second.spec.attention_factor, left, rel_tol=1e-5)
+    if spec.window != first.target_length or not (
+        spec.rotary_dim == first.spec.rotary_dim
+        and np.allclose(spec.frequencies, first.frequencies, rtol=1e-5, atol=0)
+        and math.isclose(spec.attention_factor, attention, rel_tol=1e-5)
     ):
         raise ValueError(
-            f"the second scaling is not for the embedding that the first leaves (a window of {first.target_length} "
-            f"tokens, attention factor {left:g}, and its frequencies) but for a window of "
-            f"{second.spec.window} tokens, attention factor {second.spec.attention_factor:g}, and its own: "
-            "make it from first.as_spec()"
+            "the second scaling is not for the embedding that the first leaves (a window of "
+            f"{first.target_length} tokens, attention factor {attention:g}, and its frequencies) "
+            f"but for a window of {spec.window} tokens, attention factor "
+            f"{spec.attention_factor:g}, and its own: make it from first.as_spec()"
         )
     return RopeScaling(
         spec=first.spec,
@@ -299,15 +276,44 @@ def compose(first: RopeScaling, second: RopeScaling) -> RopeScaling:
     )
 
 
-def read_factors(path: Path) -> NDArray[np.float64]:
+def _read_factors(path: Path) -> Floats:
+    """The factors in a CSV, shape (d/2,): one per line, or lines that are all the same.
+
+    Raises:
+        ValueError: it holds neither.
+    """
     lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not lines:
-        raise ValueError("the file is empty; it should have one factor a line")
+        raise ValueError("the file is empty; it should have one factor per line")
     table = np.loadtxt(lines, delimiter=",", dtype=np.float64, ndmin=2, comments=None)
     rows, columns = table.shape
     if rows > 1 and columns > 1 and (table != table[0]).any():
         raise ValueError(
-            f"it has {rows} different lines of {columns} values; it should have one factor a line"
+            f"it has {rows} different lines of {columns} values; it should have one factor per line"
         )
-    factors: NDArray[np.float64] = table[:, 0] if columns == 1 else table[0]
+    factors: Floats = table[:, 0] if columns == 1 else table[0]
+    return factors
+
+
+def _checked_factors(given: ArrayLike, spec: RopeSpec) -> Floats:
+    """The factors (d/2,) as an array of their own that nobody can change."""
+    factors = np.asarray(given, dtype=np.float64)
+    if factors.shape != (spec.rotary_dim // 2,):
+        raise ValueError(
+            f"factors have shape {factors.shape}: rotary_dim {spec.rotary_dim} needs shape "
+            f"({spec.rotary_dim // 2},), one factor per pair of dimensions"
+        )
+    bad = np.flatnonzero(~np.isfinite(factors))
+    if bad.size:
+        raise ValueError(
+            f"factor {bad[0]} is {factors[bad[0]]}: rescale factors must be finite numbers"
+        )
+    low = np.flatnonzero(factors < 1 - ROUNDING)
+    if low.size:
+        raise ValueError(
+            f"factor {low[0]} is {factors[low[0]]:g}: rescale factors are at least 1 (1 leaves a "
+            "dimension as it is; they divide the frequency, so pass the factor, not its inverse)"
+        )
+    factors = np.maximum(factors, 1.0)
+    factors.setflags(write=False)
     return factors

@@ -1,4 +1,4 @@
-"""Length -> `RopeScaling`: factors that depend on how long the sequence is."""
+"""Schedules: a `RopeScaling` for each length, where the factors depend on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from .spec import RopeSpec
 
 
 class RopeSchedule(ABC):
-    """What gives a `RopeScaling` for each sequence length. `RopeSchedule.by_length([...])` makes the usual one."""
+    """What gives a `RopeScaling` for each sequence length; `by_length` makes the usual one.
+
+    >>> spec = lab.RopeSpec(rotary_dim=4, window=512, base=10_000.0)
+    >>> inside, beyond = lab.rope_scaling(spec, "none", 512), lab.rope_scaling(spec, "pi", 4096)
+    >>> schedule = lab.RopeSchedule.by_length([inside, beyond])
+    >>> [schedule.at(length).method for length in (100, 512, 513)]
+    ['none', 'none', 'pi']
+    """
 
     spec: RopeSpec  # the embedding that the schedule is for
     method: str
@@ -28,7 +35,7 @@ class RopeSchedule(ABC):
 
     @abstractmethod
     def to_dict(self) -> Json:
-        """As JSON holds it."""
+        """The schedule as JSON holds it."""
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as JSON; `load` reads it back exactly."""
@@ -36,7 +43,7 @@ class RopeSchedule(ABC):
 
     @staticmethod
     def by_length(scalings: Iterable[RopeScaling], method: str = "longrope") -> LengthSchedule:
-        """The schedule that uses each scaling up to its `target_length`, and the last one beyond."""
+        """Each scaling up to its `target_length`, and the last one beyond."""
         return LengthSchedule(tuple(scalings), method)
 
     @staticmethod
@@ -50,15 +57,15 @@ class RopeSchedule(ABC):
         """Read a schedule from JSON.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a schedule.
+            FileNotFoundError: there is no such file.
+            ValueError: it holds no schedule.
         """
-        data = read_json(Path(path))
+        data = read_json(Path(path), "schedule")
         kind = data.get("kind") if isinstance(data, dict) else None
         try:
             if kind == "dynamic_ntk":
                 return DynamicNTK(RopeSpec.from_dict(data["spec"]), data["alpha"])
-            if kind in ("by_length", "stages"):  # the second is what the release before wrote
+            if kind in ("by_length", "stages"):  # the release before wrote the second
                 held = data["scalings" if kind == "by_length" else kind]
                 scalings = [RopeScaling.from_dict(s, f"scaling {i}") for i, s in enumerate(held)]
                 return LengthSchedule(tuple(scalings), data["method"])
@@ -71,11 +78,10 @@ class RopeSchedule(ABC):
 
 @dataclass(frozen=True)
 class LengthSchedule(RopeSchedule):
-    """Scalings of one model, each in force up to its `target_length`; a longer sequence gets the
-    last one.
+    """Scalings of one model, each in force up to its `target_length`, the last one beyond.
 
-    LongRoPE's short-context recovery (section 3.3) is such a schedule: one set of factors for 4k,
-    one for 8k, one beyond.
+    LongRoPE's short-context recovery (section 3.3) is such a schedule: one set of factors serves
+    lengths up to 4k, one those up to 8k, one all others.
 
     Raises:
         ValueError: no scalings, scalings of different specs, or two of the same target length.
@@ -114,10 +120,11 @@ class LengthSchedule(RopeSchedule):
 
 @dataclass(frozen=True)
 class DynamicNTK(RopeSchedule):
-    """NTK-aware scaling whose ratio follows the running length l > L: s = alpha*l/L - (alpha - 1).
+    """NTK-aware scaling whose ratio follows the running length l: s = alpha*l/L - (alpha - 1).
 
-    With alpha = 1 the ratio is l/L itself; transformers' ``dynamic`` type calls alpha its
-    ``factor``. Source: u/emozilla's post, LongRoPE's baseline Dy-NTK; YaRN, section 3.3.
+    With alpha = 1 the ratio is l/L itself. transformers' ``dynamic`` type calls alpha its
+    ``factor``. Inside the window nothing is scaled. Sources: a post of u/emozilla; YaRN, section
+    3.3; LongRoPE compares with it as Dy-NTK.
 
     Raises:
         ValueError: alpha below 1 or not finite.
@@ -135,7 +142,7 @@ class DynamicNTK(RopeSchedule):
             raise ValueError(f"alpha is {self.alpha}: it must be a finite number of at least 1")
 
     def at(self, length: int) -> RopeScaling:
-        """The NTK scaling for a sequence of `length` tokens; inside the window, none."""
+        """The NTK scaling for a sequence of `length` tokens."""
         length = max(length, self.spec.window)
         ratio = 1 + self.alpha * (length / self.spec.window - 1)  # exactly 1 at the window
         return RopeScaling(self.spec, ntk_factors(self.spec, ratio), length, self.method)
@@ -144,12 +151,12 @@ class DynamicNTK(RopeSchedule):
         return {"kind": "dynamic_ntk", "spec": self.spec.to_dict(), "alpha": self.alpha}
 
 
-# What stretches a model: one set of factors, or one for each length.
+# What stretches a model: one set of factors, or one set for each length.
 Scaling = RopeScaling | RopeSchedule
 
 
 def sets_of(scaling: Scaling) -> tuple[RopeScaling, ...]:
-    """The scalings that it holds, the shortest first; none where a formula gives them."""
+    """The scalings that it holds, the shortest first; empty where a formula gives them."""
     if isinstance(scaling, RopeScaling):
         return (scaling,)
     return scaling.scalings if isinstance(scaling, LengthSchedule) else ()

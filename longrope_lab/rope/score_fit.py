@@ -1,4 +1,4 @@
-"""PI's Figure 2: a score fitted inside the window, and asked for elsewhere."""
+"""PI's Figure 2: a score that is fitted inside the window, and asked for elsewhere."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ RIDGE = 1e-8
 
 
 def fit_coefficients(spec: RopeSpec, scores: ArrayLike, ridge: float = RIDGE) -> Complexes:
-    """The h, shape (d/2,), whose a(s) comes nearest to `scores` at s = 0, 1, 2 ... (ridge
-    regression).
+    """The h, shape (d/2,), whose a(s) comes nearest to `scores` at s = 0, 1, 2 and so on.
 
     Pairs that make a small part of a turn inside the window are nearly the same function there, so
-    least squares alone leaves their h undetermined; `ridge`, the weight of sum |h_j|^2 against the
-    squared error, decides how large they get. It must be above 0, since the answer would otherwise
-    be rounding noise.
+    least squares alone leaves their h undetermined. How large they get is decided by `ridge`, the
+    weight of sum |h_j|^2 against the squared error. It must be above 0, since the answer would
+    otherwise be rounding noise.
 
     Raises:
         ValueError: a ridge that is not above 0, or scores that are not a list of finite numbers.
@@ -30,7 +29,8 @@ def fit_coefficients(spec: RopeSpec, scores: ArrayLike, ridge: float = RIDGE) ->
     y = np.asarray(scores, dtype=np.float64)
     if y.ndim != 1 or not y.size or not np.isfinite(y).all():
         raise ValueError(
-            f"scores have shape {y.shape}: they must be finite numbers in one row, from distance 0 on"
+            f"scores have shape {y.shape}: they must be finite numbers in one row, from distance 0 "
+            "on"
         )
     if not (np.isfinite(ridge) and ridge > 0):
         raise ValueError(
@@ -50,8 +50,9 @@ def score_fit(
     points: int = 1000,
     zoom: Sequence[int] = (40, 48),
 ) -> pd.DataFrame:
-    """PI's Figure 2: standard normal scores at every trained distance, fitted, then asked for
-    elsewhere.
+    """PI's Figure 2: random scores at every trained distance are fitted, then asked for elsewhere.
+
+    The scores are drawn from the standard normal distribution.
 
     Args:
         spec: the embedding; its window is the range of the fit.
@@ -59,14 +60,18 @@ def score_fit(
         seed: of the random scores.
         ridge: see `fit_coefficients`.
         points: distances drawn in each of the long curves.
-        zoom: whole distances between which the last curve is drawn finely.
+        zoom: the whole distances between which the last curve is drawn finely.
 
     Returns:
-        A row a point: curve ("data", "inside", "none", "pi", "between", "trained"), position (the
-        distance in tokens), angle_position (the distance that the angles are computed from:
-        position/s for PI), score. "none" and "pi" are the fitted score up to `target_length`
-        without scaling and under PI; "between" is the fitted score from `zoom[0]` to `zoom[1]`,
-        "trained" its values at whole distances there.
+        One row per point: curve, position (the distance in tokens), angle_position (the distance
+        that the angles are computed from, position/s for PI), and score. The curves are
+
+            data      the random scores
+            inside    the fitted score inside the window
+            none      the fitted score up to `target_length`, without scaling
+            pi        the same under PI
+            between   the fitted score from `zoom[0]` to `zoom[1]`
+            trained   its values at the whole distances there
 
     Raises:
         ValueError: a zoom outside the window, or a target shorter than the window.
@@ -76,7 +81,8 @@ def score_fit(
     first, last = zoom
     if not 0 <= first < last < length:
         raise ValueError(
-            f"zoom is {tuple(zoom)}: it must be two whole distances inside the window of {length} tokens"
+            f"zoom is {tuple(zoom)}: it must be two whole distances inside the window of {length} "
+            "tokens"
         )
     scores = np.random.default_rng(seed).standard_normal(length)
     h = fit_coefficients(spec, scores, ridge)
@@ -89,13 +95,16 @@ def score_fit(
         "between": (np.linspace(first, last, 40 * (last - first) + 1), 1.0),
         "trained": (np.arange(first, last + 1), 1.0),
     }
-    frames = [pd.DataFrame({"curve": "data", "position": np.arange(length), "angle_position": np.arange(length),
-                            "score": scores})]  # fmt: skip
+    frames = [_curve("data", np.arange(length), np.arange(length), scores)]
     for name, (position, divisor) in curves.items():
         asked = position / divisor
-        frames.append(pd.DataFrame({"curve": name, "position": position, "angle_position": asked,
-                                    "score": attention_score(spec, h, asked)}))  # fmt: skip
+        frames.append(_curve(name, position, asked, attention_score(spec, h, asked)))
     return pd.concat(frames, ignore_index=True)
+
+
+def _curve(name: str, position: ArrayLike, asked: ArrayLike, score: Floats) -> pd.DataFrame:
+    columns = {"position": position, "angle_position": asked, "score": score}
+    return pd.DataFrame({"curve": name} | columns)
 
 
 def score_fit_sweep(
@@ -106,25 +115,22 @@ def score_fit_sweep(
     seed: int = 0,
     points: int = 4000,
 ) -> pd.DataFrame:
-    """The same fit for several random sets of scores and several ridges: whether the explosion is
-        an accident.
+    """The same fit for several sets of scores and several ridges: is the explosion an accident?
 
     Returns:
-        A row a fit: ridge, trial, largest_coefficient (max|h|), and the largest |a(s)| inside the
-        window, beyond it up to `target_length`, and under PI (columns inside, beyond, interpolated;
-        PI's last distance lies a little past the last trained one, by less than a token).
+        One row per fit: ridge, trial, largest_coefficient (max|h|), and the largest |a(s)| in three
+        ranges. They are inside (the window), beyond (it, up to `target_length`) and interpolated
+        (under PI, whose last distance lies less than a token past the last trained one).
     """
     length = spec.window
     target_length = check_target(spec, target_length)
     inside = np.linspace(0, length - 1, points)
     beyond = np.linspace(length, target_length, points)
     squeezed = np.linspace(0, target_length - 1, points) * length / target_length
-    scores = [
-        generator.standard_normal(length) for generator in np.random.default_rng(seed).spawn(trials)
-    ]
-    h = np.array(
-        [[fit_coefficients(spec, one, ridge) for one in scores] for ridge in ridges]
-    )  # (ridges, trials, d/2)
+    generators = np.random.default_rng(seed).spawn(trials)
+    scores = [generator.standard_normal(length) for generator in generators]
+    # (ridges, trials, d/2)
+    h = np.array([[fit_coefficients(spec, one, ridge) for one in scores] for ridge in ridges])
     table = pd.DataFrame(
         {"ridge": np.repeat(ridges, trials), "trial": np.tile(np.arange(trials), len(ridges))}
     )
@@ -136,9 +142,8 @@ def score_fit_sweep(
 
 @lru_cache(maxsize=2)  # a sweep fits the same window many times
 def _decomposed_design(spec: RopeSpec, length: int) -> tuple[Floats, Floats, Floats]:
-    """The singular value decomposition of the matrix (length, d) that takes Re h and Im h to scores."""
+    """The matrix (length, d) that takes Re h and Im h to scores, in its singular values."""
     angles = np.arange(length)[:, None] * spec.frequencies
-    u, size, vt = np.linalg.svd(
-        np.concatenate([np.cos(angles), -np.sin(angles)], axis=1), full_matrices=False
-    )
+    design = np.concatenate([np.cos(angles), -np.sin(angles)], axis=1)
+    u, size, vt = np.linalg.svd(design, full_matrices=False)
     return u, size, vt

@@ -1,4 +1,4 @@
-"""What every method starts from: a `RopeSpec`, the rotary embedding of a model as it was trained."""
+"""What every method starts from: `RopeSpec`, the rotary embedding of a model as it was trained."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ Floats = NDArray[np.float64]
 class RopeSpec:
     """The rotary embedding of a model as it was trained.
 
+    >>> spec = lab.RopeSpec(rotary_dim=8, window=512, base=10_000.0)
+    >>> spec.frequencies.tolist()
+    [1.0, 0.1, 0.01, 0.001]
+    >>> spec.rotations.round(2).tolist()  # the slowest pair never completes a turn in training
+    [81.49, 8.15, 0.81, 0.08]
+
     Args:
         rotary_dim: d, the number of head dimensions that are rotated; even, at least 2.
-        window: L, the window in tokens.
+        window: L, in tokens.
         base: the base of the frequencies ``theta_i = base**(-2i/d)`` (RoFormer, arXiv 2104.09864).
-        base_frequencies: theta itself, d/2 values in radians a token, instead of `base`: for a
-            model that was already extended once, or whose frequencies follow no formula.
+        base_frequencies: theta itself, d/2 values in radians per token, instead of `base`: for a
+            model that was extended before, or whose frequencies follow no formula.
         attention_factor: what the model already multiplies cos and sin by.
 
     Raises:
@@ -42,14 +48,13 @@ class RopeSpec:
     attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        # Plain Python numbers are kept, whatever came in: they are hashable, and JSON holds them
+        # Whatever came in, plain Python numbers are kept: they can be hashed, and JSON holds them
         # exactly.
         keep = partial(object.__setattr__, self)
-        keep(
-            "rotary_dim", whole("rotary_dim", self.rotary_dim, 2, "it must be even and at least 2")
-        )
+        even = "it must be even and at least 2"
+        keep("rotary_dim", whole("rotary_dim", self.rotary_dim, 2, even))
         if self.rotary_dim % 2:
-            raise ValueError(f"rotary_dim is {self.rotary_dim}: it must be even and at least 2")
+            raise ValueError(f"rotary_dim is {self.rotary_dim}: {even}")
         keep("window", whole("window", self.window, 2, "a window has at least 2 tokens"))
         keep("attention_factor", above("attention_factor", self.attention_factor, 0))
         if (self.base is None) == (self.base_frequencies is None):
@@ -58,34 +63,38 @@ class RopeSpec:
             )
         if self.base is not None:
             keep("base", above("base", self.base, 1))
-        else:
-            theta = np.asarray(self.base_frequencies, dtype=np.float64)
-            if theta.shape != (self.rotary_dim // 2,):
-                raise ValueError(
-                    f"base_frequencies has shape {theta.shape}: rotary_dim {self.rotary_dim} needs shape "
-                    f"({self.rotary_dim // 2},), one frequency a pair of dimensions"
-                )
-            keep("base_frequencies", tuple(above("a base frequency", f, 0) for f in theta.tolist()))
+            return
+        theta = np.asarray(self.base_frequencies, dtype=np.float64)
+        pairs = self.rotary_dim // 2
+        if theta.shape != (pairs,):
+            raise ValueError(
+                f"base_frequencies has shape {theta.shape}: rotary_dim {self.rotary_dim} needs "
+                f"shape ({pairs},), one frequency per pair of dimensions"
+            )
+        keep("base_frequencies", tuple(above("a base frequency", f, 0) for f in theta.tolist()))
 
     @property
     def frequencies(self) -> Floats:
-        """theta, shape (d/2,), float64, radians a token."""
+        """theta, shape (d/2,), float64, in radians per token."""
         if self.base is None:
             return np.array(self.base_frequencies, dtype=np.float64)
         return self.base ** (-np.arange(0, self.rotary_dim, 2, dtype=np.float64) / self.rotary_dim)
 
     @property
     def wavelengths(self) -> Floats:
-        """Tokens to a full turn of each dimension pair, shape (d/2,): 2*pi/theta (arXiv 2309.00071, section 2)."""
+        """Tokens in a full turn of each pair, shape (d/2,): 2*pi/theta (YaRN, section 2)."""
         return 2 * np.pi / self.frequencies
 
     @property
     def rotations(self) -> Floats:
-        """Full turns inside the window, shape (d/2,): L*theta/(2*pi). Below 1, training never saw a whole turn."""
+        """Full turns of each pair inside the window, shape (d/2,): L*theta/(2*pi).
+
+        Of a pair below 1, training never saw a whole turn.
+        """
         return self.window / self.wavelengths
 
     def to_dict(self) -> Json:
-        """As JSON holds it."""
+        """The spec as JSON holds it."""
         out: Json = {"rotary_dim": self.rotary_dim, "window": self.window}
         if self.base is not None:
             out["base"] = self.base
@@ -96,11 +105,10 @@ class RopeSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RopeSpec:
-        """What `to_dict` wrote, now or when the window was called "original_length".
+        """Read what `to_dict` wrote, today or when the window was called "original_length".
 
         Raises:
-            KeyError, TypeError, ValueError: a field that is missing, not known, or outside its
-                rule.
+            KeyError, TypeError, ValueError: a field is missing, unknown, or outside its rule.
         """
         fields = dict(data)
         if "original_length" in fields:
@@ -109,10 +117,10 @@ class RopeSpec:
 
 
 def check_target(spec: RopeSpec, target_length: int) -> int:
-    """`target_length` as an int.
+    """The target length as an int.
 
     Raises:
-        ValueError: not a whole number of tokens, or shorter than the window.
+        ValueError: it is not a whole number of tokens, or shorter than the window.
     """
     target_length = whole("target_length", target_length, 0, "it counts tokens, so a whole number")
     if target_length < spec.window:

@@ -1,4 +1,4 @@
-"""PI's attention-score bounds against brute force, their constants against the paper, and the fit of its Figure 2."""
+"""PI's bounds on attention scores against brute force, and their constants against the paper."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_linear_score_meets_its_ends():
     )
 
 
-# --- the interpolation bound ------------------------------------------------------------------------------------------
+# --- the interpolation bound ---
 
 
 @settings(deadline=None, max_examples=200)
@@ -86,7 +86,9 @@ def test_no_score_leaves_the_line_by_more_than_the_bound(spec, seed, before, gap
 
 
 def test_the_bound_is_nearly_attained():
-    """By h turned so that every pair has its largest curvature in the middle; then no smaller constant would do."""
+    """By h turned so that every pair has its largest curvature in the middle.
+
+    So no smaller constant would do."""
     middle, gap = 300.25, 0.05
     h = np.exp(-1j * middle * LLAMA.frequencies)
     line = bounds.linear_score(LLAMA, h, middle, middle - gap, middle + gap)
@@ -96,7 +98,7 @@ def test_the_bound_is_nearly_attained():
 
 
 def test_the_published_constants():
-    """PI, section 2.3: d max|h| / 294.73 halfway between whole distances, and a ratio of 2 * 294.73."""
+    """PI, section 2.3: d max|h| / 294.73 midway between positions, and a ratio of 2 * 294.73."""
     assert LLAMA.rotary_dim / bounds.published_interpolation_bound(
         LLAMA, 1, 0.5, 0, 1
     ) == pytest.approx(294.73, abs=5e-3)
@@ -151,7 +153,7 @@ def test_nothing_exceeds_the_worst_deviation(spec, seed, s):
     assert deviation <= np.abs(h).max() * bounds.worst_deviation(spec) + 1e-9
 
 
-# --- the extrapolation bound ------------------------------------------------------------------------------------------
+# --- the extrapolation bound ---
 
 
 def slow_partial_sums(spec, s):
@@ -186,7 +188,9 @@ def test_no_score_exceeds_the_extrapolation_bound(spec, seed, s):
 
 
 def test_pis_observation_of_the_partial_sums():
-    """Appendix B of PI: B(s)/d is almost always above 1 in its setting. It is no theorem: far out, it falls below."""
+    """Appendix B of PI: B(s)/d is almost always above 1 in its setting.
+
+    That is not a theorem: far out, it falls below."""
     near = np.arange(4097)
     assert (bounds.partial_sums(LLAMA, near) > 128).all()
     assert bounds.partial_sums(LLAMA, 22297) < 128
@@ -238,69 +242,7 @@ def test_bounds_summary():
     assert value["beyond", "share of s with B(s) > d"] == pytest.approx((beyond > 64).mean())
 
 
-# --- the fit ----------------------------------------------------------------------------------------------------------
-
-
-def test_fit_solves_the_ridge_equations():
-    scores = np.random.default_rng(5).standard_normal(64)
-    h = bounds.fit_coefficients(SMALL, scores, ridge=0.3)
-    n = np.arange(64)
-    design = np.concatenate(
-        [np.cos(np.outer(n, SMALL.frequencies)), -np.sin(np.outer(n, SMALL.frequencies))], axis=1
-    )
-    x = np.concatenate([h.real, h.imag])
-    expected = np.linalg.solve(design.T @ design + 0.3 * np.eye(8), design.T @ scores)
-    np.testing.assert_allclose(x, expected, atol=1e-10)
-    np.testing.assert_allclose(bounds.attention_score(SMALL, h, n), design @ x, atol=1e-12)
-
-
-def test_fit_finds_scores_that_rope_made():
-    h = random_h(SMALL, 2)
-    found = bounds.fit_coefficients(
-        SMALL, bounds.attention_score(SMALL, h, np.arange(64)), ridge=1e-10
-    )
-    np.testing.assert_allclose(found, h, atol=1e-5)
-
-
-def test_score_fit_is_calm_inside_explodes_beyond_and_pi_stays_calm():
-    table = bounds.score_fit(LAB, 4096, seed=0)
-    curve = dict(list(table.groupby("curve")))
-    assert set(curve) == {"data", "inside", "none", "pi", "between", "trained"}
-    assert len(curve["data"]) == 512
-    assert curve["inside"]["score"].abs().max() < 2
-    assert curve["pi"]["score"].abs().max() < 2
-    beyond = curve["none"].query("position > 512")["score"]
-    assert beyond.abs().max() > 100
-    assert curve["none"]["position"].max() == curve["pi"]["position"].max() == 4095
-    np.testing.assert_allclose(curve["pi"]["angle_position"], curve["pi"]["position"] / 8)
-    # Both are one function of the angles: PI's scores are the fit's at an eighth of the distance.
-    h = bounds.fit_coefficients(LAB, curve["data"]["score"])
-    np.testing.assert_allclose(
-        curve["pi"]["score"], bounds.attention_score(LAB, h, curve["pi"]["position"] / 8), atol=1e-7
-    )
-    assert curve["trained"]["position"].tolist() == list(range(40, 49))
-
-
-def test_score_fit_depends_on_the_seed_alone():
-    first, again = (bounds.score_fit(SMALL, 128, seed=1) for _ in range(2))
-    assert first.equals(again)
-    assert first.equals(bounds.score_fit(SMALL, 128, seed=np.random.default_rng(1)))
-    assert not np.allclose(first["score"], bounds.score_fit(SMALL, 128, seed=2)["score"])
-
-
-def test_the_explosion_is_no_accident_and_shrinks_with_the_ridge():
-    sweep = bounds.score_fit_sweep(LAB, 4096, trials=6, seed=3)
-    assert len(sweep) == 4 * 6
-    assert (sweep[sweep["ridge"] == 1e-8]["beyond"] > 100).all()
-    assert (sweep[["inside", "interpolated"]] < 2).all(axis=None)
-    medians = sweep.groupby("ridge")[["beyond", "largest_coefficient"]].median()
-    assert (medians.diff().iloc[1:] < 0).all(axis=None)
-    one = sweep.query("ridge == 1e-8 and trial == 2").iloc[0]
-    h = bounds.fit_coefficients(LAB, np.random.default_rng(3).spawn(6)[2].standard_normal(512))
-    assert one["largest_coefficient"] == pytest.approx(np.abs(h).max(), rel=1e-6)
-
-
-# --- messages ---------------------------------------------------------------------------------------------------------
+# --- messages ---
 
 NO_BASE = RopeSpec(rotary_dim=4, window=64, base_frequencies=(1.0, 0.1))
 
@@ -326,14 +268,6 @@ NO_BASE = RopeSpec(rotary_dim=4, window=64, base_frequencies=(1.0, 0.1))
             "no base.*use interpolation_bound",
         ),
         (lambda: bounds.bound_ratio(NO_BASE), "no base"),
-        (
-            lambda: bounds.fit_coefficients(SMALL, [1.0, 2.0], ridge=0),
-            "ridge is 0: it must be above 0",
-        ),
-        (lambda: bounds.fit_coefficients(SMALL, [1.0, np.inf]), "finite numbers in one row"),
-        (lambda: bounds.fit_coefficients(SMALL, np.ones((2, 2))), r"shape \(2, 2\)"),
-        (lambda: bounds.score_fit(SMALL, 128, zoom=(60, 64)), r"zoom is \(60, 64\).*window of 64"),
-        (lambda: bounds.score_fit(SMALL, 32), "target_length 32 is shorter than the window"),
         (lambda: bounds.bounds_table(SMALL, 32), "target_length 32 is shorter"),
     ],
 )

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from longrope_lab.common.checks import unknown
 from longrope_lab.rope.formulas import ntk_factors, yarn_factors
-from longrope_lab.rope.methods import METHODS, register_method, rope_scaling
+from longrope_lab.rope.methods import FORMULAS, METHODS, register_method, rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import DynamicNTK
 from longrope_lab.rope.spec import RopeSpec
@@ -25,7 +24,7 @@ ratios = st.floats(1, 64)
 
 @st.composite
 def stretches(draw):
-    """A spec and a target: any whole target from the window on, so the ratio is hardly ever whole."""
+    """A spec and any whole target from the window on, so the ratio is hardly ever whole."""
     spec = RopeSpec(draw(dims), draw(windows), draw(bases))
     return spec, draw(st.integers(spec.window, 64 * spec.window))
 
@@ -199,6 +198,12 @@ def test_the_methods_are_those_of_the_readme():
     assert list(METHODS) == ["none", "pi", "ntk", "dynamic_ntk", "yarn", "longrope"]
 
 
+def test_formulas_are_the_methods_that_need_no_more_than_a_target():
+    assert tuple(name for name in METHODS if name != "longrope") == FORMULAS
+    for name in FORMULAS:
+        assert rope_scaling(SPEC, name, 4096).at(4096).target_length == 4096
+
+
 def test_a_method_of_ones_own(monkeypatch):
     monkeypatch.setitem(METHODS, "half", METHODS["pi"])  # taken away again at the end
 
@@ -216,19 +221,6 @@ def test_a_method_of_ones_own(monkeypatch):
 # --- messages ---
 
 
-def test_unknown_offers_the_nearest_and_lists_the_rest():
-    assert (
-        str(unknown("method", "yarm", ["pi", "yarn"]))
-        == "unknown method 'yarm': did you mean 'yarn'? Known: pi, yarn"
-    )
-    assert (
-        str(unknown("method", "zzz", iter(["pi", "yarn"])))
-        == "unknown method 'zzz': Known: pi, yarn"
-    )
-    assert str(unknown("option", 3, [])) == "unknown option 3: Known: (none)"
-    assert isinstance(unknown("a", "b", []), ValueError)
-
-
 @pytest.mark.parametrize(
     ("method", "target", "options", "message"),
     [
@@ -236,7 +228,8 @@ def test_unknown_offers_the_nearest_and_lists_the_rest():
             "yarm",
             4096,
             {},
-            "unknown method 'yarm': did you mean 'yarn'? Known: none, pi, ntk, dynamic_ntk, yarn, longrope",
+            "unknown method 'yarm': did you mean 'yarn'? Known: none, pi, ntk, dynamic_ntk, yarn, "
+            "longrope",
         ),
         ("dynamic", 4096, {}, "unknown method 'dynamic': did you mean 'dynamic_ntk'?"),
         ("yarn", 4096, {"beta_quick": 8}, "unknown yarn option 'beta_quick': did you mean 'beta_"),

@@ -1,9 +1,14 @@
-"""RopeSpec, RopeScaling, compose and their files: closed forms, plain loops, high precision, messages."""
+"""RopeSpec, RopeScaling, compose and their files.
 
+They are compared with closed forms, plain loops and high precision; and each message is checked.
+"""
+
+import dataclasses
 import json
 import math
 import re
 from decimal import Decimal, localcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +67,7 @@ def test_frequencies_are_powers_of_the_base(rotary_dim, base):
 
 def test_wavelengths_and_rotations_are_counted_in_tokens_and_turns():
     spec = RopeSpec(4, 1000, base_frequencies=[2 * math.pi / 10, 2 * math.pi / 4000])
-    np.testing.assert_allclose(spec.wavelengths, [10, 4000])  # tokens to a turn
+    np.testing.assert_allclose(spec.wavelengths, [10, 4000])  # tokens in a turn
     np.testing.assert_allclose(spec.rotations, [100, 0.25])  # turns inside the window
 
 
@@ -321,7 +326,7 @@ def test_csv_as_microsofts_search_writes_it(factors, tmp_path_factory):
         "windows",
         "one line",
         "spaces",
-        "a line a layer",
+        "a line for each layer",
         "byte order mark",
     ],
 )
@@ -336,6 +341,69 @@ def test_csv_of_a_single_factor(tmp_path):
     assert RopeScaling.load(
         tmp_path / "one.csv", RopeSpec(2, 512, 10000.0), 2048
     ).factors.tolist() == [2.5]
+
+
+# --- names and files of the release before ---
+
+
+def test_the_window_is_still_found_under_its_old_name():
+    with pytest.warns(
+        FutureWarning,
+        match=r"original_length= of RopeSpec is now window=; the old name goes with the next",
+    ) as caught:
+        old = RopeSpec(rotary_dim=8, original_length=512, base=10000.0)
+    assert old == SPEC
+    assert Path(caught[0].filename) == Path(__file__)  # the line that has to change
+    with pytest.warns(
+        FutureWarning, match=r"RopeSpec\.original_length is now RopeSpec\.window;"
+    ) as caught:
+        assert old.original_length == 512
+    assert Path(caught[0].filename) == Path(__file__)
+
+
+def test_replace_takes_the_old_name_of_the_window():
+    with pytest.warns(FutureWarning, match="is now window=;"):
+        replaced = dataclasses.replace(SPEC, original_length=1024)
+    assert replaced == RopeSpec(8, 1024, 10000.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_new_name_of_the_window_does_not_warn():
+    assert dataclasses.replace(SPEC, window=1024).window == 1024
+    assert RopeSpec.from_dict({"rotary_dim": 8, "original_length": 512, "base": 10000.0}) == SPEC
+
+
+OLD_FILE = """{
+ "kind": "scaling",
+ "method": "yarn",
+ "spec": {
+  "rotary_dim": 8,
+  "original_length": 512,
+  "base": 10000.0,
+  "attention_factor": 1.0
+ },
+ "target_length": 4096,
+ "factors": [
+  1.0,
+  2.0,
+  4.0,
+  8.0
+ ],
+ "start_tokens": 16,
+ "attention_factor": 1.25
+}
+"""
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_file_of_the_release_before_is_read(tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(OLD_FILE)
+    expected = scaling(method="yarn", start_tokens=16, attention_factor=1.25)
+    assert RopeScaling.load(path) == expected
+    assert RopeScaling.load(path).spec == SPEC
+    assert RopeScaling.load(expected.save(tmp_path / "new.json")) == expected
+    assert "original_length" not in (tmp_path / "new.json").read_text()
 
 
 # --- messages ---
@@ -362,7 +430,7 @@ def test_csv_of_a_single_factor(tmp_path):
         ),
         (
             {"base": None, "base_frequencies": [1, 0.1, 0.01]},
-            r"base_frequencies has shape (3,): rotary_dim 8 needs shape (4,), one frequency a pair",
+            "base_frequencies has shape (3,): rotary_dim 8 needs shape (4,), one frequency per",
         ),
         ({"base": None, "base_frequencies": np.ones((4, 1))}, "base_frequencies has shape (4, 1)"),
         (
@@ -384,7 +452,7 @@ def test_a_bad_spec_is_refused(arguments, message):
     [
         (
             {"factors": [1, 2, 4]},
-            "factors have shape (3,): rotary_dim 8 needs shape (4,), one factor a pair",
+            "factors have shape (3,): rotary_dim 8 needs shape (4,), one factor per pair",
         ),
         ({"factors": np.ones((4, 1))}, "factors have shape (4, 1)"),
         ({"factors": 2.0}, "factors have shape ()"),
@@ -462,7 +530,7 @@ def test_from_dict_names_its_source():
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"no scaling at .*none\.json: save one with RopeScaling\.save"
+        FileNotFoundError, match=r"no scaling at .*none\.json: save one with \.save, or check"
     ):
         RopeScaling.load(tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match=r"no factors at .*none\.csv: check the path"):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_factors_change_after_their_target():
     targets=st.lists(st.integers(512, 100_000), min_size=1, max_size=6, unique=True),
     length=st.integers(1, 120_000),
 )
-def test_a_stage_is_the_shortest_that_reaches(targets, length):
+def test_in_force_is_the_shortest_that_reaches(targets, length):
     chosen = RopeSchedule.by_length(scaling(t) for t in targets).at(length).target_length
     reach = [t for t in targets if t >= length]
     assert chosen == (min(reach) if reach else max(targets))
@@ -100,7 +101,7 @@ def schedules(draw):
         return DynamicNTK(spec, draw(st.floats(1, 100)))
     targets = draw(st.lists(st.integers(length, 10**6), min_size=1, max_size=3, unique=True))
     factors = st.lists(st.floats(1, 1e5), min_size=pairs, max_size=pairs)
-    stages = [
+    held = [
         RopeScaling(
             spec,
             draw(factors),
@@ -110,7 +111,7 @@ def schedules(draw):
         )
         for t in targets
     ]
-    return RopeSchedule.by_length(stages, method=draw(st.sampled_from(["longrope", "recovered"])))
+    return RopeSchedule.by_length(held, method=draw(st.sampled_from(["longrope", "recovered"])))
 
 
 @settings(deadline=None, max_examples=50)
@@ -124,6 +125,50 @@ def test_json_round_trip_is_exact(schedule, tmp_path_factory):
     assert back.to_dict() == schedule.to_dict()
     for length in (1, schedule.spec.window + 1, 10**6):
         assert back.at(length).frequencies.tobytes() == schedule.at(length).frequencies.tobytes()
+
+
+# --- names and files of the release before ---
+
+
+def test_the_old_name_of_by_length_warns_and_works():
+    with pytest.warns(
+        FutureWarning, match=r"RopeSchedule\.stages is now RopeSchedule\.by_length; the old name"
+    ) as caught:
+        old = RopeSchedule.stages([scaling(512), scaling(4096)], method="recovered")
+    assert Path(caught[0].filename) == Path(__file__)
+    assert old == RopeSchedule.by_length([scaling(512), scaling(4096)], method="recovered")
+
+
+OLD_SPEC = '{"rotary_dim": 8, "original_length": 512, "base": 10000.0, "attention_factor": 1.0}'
+OLD_FILE = """{
+ "kind": "stages",
+ "method": "recovered",
+ "stages": [
+  {"kind": "scaling", "method": "longrope", "spec": SPEC, "target_length": 512,
+   "factors": [1.0, 1.0, 1.0, 1.0], "start_tokens": 0, "attention_factor": 1.5},
+  {"kind": "scaling", "method": "longrope", "spec": SPEC, "target_length": 2048,
+   "factors": [1.0, 2.0, 3.0, 4.0], "start_tokens": 4, "attention_factor": 1.5}
+ ]
+}
+""".replace("SPEC", OLD_SPEC)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_schedule_of_the_release_before_is_read(tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(OLD_FILE)
+    short = scaling(512, attention_factor=1.5)
+    long = scaling(2048, start_tokens=4, attention_factor=1.5)
+    expected = RopeSchedule.by_length([short, long], method="recovered")
+    assert RopeSchedule.load(path) == expected
+    assert RopeSchedule.load(expected.save(tmp_path / "new.json")) == expected
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_dynamic_schedule_of_the_release_before_is_read(tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(f'{{"kind": "dynamic_ntk", "spec": {OLD_SPEC}, "alpha": 2.0}}')
+    assert RopeSchedule.load(path) == DynamicNTK(SPEC, 2.0)
 
 
 # --- messages ---
@@ -152,7 +197,9 @@ def test_a_bad_alpha(alpha):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no scaling at .*none\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no schedule at .*none\.json: save one with \.save"
+    ):
         RopeSchedule.load(tmp_path / "none.json")
 
 

@@ -1,0 +1,104 @@
+"""A folder belongs to one run: whose it is, what differs, and what is not a run's at all."""
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from longrope_lab.common.identity import SHOWN, differences, digest, take
+
+MINE = {"format": 2, "model": "abc", "seed": 0, "lengths": (64, 128), "preset": None}
+
+
+def test_a_digest_is_the_beginning_of_the_sha256():
+    assert digest("λ", b"\x00") == hashlib.sha256("λ".encode() + b"\x00").hexdigest()[:16]
+    assert digest() == hashlib.sha256().hexdigest()[:16]
+    assert digest("ab") == digest("a", "b") != digest("ba")
+
+
+def test_differences_name_each_field_once():
+    there = {"seed": 0, "model": "lab", "steps": 400, "gone": [1]}
+    here = {"seed": 1, "model": "lab", "steps": 400, "new": "x"}
+    assert differences(there, here) == (
+        "seed: 0 there, 1 here; new: nothing there, x here; gone: [1] there, nothing here"
+    )
+    assert differences(there, dict(there)) == ""
+
+
+def test_long_values_are_cut():
+    words = differences({"a": "x" * (SHOWN + 1), "b": "y" * SHOWN}, {})
+    assert words == f"a: {'x' * (SHOWN - 3)}... there, nothing here; " + (
+        f"b: {'y' * SHOWN} there, nothing here"
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "identity.json"
+
+
+def test_a_new_folder_is_taken_and_known_again(path):
+    take(path, "plan", MINE)
+    content = path.read_bytes()
+    assert json.loads(content) == MINE | {"lengths": [64, 128]}
+    (path.parent / "weights").write_text("anything")
+    take(path, "plan", MINE)  # tuples are lists in JSON: the same, all the same
+    assert path.read_bytes() == content
+
+
+def test_what_a_killed_write_left_is_no_obstacle(path):
+    path.parent.mkdir()
+    (path.parent / "identity.json.12345678.part").write_text("{")
+    take(path, "plan", MINE)
+    assert path.is_file()
+
+
+def test_another_run_is_refused_with_what_differs(path):
+    take(path, "plan", MINE)
+    with pytest.raises(
+        ValueError,
+        match=r"run holds another plan \(seed: 0 there, 3 here\): name another folder, or remove",
+    ):
+        take(path, "plan", MINE | {"seed": 3})
+    with pytest.raises(ValueError, match=r"\(depth: nothing there, 2 here\)"):
+        take(path, "plan", MINE | {"depth": 2})
+    assert json.loads(path.read_text())["seed"] == 0
+
+
+@pytest.mark.parametrize(("theirs", "said"), [(1, 1), (None, 1), (3, 3)])
+def test_another_version_is_refused_by_its_format(theirs, said, path):
+    path.parent.mkdir()
+    written = {name: value for name, value in MINE.items() if name != "format"}
+    path.write_text(json.dumps(written if theirs is None else written | {"format": theirs}))
+    message = (
+        f"run holds a plan of another version of longrope_lab (format {said}, and this one writes "
+        "2), whose files mean something else: name another folder, or remove this one"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        take(path, "plan", MINE | {"seed": 3})  # the format is looked at first
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"identity\.json is not readable JSON .*: the plan is damaged; remove it"),
+        ('{"format": 2, ', r"identity\.json is not readable JSON"),
+        ("[2]", r"identity\.json does not describe a plan: it is damaged; name another folder, or"),
+        ("null", r"identity\.json does not describe a plan"),
+    ],
+)
+def test_a_damaged_identity_is_refused(content, message, path):
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        take(path, "plan", MINE)
+    assert path.read_text() == content
+
+
+def test_a_folder_of_something_else_is_refused(path):
+    path.parent.mkdir()
+    (path.parent / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="run is not empty and holds no plan: name another folder"):
+        take(path, "plan", MINE)
+    assert [p.name for p in path.parent.iterdir()] == ["thesis.tex"]
