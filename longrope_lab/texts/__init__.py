@@ -1,1 +1,1 @@
-"""Documents: where texts come from, and their token ids."""
+"""Documents: where their texts come from, and their token ids."""

@@ -1,14 +1,19 @@
 """Long documents to measure and search on: packaged, on disk, or on the Hugging Face hub.
 
-    "kjv"         the King James Bible, one document a book; split "test": Old Testament,
-    "validation": New "kjv-parts"   the same in ten long parts (Law, History, ...), for lengths that
-    no single book reaches "python"      the installed Python's standard library, one document a
-    module or package; splits alternate a path        a .txt, .jsonl or .parquet file, a folder of
-    them, or a glob; splits do not apply "pg19", "proof-pile", or "owner/name"   a data set of the
-    hub, streamed (pip install datasets)
+    "kjv"                  the King James Bible, one document per book; split "test" is the Old
+                           Testament, "validation" the New
+    "kjv-parts"            the same in ten long parts (Law, History, ...), for lengths that no
+                           single book reaches
+    "python"               the installed Python's standard library, one document per module or
+                           package; the splits "validation" and "test" alternate
+    a path                 a .txt, .jsonl or .parquet file, a folder of them, or a glob; splits do
+                           not apply
+    "pg19", "proof-pile"   data sets of the hub, streamed (pip install datasets)
+    "owner/name"           any other data set of the hub, streamed too
 
-Documents keep their natural length: what is shorter than asked for is left out and counted, never
-padded."""
+Documents keep their natural length. What is shorter than asked for is left out and counted, never
+padded.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.checks import unknown
-from .readers import FILE_TYPES, Text, _file_texts, _hub_texts
+from .readers import FILE_TYPES, Text, file_texts, hub_texts
 from .tokens import Document, tokenize
 
 if TYPE_CHECKING:
@@ -32,8 +37,9 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 HUB_NAMES = {"pg19": "emozilla/pg19", "proof-pile": "hoskinson-center/proof-pile"}
 WITHDRAWN = {
-    "books3": "Books3 was withdrawn by its publishers; the paper's figures on it cannot be re-measured. For long books "
-    "use 'pg19' (hub), 'kjv-parts' (packaged), or a folder of your own texts"
+    "books3": "Books3 was withdrawn by its publishers; the paper's figures on it cannot be "
+    "measured again. For long books use 'pg19' (hub), 'kjv-parts' (packaged), or a folder of your "
+    "own texts"
 }
 
 
@@ -48,9 +54,13 @@ def load_corpus(
 ) -> list[Document]:
     """Tokenised documents of a corpus, in its own order.
 
+    >>> model, tokenizer = lab.load_model("lab")
+    >>> lab.load_corpus("kjv", tokenizer, min_tokens=20_000, max_tokens=4096, limit=2)
+    [Document('Genesis', 4,096 tokens), Document('Exodus', 4,096 tokens)]
+
     Args:
         source: a name, a path or a hub id, as listed at the top of this module.
-        tokenizer: a Hugging Face tokenizer; it adds the special tokens it adds by default.
+        tokenizer: a Hugging Face tokenizer; it adds the special tokens that it adds by default.
         split: "train", "validation" or "test", where the corpus has splits.
         min_tokens: leave out documents shorter than this.
         max_tokens: cut documents after so many tokens.
@@ -59,7 +69,7 @@ def load_corpus(
     Raises:
         ValueError: an unknown name or split, a file that is empty or not UTF-8, or fewer than
             `limit` (or no) documents of `min_tokens`; the error counts them.
-        FileNotFoundError: a path with nothing there.
+        FileNotFoundError: there is nothing at a path.
     """
     if limit is not None and limit < 1:
         raise ValueError(
@@ -67,7 +77,8 @@ def load_corpus(
         )
     if max_tokens is not None and max_tokens < min_tokens:
         raise ValueError(
-            f"max_tokens {max_tokens} is below min_tokens {min_tokens}: no document could satisfy both"
+            f"max_tokens {max_tokens} is below min_tokens {min_tokens}: no document could satisfy "
+            "both"
         )
     documents: list[Document] = []
     short: list[int] = []
@@ -83,8 +94,9 @@ def load_corpus(
         wanted = f"{limit} were asked for" if limit is not None else "at least one is needed"
         longest = f", the longest has {max(short):,}" if short else ""
         raise ValueError(
-            f"{len(documents)} of the {len(documents) + len(short)} documents of {str(source)!r} have {min_tokens:,} "
-            f"tokens or more, and {wanted}{longest}: ask for fewer or shorter documents, or use a corpus of longer ones"
+            f"{len(documents)} of the {len(documents) + len(short)} documents of {str(source)!r} "
+            f"have {min_tokens:,} tokens or more, and {wanted}{longest}: ask for fewer or shorter "
+            "documents, or use a corpus of longer ones"
         )
     if short:
         log.warning(
@@ -94,7 +106,10 @@ def load_corpus(
 
 
 def iterate_texts(source: str | os.PathLike[str], split: str = "test") -> Iterator[Text]:
-    """The documents of a corpus as text, one after the other; the arguments and errors are `load_corpus`'s."""
+    """The documents of a corpus as text, one after the other.
+
+    Arguments and errors are those of `load_corpus`.
+    """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     name = str(source)
@@ -103,26 +118,26 @@ def iterate_texts(source: str | os.PathLike[str], split: str = "test") -> Iterat
     if name in PACKAGED:
         return PACKAGED[name](split)
     if name in HUB_NAMES:
-        return _hub_texts(HUB_NAMES[name], split)
+        return hub_texts(HUB_NAMES[name], split)
     path = Path(name).expanduser()
     if path.exists():
         found = path.rglob("*") if path.is_dir() else [path]
-        return _file_texts(
-            sorted(p for p in found if p.is_file() and (p.suffix in FILE_TYPES or p == path)), name
-        )
+        files = (p for p in found if p.is_file() and (p.suffix in FILE_TYPES or p == path))
+        return file_texts(sorted(files), name)
     if glob.has_magic(name):
-        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - pathlib's would match hidden files too
-        return _file_texts(sorted(p for p in map(Path, matches) if p.is_file()), name)
+        # pathlib's own glob would match hidden files as well.
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
+        return file_texts(sorted(p for p in map(Path, matches) if p.is_file()), name)
     if path.suffix in FILE_TYPES or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise FileNotFoundError(f"no corpus at {name}: check the path")
     if name.count("/") == 1:
-        return _hub_texts(name, split)
+        return hub_texts(name, split)
     raise unknown(
         "corpus", name, [*PACKAGED, *HUB_NAMES, "a file or folder", "a hub id such as owner/name"]
     )
 
 
-# --- packaged -------------------------------------------------------------------------------------------------------
+# --- packaged ---
 
 TESTAMENTS = {"test": "OLD_TESTAMENT", "validation": "NEW_TESTAMENT"}
 PARTS = {  # groups as pythonbible names them; together each testament once
@@ -134,7 +149,8 @@ PARTS = {  # groups as pythonbible names them; together each testament once
 def _kjv(split: str, by_part: bool) -> Iterator[Text]:
     if split not in TESTAMENTS:
         raise ValueError(
-            f"'kjv' has no split {split!r}: it has 'validation' (New Testament) and 'test' (Old Testament)"
+            f"'kjv' has no split {split!r}: it has 'validation' (New Testament) and 'test' (Old "
+            "Testament)"
         )
     import pythonbible
 
@@ -150,7 +166,10 @@ def _kjv(split: str, by_part: bool) -> Iterator[Text]:
 
 
 def _kjv_book(book: Any) -> str:
-    """A book as running text, a paragraph a chapter. Brackets around the translators' additions are taken out."""
+    """A book as running text, one paragraph per chapter.
+
+    The brackets around the translators' additions are taken out.
+    """
     import pythonbible
 
     chapters = []
@@ -175,17 +194,20 @@ def _python(split: str) -> Iterator[Text]:
         if p.name not in leave_out and (p.suffix == ".py" or (p / "__init__.py").is_file())
     )
     for path in names[SPLITS.index(split) - 1 :: 2]:
-        # Parts below the package's own folder: Python itself may be installed under one called
-        # "test".
-        below = sorted(
-            p for p in path.rglob("*.py") if {"test", "tests"}.isdisjoint(p.relative_to(path).parts)
-        )
-        files = [path] if path.is_file() else below
-        # A few of the library's files are in another encoding on purpose; they say nothing about
-        # code.
-        yield Text(
-            path.stem, "\n\n".join(f.read_text(encoding="utf-8", errors="replace") for f in files)
-        )
+        files = [path] if path.is_file() else _modules(path)
+        # A few of the library's files are in another encoding on purpose, to test with.
+        texts = (f.read_text(encoding="utf-8", errors="replace") for f in files)
+        yield Text(path.stem, "\n\n".join(texts))
+
+
+def _modules(package: Path) -> list[Path]:
+    """The files of a package without its tests.
+
+    Only folders below the package count: Python itself may be installed under one called "test".
+    """
+    tests = {"test", "tests"}
+    files = package.rglob("*.py")
+    return sorted(p for p in files if tests.isdisjoint(p.relative_to(package).parts))
 
 
 PACKAGED: dict[str, Callable[[str], Iterator[Text]]] = {
@@ -193,9 +215,3 @@ PACKAGED: dict[str, Callable[[str], Iterator[Text]]] = {
     "kjv-parts": lambda split: _kjv(split, by_part=True),
     "python": _python,
 }
-
-
-# --- files and hub --------------------------------------------------------------------------------------------------
-
-
-# --- tokens ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Texts out of files and of data sets on the Hugging Face hub."""
+"""Reads texts from files and from data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ class Text(NamedTuple):
     text: str
 
 
-def _file_texts(files: list[Path], source: str) -> Iterator[Text]:
+def file_texts(files: list[Path], source: str) -> Iterator[Text]:
+    """The texts in files, one after the other; `source` is named where there are no files.
+
+    Raises:
+        FileNotFoundError: there are no files.
+        ValueError: a file of another kind, damaged, not UTF-8, or without a column of text.
+    """
     if not files:
         raise FileNotFoundError(f"no {', '.join(FILE_TYPES)} files at {source}: check the path")
     for path in files:
@@ -31,24 +37,25 @@ def _file_texts(files: list[Path], source: str) -> Iterator[Text]:
 def _one_file(path: Path) -> Iterator[Text]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: a corpus file holds text")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        row = 0
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=16):
-                    for values in batch.to_pylist():
-                        yield _from_row(values, f"{path.stem}[{row}]", f"{path}, row {row}")
-                        row += 1
-        except (pyarrow.ArrowException, OSError) as error:  # damaged at the end, or in the middle
-            raise ValueError(f"{path} is not a readable parquet file: {error}") from None
-        return
     if path.suffix == ".txt":
         yield Text(path.stem, utf8_text(path))
         return
-    for number, values in jsonl_values(path):
-        yield _from_row(values, f"{path.stem}[{number}]", f"{path}, line {number}")
+    in_rows = path.suffix == ".parquet"
+    for number, values in _parquet_rows(path) if in_rows else jsonl_values(path):
+        where = f"{path}, {'row' if in_rows else 'line'} {number}"
+        yield _from_row(values, f"{path.stem}[{number}]", where)
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows of a parquet file, each after its number from 0."""
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=16)
+            yield from enumerate(row for batch in batches for row in batch.to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:  # damaged at the end, or in the middle
+        raise ValueError(f"{path} is not a readable parquet file: {error}") from None
 
 
 def utf8_text(path: Path) -> str:
@@ -61,8 +68,8 @@ def utf8_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): convert it, "
-            f"for example with iconv -f latin1 -t utf-8"
+            f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): "
+            "convert it, for example with iconv -f latin1 -t utf-8"
         ) from None
 
 
@@ -70,11 +77,10 @@ def jsonl_values(path: Path) -> Iterator[tuple[int, Any]]:
     """What each line of a .jsonl file holds, after its number from 1; empty lines are left out.
 
     Raises:
-        ValueError: not UTF-8, or a line that is not JSON; it is named.
+        ValueError: it is not UTF-8, or a line, which is named, is not JSON.
     """
-    for number, line in enumerate(
-        utf8_text(path).split("\n"), start=1
-    ):  # splitlines would cut at U+2028 in a string
+    # Python's splitlines would also cut at U+2028, inside a string.
+    for number, line in enumerate(utf8_text(path).split("\n"), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -84,18 +90,22 @@ def jsonl_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _from_row(values: Any, title: str, where: str) -> Text:
     columns = values if isinstance(values, dict) else {}
+    title = str(columns.get("title") or columns.get("short_book_title") or title)
     for column in ("text", "content"):
         if isinstance(columns.get(column), str):
-            return Text(
-                str(columns.get("title") or columns.get("short_book_title") or title),
-                columns[column],
-            )
+            return Text(title, columns[column])
     raise ValueError(
         f"{where} has no column 'text' (or 'content'); it has {sorted(columns) or 'none'}"
     )
 
 
-def _hub_texts(repository: str, split: str) -> Iterator[Text]:
+def hub_texts(repository: str, split: str) -> Iterator[Text]:
+    """The texts of a data set of the hub, streamed: no more rows are fetched than are used.
+
+    Raises:
+        ValueError: the datasets package is missing, the data set cannot be read, or it has no
+            column of text.
+    """
     try:
         import datasets
     except ImportError:
@@ -111,7 +121,7 @@ def _hub_rows(datasets: Any, repository: str, split: str) -> Iterator[Any]:
         yield from datasets.load_dataset(repository, split=split, streaming=True)
     except Exception as error:  # the library raises many kinds, its network layer more, at any row
         raise ValueError(
-            f"the hub data set {repository!r} (split {split!r}) cannot be read: {error}. Without a network, use a "
-            "packaged corpus ('kjv', 'python') or a local file; a data set that needs its own loading script, "
-            "download as files"
+            f"the hub data set {repository!r} (split {split!r}) cannot be read: {error}. Without a "
+            "network, use a packaged corpus ('kjv', 'python') or a local file; a data set that "
+            "needs its own loading script, download as files"
         ) from error

@@ -1,4 +1,4 @@
-"""Documents as token ids, and the cache of what was tokenised."""
+"""Documents as token ids: how they are made, kept and checked."""
 
 from __future__ import annotations
 
@@ -57,20 +57,13 @@ def check_ids(
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """Token ids of a text, int64, shape (T,); kept on disk by the content of text and tokenizer.
+    """Token ids of a text, int64, shape (T,), kept on disk for the next time.
 
-    A damaged cache file is made again, with a warning that names it.
+    The name of the file follows from the contents of text and tokenizer. A damaged file is made
+    again, with a warning that names it.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    identity = (
-        backend.to_str()
-        if backend is not None
-        else repr((tokenizer.name_or_path, tokenizer.vocab_size))
-    )
-    key = hashlib.sha256(
-        identity.encode() + b"\0" + text.encode("utf-8", "surrogatepass")
-    ).hexdigest()
-    path = cache_dir() / "tokens" / f"{key}.ids"
+    content = _identity(tokenizer).encode() + b"\0" + text.encode("utf-8", "surrogatepass")
+    path = cache_dir() / "tokens" / f"{hashlib.sha256(content).hexdigest()}.ids"
     if path.is_file():
         check, kept = _split(path.read_bytes())
         if check == hashlib.sha256(kept).digest():
@@ -80,6 +73,14 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]
     with replacing(path) as part:
         part.write_bytes(hashlib.sha256(ids.tobytes()).digest() + ids.tobytes())
     return ids.astype(np.int64)
+
+
+def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All of a fast tokenizer's rules; of another one, its name and size must do."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return repr((tokenizer.name_or_path, tokenizer.vocab_size))
+    return str(backend.to_str())
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:

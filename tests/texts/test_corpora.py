@@ -1,13 +1,10 @@
-"""Corpora: known facts of the packaged ones, every kind of file, and a cache that damage and company cannot spoil."""
+"""Corpora: known facts of the packaged ones, every kind of file, and what cannot be read."""
 
 import ast
-import hashlib
 import json
-import logging
 import re
 import sys
 import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,14 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrope_lab.common.files import cache_dir
 from longrope_lab.texts import corpora
 from longrope_lab.texts.corpora import iterate_texts, load_corpus
-from longrope_lab.texts.tokens import tokenize
 
 
 class Words:
@@ -56,7 +50,7 @@ def titles(documents):
     return [d.title for d in documents]
 
 
-# --- packaged ---------------------------------------------------------------------------------------------------------
+# --- packaged ---
 
 
 def test_the_king_james_bible():
@@ -75,20 +69,17 @@ def test_the_king_james_bible():
     )
     assert text["Revelation"].endswith("The grace of our Lord Jesus Christ be with you all. Amen.")
     assert "Jesus wept." in text["John"]
-    assert (
-        "God" not in text["Esther"]
-    )  # the two books that never name Him: nothing leaks from one book to the next
-    # A paragraph a chapter: 929 in the Old Testament and 260 in the New.
+    # A book that never names Him: nothing leaks from one book to the next.
+    assert "God" not in text["Esther"]
+    # One paragraph per chapter: 929 in the Old Testament and 260 in the New.
     chapters = [sum(t.count("\n\n") for _, t in part) for part in (old, new)]
     assert chapters == [929, 260]
     assert text["Psalms"].count("\n\n") == 150
     everything = "".join(text.values())
     assert not set("[]<>{}") & set(everything)
     assert re.search(r"\s{3}|  ", everything) is None
-    assert (
-        re.search(r"\d", re.sub(r"^\d \w+\n", "", "\n".join(text.values()), flags=re.MULTILINE))
-        is None
-    )  # no verses
+    running = re.sub(r"^\d \w+\n", "", "\n".join(text.values()), flags=re.MULTILINE)
+    assert re.search(r"\d", running) is None  # no numbers of verses
 
 
 def test_the_parts_of_the_bible_hold_each_book_once():
@@ -137,7 +128,7 @@ def test_a_packaged_corpus_in_tokens(tokenizer):
     assert repr(documents[0]) == "Document('Matthew', 12,000 tokens)"
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ---
 
 
 def test_a_text_file(folder):
@@ -153,10 +144,8 @@ def test_json_lines(folder):
     rows = [
         {"text": "one"},
         {"content": "two", "title": "Second"},
-        {
-            "text": "three \u2028 \x85 four",
-            "short_book_title": "Third",
-        },  # two marks that Python takes for line ends
+        # Two marks that Python takes for line ends.
+        {"text": "three \u2028 \x85 four", "short_book_title": "Third"},
     ]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_bytes(f"{lines[0]}\n\n  \n{lines[1]}\r\n{lines[2]}".encode())
@@ -250,7 +239,7 @@ def test_a_parquet_that_is_damaged_in_its_middle(folder):
         load_corpus(path, Words())
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names ---
 
 
 @pytest.mark.parametrize(
@@ -366,7 +355,7 @@ def test_the_hub_out_of_reach(monkeypatch):
             load_corpus("pg19", Words())
 
 
-# --- how many, how long -----------------------------------------------------------------------------------------------
+# --- how many, how long ---
 
 
 def test_lengths_and_limits(folder, caplog):
@@ -416,135 +405,3 @@ def test_arguments_that_contradict(folder):
     for limit in (0, -1):
         with pytest.raises(ValueError, match=f"limit is {limit}: it counts documents"):
             load_corpus(folder, Words(), limit=limit)
-
-
-# --- the cache --------------------------------------------------------------------------------------------------------
-
-
-def entries(cache):
-    return sorted((cache / "tokens").glob("*"))
-
-
-def test_the_cache_folder(monkeypatch, cache):
-    assert cache_dir() == cache
-    monkeypatch.setenv("LONGROPE_LAB_CACHE", "")  # as good as none
-    assert cache_dir().name == "longrope_lab"
-
-
-def test_tokens_are_kept(cache):
-    words = Words()
-    first = tokenize("a bb ccc", words)
-    again = tokenize("a bb ccc", words)
-    assert words.calls == 1
-    for ids in (first, again):
-        assert ids.tolist() == [1, 2, 3]
-        assert ids.dtype == np.int64
-    again[0] = 9  # the caller's own
-    assert tokenize("a bb ccc", words).tolist() == [1, 2, 3]
-    (entry,) = entries(cache)
-    other = np.array([7, 7], np.int32).tobytes()
-    entry.write_bytes(hashlib.sha256(other).digest() + other)
-    assert tokenize("a bb ccc", words).tolist() == [7, 7]  # it is the file that is read
-    assert tokenize("a bb cccc", words).tolist() == [1, 2, 4]
-    assert len(entries(cache)) == 2
-
-
-def test_no_tokens(cache):
-    assert tokenize("", Words()).tolist() == tokenize("", Words()).tolist() == []
-
-
-class Backed:
-    """A fast tokenizer as transformers wraps it, with its name and the size of its vocabulary."""
-
-    name_or_path, vocab_size = "lab", 4096
-
-    def __init__(self, state):
-        self.backend_tokenizer = tokenizers.Tokenizer.from_str(json.dumps(state))
-
-    def __call__(self, text, verbose):
-        return {"input_ids": self.backend_tokenizer.encode(text).ids}
-
-
-def test_tokenizers_do_not_share_entries(tokenizer, cache):
-    """Of the same name, size and vocabulary, and other merges."""
-    text = "In the beginning 1234"
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    own = tokenize(text, Backed(state))
-    assert own.tolist() == tokenizer(text)["input_ids"]
-    state["model"]["merges"] = state["model"]["merges"][:100]
-    theirs = tokenize(text, Backed(state))
-    assert len(theirs) > len(own)
-    assert len(entries(cache)) == 2
-    assert tokenize(text, tokenizer).tolist() == own.tolist()
-    assert len(entries(cache)) == 2  # the first one's, since it is the same tokenizer
-
-
-@pytest.mark.parametrize(
-    "damage", ["empty", "cut", "short", "longer", "one bit", "zeros", "another format"]
-)
-def test_a_damaged_entry_is_made_again(cache, caplog, damage):
-    words = Words()
-    tokenize("a bb ccc", words)
-    (entry,) = entries(cache)
-    whole = entry.read_bytes()
-    flipped = bytearray(whole)
-    flipped[-4] ^= 1
-    entry.write_bytes(
-        {
-            "empty": b"",
-            "cut": whole[:-4],
-            "short": whole[:7],
-            "longer": whole + bytes(4),
-            "one bit": bytes(flipped),
-            "zeros": bytes(len(whole)),
-            "another format": b"\x93NUMPY",
-        }[damage]
-    )
-    with caplog.at_level(logging.WARNING):
-        assert tokenize("a bb ccc", words).tolist() == [1, 2, 3]
-    assert f"the token cache {entry} is damaged: tokenising again" in caplog.text
-    assert words.calls == 2
-    assert entry.read_bytes() == whole
-    caplog.clear()
-    tokenize("a bb ccc", words)
-    assert words.calls == 2
-    assert not caplog.records
-
-
-def test_nobody_sees_a_half_written_entry(cache, monkeypatch, caplog):
-    """An entry gets its name when it is whole: until then a reader finds nothing, and writes it as well."""
-    rename, parts = Path.replace, []
-
-    def late(part, target):
-        parts.append(part.read_bytes())
-        if len(parts) == 1:
-            assert not target.exists()
-            assert tokenize("a bb ccc", Words()).tolist() == [1, 2, 3]
-            assert target.read_bytes() == parts[0]
-        return rename(part, target)
-
-    monkeypatch.setattr(corpora.Path, "replace", late)
-    assert tokenize("a bb ccc", Words()).tolist() == [1, 2, 3]
-    assert len(parts) == 2
-    (entry,) = entries(cache)
-    assert entry.read_bytes() == parts[0] == parts[1]
-    assert not caplog.records
-
-
-def test_many_writers_at_once(cache, caplog):
-    texts = ["a " * n for n in (10, 2000, 30_000)] * 20
-    with ThreadPoolExecutor(8) as pool:
-        lengths = list(pool.map(lambda text: len(tokenize(text, Words())), texts))
-    assert lengths == [10, 2000, 30_000] * 20
-    assert not caplog.records
-    assert len(entries(cache)) == 3
-
-
-def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(corpora.Path, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        tokenize("a bb ccc", Words())
-    assert entries(cache) == []
