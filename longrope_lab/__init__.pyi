@@ -2,17 +2,27 @@
 
 from . import plots, widgets
 from .export.folder import save_pretrained
+from .extend.extended import Extended
 from .extend.finetune import finetune
 from .extend.from_scratch import LongRoPEModel
 from .extend.plan import Plan
-from .extend.progressive import Extended, progressive
+from .extend.progressive import progressive
 from .extend.ready import PLANS
 from .extend.recipe import RECIPES, Recipe
+from .extend.side_by_side import run_plans
 from .extend.stages import FineTune, Formula, Recover, Search
 from .measure.benchmarks import benchmarks
 from .measure.cost import scoring_cost, search_cost, training_cost, worker_cost
 from .measure.needles import passkey, passkey_prompt
 from .measure.perplexity import perplexity
+from .measure.rereading import reread
+from .measure.start_tokens import (
+    best_by_start_tokens,
+    losses_after,
+    start_token_ratios,
+    start_token_sweep,
+    start_token_variants,
+)
 from .measure.stats import (
     accuracy_summary,
     benchmark_summary,
@@ -20,11 +30,24 @@ from .measure.stats import (
     paired_scores,
     perplexity_summary,
 )
+from .measure.tables import (
+    against_baseline,
+    against_window,
+    effective_window,
+    factor_table,
+    holds_to,
+    questions_for_one_point,
+    scaling_summary,
+    search_summary,
+    stack,
+    with_interval,
+)
 from .measure.tasks import BenchmarkTask
 from .models.config import scaling_from_config, spec_from_config
 from .models.forward import token_losses
 from .models.generation import generate
-from .models.loading import full_attention, load_model
+from .models.loading import load_model
+from .models.repairs import full_attention
 from .models.rotary import apply_scaling, rope_spec
 from .report.experiments import paper
 from .rope.methods import FORMULAS, METHODS, register_method, rope_scaling
@@ -74,15 +97,22 @@ __all__ = [
     "SearchSpace",
     "WorkerProcesses",
     "accuracy_summary",
+    "against_baseline",
+    "against_window",
     "apply_scaling",
     "benchmark_summary",
     "benchmarks",
+    "best_by_start_tokens",
     "compose",
+    "effective_window",
+    "factor_table",
     "finetune",
     "full_attention",
     "generate",
+    "holds_to",
     "load_corpus",
     "load_model",
+    "losses_after",
     "paired_comparison",
     "paired_scores",
     "paper",
@@ -92,19 +122,29 @@ __all__ = [
     "perplexity_summary",
     "plots",
     "progressive",
+    "questions_for_one_point",
     "record",
     "register_method",
+    "reread",
     "rope_scaling",
     "rope_spec",
+    "run_plans",
     "save_pretrained",
     "scaling_from_config",
+    "scaling_summary",
     "scoring_cost",
     "search",
     "search_cost",
+    "search_summary",
     "spec_from_config",
+    "stack",
+    "start_token_ratios",
+    "start_token_sweep",
+    "start_token_variants",
     "token_losses",
     "training_cost",
     "widgets",
+    "with_interval",
     "worker_cost",
 ]
 

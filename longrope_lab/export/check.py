@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,98 +16,138 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # How far stock transformers may be from ours. Its frequencies are float32, and so are its angles:
-# at position n they are off by up to n * 7e-7 radians, where ours are float64. So each frequency is
-# held to three times that (room for a formula that says nearly the same), and logits to 1e-4 of the
-# largest one up to position 512, in proportion beyond, and not at all from 65,536, where the
-# fastest angles are off by a twentieth of a radian: how far positions turn is known from the
-# frequencies, and all else is the same at any position. Measured: 5e-6 of the largest at 512
+# at position n they are off by up to n * 7e-7 radians, where ours are float64. How far positions
+# turn is known from the frequencies, each of which is held to three times that (room for a formula
+# that says nearly the same). Logits are held to 1e-4 of the largest one up to position 512, and in
+# proportion beyond. From 65,536 on they are not judged: the fastest angles are off by a twentieth
+# of a radian there, and all else is the same at any position. Measured: 5e-6 of the largest at 512
 # tokens, 5e-5 at 4,096 (lab model; two attention kernels of stock transformers differ by 4e-6),
 # 1.3e-4 at 8,192 (SmolLM2). With stock's rotary module in place of ours, the lab model's logits are
 # equal to the bit.
 ROTATION_TOLERANCE = 2e-6
-
-
 LOGIT_TOLERANCE = 1e-4
-
-
 EXACT_UNTIL = 512
-
-
 JUDGED_UNTIL = 65_536
-
 
 # Token positions that a check holds: a longer input is checked at as many, spread over its length.
 POSITIONS = 256
 
+WAY_OUT = "nothing was kept: use apply_scaling on the model instead"
 
-def _check(part: Path, shell: PreTrainedModel, scaling: Scaling) -> str:
-    """Compare stock transformers with ours, and say how near they are. `shell` goes to the CPU in
-    float32.
+
+class Computed(NamedTuple):
+    """What a model gives for an input: `rotation` (d,) or (d/2,) and `logits` (T, V), float32."""
+
+    rotation: Tensor
+    logits: Tensor
+
+
+def check_export(part: Path, shell: PreTrainedModel, scaling: Scaling) -> str:
+    """Compare a written checkpoint, as stock transformers runs it, with `apply_scaling`.
 
     Rotations are compared as well as logits, in which a slow dimension that turns by a wrong factor
-    hardly shows."""
-    import transformers
+    hardly shows.
 
-    stock_name = f"stock transformers {transformers.__version__}"
-    way_out = "nothing was kept: use apply_scaling on the model instead"
-    lengths = _lengths(scaling)
-    try:
-        stock = transformers.AutoModelForCausalLM.from_pretrained(
-            part, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-        theirs = [(_rotation(stock, length), _logits(stock, length)) for length in lengths]
-    except Exception as error:
-        raise RuntimeError(
-            f"{stock_name} cannot run what was written ({error}); {way_out}"
-        ) from error
-    del stock  # two models in float32 may be more than there is memory for
-    type(shell).to(
-        shell, "cpu", torch.float32
-    )  # accelerate may have put the live model's own `to` on it
+    Args:
+        part: the checkpoint's folder.
+        shell: the model that was written; it goes to the CPU in float32.
+        scaling: what its config is to say.
+
+    Returns:
+        How near the two are, in words for the card.
+
+    Raises:
+        RuntimeError: stock transformers cannot run it, or gives something else.
+    """
+    stock, lengths = _stock_name(), _lengths(scaling)
+    theirs = _by_stock(part, lengths)
+    # accelerate may have put the live model's own `to` on the shell.
+    type(shell).to(shell, "cpu", torch.float32)
     shell.set_attn_implementation("eager")
     found, largest = [], 0.0
-    for length, (rotation, logits) in zip(lengths, theirs, strict=True):
+    for length in lengths:
         with apply_scaling(shell, scaling, length=length):
-            own_rotation, own_logits = _rotation(shell, length), _logits(shell, length)
-        where = f"for an input of {length} tokens"
-        turned = ((rotation - own_rotation) / own_rotation).abs()
-        if not turned.max() <= ROTATION_TOLERANCE:
-            i = int(turned.argmax())
-            raise RuntimeError(
-                f"{stock_name} turns dimension {i} otherwise than apply_scaling does {where}, m sin θ/λ being "
-                f"{rotation[i]:.7g} and not {own_rotation[i]:.7g}; {way_out}"
-            )
-        off = (logits - own_logits).abs().amax(dim=-1)  # (T,)
-        n = _positions(length)
-        largest = max(largest, float(own_logits.abs().max()))
-        allowed = LOGIT_TOLERANCE * max(1.0, largest) * (n / EXACT_UNTIL).clamp(min=1)
-        allowed[n >= JUDGED_UNTIL] = torch.inf  # a NaN is still refused
-        bad = torch.nonzero(~(off <= allowed)).flatten()
-        if len(bad):
-            i = int(bad[0])
-            raise RuntimeError(
-                f"{stock_name} gives other logits than apply_scaling {where}: off by {off[i]:.2g} at position {n[i]} "
-                f"({allowed[i]:.2g} is allowed), by {off.max():.2g} at most; {way_out}"
-            )
-        found.append(f"{off.max():.1g} at {length:,} tokens")
+            ours = _compute(shell, length)
+        largest = max(largest, float(ours.logits.abs().max()))
+        _check_rotation(theirs[length].rotation, ours.rotation, length)
+        off = _check_logits(theirs[length].logits, ours.logits, length, largest)
+        found.append(f"{off:.1g} at {length:,} tokens")
     return (
-        f"Checked when it was written: {stock_name} gives longrope_lab's logits to {', '.join(found)} (the largest "
-        f"logit being {largest:.3g}; random tokens, at most {POSITIONS} of them spread over the length; float32, CPU). "
-        "Its angles are float32, so that the difference grows with the position."
+        f"Checked when it was written: {stock} gives longrope_lab's logits to {', '.join(found)} "
+        f"(the largest logit being {largest:.3g}; random tokens, at most {POSITIONS} of them "
+        "spread over the length; float32, CPU). Its angles are float32, so that the difference "
+        "grows with the position."
     )
 
 
+def _stock_name() -> str:
+    import transformers
+
+    return f"stock transformers {transformers.__version__}"
+
+
 def _lengths(scaling: Scaling) -> list[int]:
-    """Input lengths to compare: the last of the window (or of the short factors), the first beyond it, the longest."""
-    stages = sets_of(scaling)
-    window = stages[0].target_length if len(stages) > 1 else scaling.spec.window
-    return sorted({window, window + 1, stages[-1].target_length if stages else 2 * window})
+    """Input lengths to compare: the last with the short factors, the first beyond, the longest.
+
+    Of a single set the first of these is the window.
+    """
+    sets = sets_of(scaling)
+    window = sets[0].target_length if len(sets) > 1 else scaling.spec.window
+    return sorted({window, window + 1, sets[-1].target_length if sets else 2 * window})
+
+
+def _by_stock(part: Path, lengths: list[int]) -> dict[int, Computed]:
+    """What stock transformers gives for inputs of these lengths, its model gone at the end.
+
+    Two models in float32 may be more than there is memory for.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        stock = AutoModelForCausalLM.from_pretrained(
+            part, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        return {length: _compute(stock, length) for length in lengths}
+    except Exception as error:
+        raise RuntimeError(
+            f"{_stock_name()} cannot run what was written ({error}); {WAY_OUT}"
+        ) from error
+
+
+def _check_rotation(theirs: Tensor, ours: Tensor, length: int) -> None:
+    turned = ((theirs - ours) / ours).abs()
+    if not turned.max() <= ROTATION_TOLERANCE:
+        i = int(turned.argmax())
+        raise RuntimeError(
+            f"{_stock_name()} turns dimension {i} otherwise than apply_scaling does for an input "
+            f"of {length} tokens, m sin θ/λ being {theirs[i]:.7g} and not {ours[i]:.7g}; {WAY_OUT}"
+        )
+
+
+def _check_logits(theirs: Tensor, ours: Tensor, length: int, largest: float) -> float:
+    """The largest difference, if it is small enough at each position."""
+    off = (theirs - ours).abs().amax(dim=-1)  # (T,)
+    n = _positions(length)
+    allowed = LOGIT_TOLERANCE * max(1.0, largest) * (n / EXACT_UNTIL).clamp(min=1)
+    allowed[n >= JUDGED_UNTIL] = torch.inf  # a NaN is still refused
+    bad = torch.nonzero(~(off <= allowed)).flatten()
+    if len(bad):
+        i = int(bad[0])
+        raise RuntimeError(
+            f"{_stock_name()} gives other logits than apply_scaling for an input of {length} "
+            f"tokens: off by {off[i]:.2g} at position {n[i]} ({allowed[i]:.2g} is allowed), by "
+            f"{off.max():.2g} at most; {WAY_OUT}"
+        )
+    return float(off.max())
 
 
 @torch.no_grad()
+def _compute(model: PreTrainedModel, length: int) -> Computed:
+    return Computed(_rotation(model, length), _logits(model, length))
+
+
 def _rotation(model: PreTrainedModel, length: int) -> Tensor:
-    """m sin(θ/λ), as the rotary module answers at position 1 of an input of `length` tokens; shape
-    (d,), or (d/2,).
+    """m sin(θ/λ), as the rotary module answers at position 1 of an input of `length` tokens.
 
     At position 1 float32 holds the fastest and the slowest dimension to seven digits.
     """
@@ -118,18 +158,8 @@ def _rotation(model: PreTrainedModel, length: int) -> Tensor:
     return sin[0, 0]
 
 
-def _positions(length: int) -> Tensor:
-    """Positions (T,) of an input of `length` tokens: all, or `POSITIONS` at most, ever further apart, to its end."""
-    if length <= POSITIONS:
-        return torch.arange(length)
-    return torch.from_numpy(
-        np.unique(np.geomspace(1, length, POSITIONS).round().astype(np.int64) - 1)
-    )
-
-
-@torch.no_grad()
 def _logits(model: PreTrainedModel, length: int) -> Tensor:
-    """Logits (T, V), float32, of random tokens at the `_positions` of an input."""
+    """Logits of random tokens at the `_positions` of an input."""
     positions = _positions(length)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.randint(vocabulary, (1, len(positions)), generator=torch.Generator().manual_seed(0))
@@ -143,3 +173,11 @@ def _logits(model: PreTrainedModel, length: int) -> Tensor:
     )
     logits: Tensor = output.logits[0].float()
     return logits
+
+
+def _positions(length: int) -> Tensor:
+    """Positions (T,) of an input: all, or `POSITIONS` at most, ever further apart, to its end."""
+    if length <= POSITIONS:
+        return torch.arange(length)
+    spread = np.geomspace(1, length, POSITIONS).round().astype(np.int64) - 1
+    return torch.from_numpy(np.unique(spread))

@@ -13,10 +13,11 @@ from ..models.estimates import GIB, forward_flops, peak_bytes
 from ..models.rotary import rope_spec
 from ..rope.spec import RopeSpec
 from ..searches.objective import GRADIENT_FORWARDS, Measured
-from ..searches.run import Settings
+from ..searches.settings import Settings
 from ..searches.space import SearchSpace
 from .low_rank import trained_parameters
-from .stages import FineTune, Formula, Recover, Search, Stage, check_stage, naming
+from .rules import check_stage
+from .stages import FineTune, Formula, Recover, Search, Stage, counted, method_name, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,41 +31,39 @@ class Work:
         does: in words.
         length: tokens per forward pass.
         passes: forward passes of so many tokens; a gradient counts four.
-        shorter: of these, in pieces of the model's window.
+        short: how many of these are taken in pieces of the model's window.
         peak: estimated bytes on one device.
     """
 
     does: str
     length: int
     passes: int = 0
-    shorter: int = 0
+    short: int = 0
     peak: float = 0.0
 
     def flops(self, model: PreTrainedModel, window: int) -> float:
         """Floating point operations of all passes."""
-        whole = (self.passes - self.shorter) * forward_flops(model, self.length)
-        return whole + self.shorter * self.length / window * forward_flops(model, window)
+        whole = (self.passes - self.short) * forward_flops(model, self.length)
+        return whole + self.short * self.length / window * forward_flops(model, window)
 
 
 def explain(stages: Mapping[str, Stage], model: PreTrainedModel) -> pd.DataFrame:
     """`Plan.explain`, of stages by the names of their folders."""
     spec = spec_from_config(model.config) if model.device.type == "meta" else rope_spec(model)
     for stage in stages.values():
-        with naming(stage):
-            check_stage(stage, spec)
+        check_stage(stage, spec)
     longest = max(stage.length for stage in stages.values())
     tuned: int | None = None
     rows = []
     for name, stage in stages.items():
-        work = _work(stage, model, spec, longest, tuned)
+        with naming(stage):
+            work = _work(stage, model, spec, longest, tuned)
         tuned = stage.length if isinstance(stage, FineTune) else tuned
         exaflops = work.flops(model, spec.window) / 1e18
-        rows.append(
-            (name, work.does, work.length, work.passes * work.length, exaflops, work.peak / GIB)
-        )
-    return pd.DataFrame(
-        rows, columns=["stage", "does", "length", "forward_tokens", "exaflops", "peak_gib"]
-    )
+        tokens = work.passes * work.length
+        rows.append((name, work.does, work.length, tokens, exaflops, work.peak / GIB))
+    columns = ["stage", "does", "length", "forward_tokens", "exaflops", "peak_gib"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _work(
@@ -74,50 +73,48 @@ def _work(
         case FineTune():
             return _training(stage, model)
         case Formula():
-            return Work(f"{stage.method}, a formula, {_start(None, tuned)}", stage.length)
+            return Work(f"{stage}, {_start(stage.on_top_of or tuned)}", stage.length)
         case Search():
-            return _searching(
-                stage, SearchSpace(spec, stage.length), model, _start(stage.on_top_of, tuned)
-            )
+            space = SearchSpace(spec, stage.length)
+            return _searching(stage, space, model, _start(stage.on_top_of or tuned))
         case Recover():
             space = SearchSpace(spec, stage.length, high=longest / spec.window)
             return _searching(stage, space, model, "below the last factors")
 
 
-def _start(on_top_of: int | None, tuned: int | None) -> str:
-    """From where a stage sets out, in words."""
-    below = on_top_of or tuned
+def _start(below: int | None) -> str:
+    """What a stage starts from, in words."""
     return f"on top of the factors for {below:,} tokens" if below else "from the model as it is"
 
 
 def _training(stage: FineTune, model: PreTrainedModel) -> Work:
-    recipe = stage.recipe
+    recipe, length = stage.recipe, stage.segment_tokens
     count = recipe.steps * recipe.batch
     short = recipe.short_of(count)
-    how = f", low-rank updates of rank {recipe.lora_rank}" if recipe.lora_rank else ""
-    words = f"{recipe.steps} steps of {recipe.batch} segments{how}, at the factors for {stage.length:,} tokens"
+    words = f"{recipe.steps} steps of {recipe.batch} segments"
+    words += f", low-rank updates of rank {recipe.lora_rank}" if recipe.lora_rank else ""
+    words += f", at the factors for {stage.length:,} tokens"
     words += f"; {short:,} segments of {count:,} in pieces of the window, unscaled" if short else ""
-    peak = peak_bytes(
-        model, stage.segment_tokens, backward=True, trained=trained_parameters(model, recipe)
-    )
-    return Work(
-        words, stage.segment_tokens, count * GRADIENT_FORWARDS, short * GRADIENT_FORWARDS, peak
-    )
+    trained = trained_parameters(model, recipe)
+    peak = peak_bytes(model, length, backward=True, trained=trained)
+    return Work(words, length, count * GRADIENT_FORWARDS, short * GRADIENT_FORWARDS, peak)
 
 
 def _searching(
     stage: Search | Recover, space: SearchSpace, model: PreTrainedModel, start: str
 ) -> Work:
     passes, trials, backward = _trials(space, stage.method, stage.documents)
-    of = "1 document" if stage.documents == 1 else f"{stage.documents} documents"
-    words = f"{type(stage.method).__name__.lower()} search, {trials:,} trials on {of}, {start}"
-    return Work(
-        words, stage.length, passes, peak=peak_bytes(model, stage.length, backward=backward)
-    )
+    documents = counted(stage.documents, "document")
+    words = f"{method_name(stage)} search, {trials:,} trials on {documents}, {start}"
+    peak = peak_bytes(model, stage.length, backward=backward)
+    return Work(words, stage.length, passes, peak=peak)
 
 
 def _trials(space: SearchSpace, method: Settings, documents: int) -> tuple[int, int, bool]:
-    """Forward passes of one document, trials, and whether by gradients: from a search that measures nothing."""
+    """Forward passes of one document, trials, and whether there are gradients.
+
+    Told by a search that measures nothing.
+    """
     searcher = method.start(space, documents, 0)
     passes = trials = 0
     backward = False

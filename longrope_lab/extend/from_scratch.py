@@ -1,14 +1,16 @@
-"""A fresh decoder whose context can be extended, as one PyTorch module: for a model of one's own,
-    from nothing.
+"""A fresh decoder whose context can be extended, as one PyTorch module.
 
-model = lab.LongRoPEModel(d_model=512, n_heads=8, num_layers=6, base_length=4096) ...  # train it:
-model(ids) are hidden states, model.lm(input_ids=ids, labels=ids).loss the loss of the next token
-found = model.extend_context("book.txt", target_length=16384) hidden = model(ids)  # (B, T) token
-ids or (B, T, d_model) embeddings, T up to 16384 now lab.perplexity(model.lm, docs, [4096, 16384],
-{"found": model.scaling})
+It is for a model of one's own, made from nothing::
+
+    model = lab.LongRoPEModel(d_model=512, n_heads=8, num_layers=6, base_length=4096)
+    ...  # train it: model.lm(input_ids=ids, labels=ids).loss is the loss of the next token
+    found = model.extend_context("book.txt", target_length=16384)
+    hidden = model(ids)  # (B, T) token ids or (B, T, d_model) embeddings, T up to 16384 now
+    lab.perplexity(model.lm, docs, [4096, 16384], {"found": model.scaling})
 
 The decoder is transformers' Llama; the search, the scaling and the texts are those of the other
-modules."""
+modules.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,16 @@ from ..models.loading import LAB_MODEL
 from ..models.rotary import apply_scaling, rope_spec, scaled
 from ..rope.scaling import RopeScaling
 from ..rope.spec import check_target
-from ..searches import SearchResult, search
+from ..searches.rounds import SearchResult
+from ..searches.run import search
+from ..searches.settings import Settings
 from ..texts.corpora import load_corpus
-from ..texts.tokens import Document, tokenize
+from ..texts.tokens import Document, check_ids, tokenize
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# A string of one line and at most so many characters is a path or the name of a corpus: a text to
+# A string of one line and at most so many characters is a path or the name of a corpus; a text to
 # search on is longer.
 LONGEST_NAME = 1000
 
@@ -46,19 +50,20 @@ class LongRoPEModel(nn.Module):
     too, so that `load_state_dict` installs it.
 
     Args:
-        d_model: width of the hidden states; `n_heads` heads of an even dimension each.
+        d_model: width of the hidden states; each of the `n_heads` heads takes an equal share of it,
+            an even number of dimensions.
         n_heads: H, attention heads, each with its own keys and values.
         num_layers: decoder layers.
         base_length: L, the window in tokens that the model is to be trained for.
-        vocab_size: V; 4096 are the tokens of the lab model's tokenizer.
+        vocab_size: V; the lab model's tokenizer has 4096 tokens.
         intermediate_size: width inside the feed-forward layers; 8/3 of d_model as in Llama (arXiv
             2302.13971, section 2.2), up to the next multiple of 64, unless given.
         base: of the rotary frequencies.
         seed: of the weights; PyTorch's own random numbers stay where they were.
 
     Raises:
-        ValueError: a size that is no whole number from 1, heads that do not divide d_model, an odd
-            head dimension.
+        ValueError: a size that is not a whole number from 1, heads that do not divide d_model, an
+            odd head dimension.
     """
 
     def __init__(
@@ -76,85 +81,78 @@ class LongRoPEModel(nn.Module):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         super().__init__()
-        d_model, n_heads = _sizes(d_model=d_model, n_heads=n_heads)
+        d_model, n_heads = whole("d_model", d_model, 1), whole("n_heads", n_heads, 1)
         _check_heads(d_model, n_heads)
-        inside = (
-            -(-8 * d_model // (3 * 64)) * 64 if intermediate_size is None else intermediate_size
-        )
-        num_layers, vocab_size, inside = _sizes(
-            num_layers=num_layers, vocab_size=vocab_size, intermediate_size=inside
-        )
+        if intermediate_size is None:
+            intermediate_size = -(-8 * d_model // (3 * 64)) * 64
         config = LlamaConfig(
-            vocab_size=vocab_size,
+            vocab_size=whole("vocab_size", vocab_size, 1),
             hidden_size=d_model,
-            intermediate_size=inside,
-            num_hidden_layers=num_layers,
+            intermediate_size=whole("intermediate_size", intermediate_size, 1),
+            num_hidden_layers=whole("num_layers", num_layers, 1),
             num_attention_heads=n_heads,
             max_position_embeddings=base_length,
             rope_parameters={"rope_type": "default", "rope_theta": base},
             bos_token_id=None,  # those of a tokenizer that is not known here
             eos_token_id=None,
         )
-        self.base_length = spec_from_config(config).window  # refuses a base or window that is none
+        # Refuses a base or window that is not one.
+        self.base_length = spec_from_config(config).window
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.lm: Any = LlamaForCausalLM(config)
+            self.lm: PreTrainedModel = LlamaForCausalLM(config)
         self._in_place: tuple[RopeScaling, apply_scaling] | None = None
 
     @property
     def scaling(self) -> RopeScaling | None:
-        """The scaling in place, None before an extension; another can be assigned, or None to take it out."""
+        """The scaling in place, None before an extension.
+
+        Another can be assigned, or None to take it out.
+        """
         return None if self._in_place is None else self._in_place[0]
 
     @scaling.setter
     def scaling(self, scaling: RopeScaling | None) -> None:
         if scaling is not None and scaling.spec.window != self.base_length:
             raise ValueError(
-                f"this scaling extends a window of {scaling.spec.window} tokens, and base_length is "
-                f"{self.base_length}: make it from rope_spec(model.lm)"
+                f"this scaling extends a window of {scaling.spec.window} tokens, and base_length "
+                f"is {self.base_length}: make it from rope_spec(model.lm)"
             )
-        with scaled(
-            self.lm, scaling
-        ):  # refuses one for another embedding while the old one is still in place
-            pass
+        with scaled(self.lm, scaling):
+            pass  # refuses one for another embedding while the old one is still in place
         if self._in_place is not None:
             self._in_place[1].restore()
         self._in_place = None if scaling is None else (scaling, apply_scaling(self.lm, scaling))
 
     @property
     def max_length(self) -> int:
-        """Tokens that the model takes now: the scaling's target length, or base_length without one."""
+        """Tokens that the model takes now: the scaling's target, or base_length without one."""
         return self.base_length if self.scaling is None else self.scaling.target_length
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Hidden states (B, T, d_model) after the last norm.
 
         Args:
-            inputs: token ids (B, T), whole numbers, or embeddings (B, T, d_model), floating point.
+            inputs: token ids (B, T), whole numbers, or embeddings (B, T, d_model), floating point;
+                B and T at least 1.
 
         Raises:
             ValueError: another shape, a token id outside the vocabulary, or more than `max_length`
                 tokens.
         """
         embeddings = inputs.is_floating_point()
-        width = self.lm.config.hidden_size
-        if (
-            inputs.ndim != 2 + embeddings
-            or not inputs.numel()
-            or (embeddings and inputs.shape[-1] != width)
-        ):
-            raise ValueError(
-                f"inputs are {inputs.dtype} of shape {tuple(inputs.shape)}: give token ids (B, T) as whole numbers, or "
-                f"embeddings (B, T, {width}) as floating point, with at least one token"
-            )
+        self._check_shape(inputs, embeddings)
         if inputs.shape[1] > self.max_length:
             raise ValueError(
-                f"inputs have {inputs.shape[1]:,} tokens and the window is {self.max_length:,}: give shorter ones, or "
-                f"extend it first with extend_context(data, target_length={inputs.shape[1]})"
+                f"inputs have {inputs.shape[1]:,} tokens and the window is {self.max_length:,}: "
+                "give shorter ones, or extend it first with extend_context(data, "
+                f"target_length={inputs.shape[1]})"
             )
-        if not embeddings:
-            self._check_ids(inputs)
-        given = {"inputs_embeds": inputs} if embeddings else {"input_ids": inputs.long()}
+        if embeddings:
+            given = {"inputs_embeds": inputs}
+        else:
+            given = {"input_ids": inputs.long()}
+            self._check_ids(given["input_ids"])
         hidden: Tensor = self.lm.base_model(**given, use_cache=False).last_hidden_state
         return hidden
 
@@ -163,17 +161,16 @@ class LongRoPEModel(nn.Module):
         data: str | os.PathLike[str] | ArrayLike | Tensor,
         target_length: int,
         *,
-        tokenizer: PreTrainedTokenizerBase = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         documents: int = 1,
-        method: Any = "gradient",
+        method: str | Settings = "gradient",
         **options: Any,
     ) -> SearchResult:
         """Search a scaling to `target_length` tokens on `data`, and keep it in place.
 
-        Always from base_length: a second call replaces what the first one found. The search
-            minimises the loss of the
-        next token through the head of `lm`, so train the model first: random weights cannot tell
-            factors apart.
+        It always starts from base_length: a second call replaces what the first one found. The
+        search minimises the loss of the next token through the head of `lm`, so train the model
+        first: random weights cannot tell factors apart.
 
         Args:
             data: token ids (T,); a text; or what `load_corpus` takes, a path or the name of a
@@ -181,14 +178,14 @@ class LongRoPEModel(nn.Module):
                 than 1,000 characters.
             target_length: L' in tokens, at least base_length.
             tokenizer: turns text into ids; the lab model's unless given.
-            documents: to measure on: so many of a corpus's that have `target_length` tokens, or so
-                many stretches of that length from the beginning of a text or of ids.
-            method: of `search`, a name or settings; the gradient unless given.
+            documents: how many to measure on: documents of a corpus that have `target_length`
+                tokens, or stretches of that length from the beginning of a text or of ids.
+            method: of `search`, a name or settings.
             options: of `search`: budget, space, seed, checkpoint and so on.
 
         Returns:
-            What `search` returns; its `best` is in `scaling` now. What was in place before stays if
-            it fails.
+            What `search` returns; its `best` is in `scaling` now. If it fails, what was in place
+            before stays.
 
         Raises:
             ValueError: a target below base_length, too little data, ids outside the vocabulary, or
@@ -203,14 +200,18 @@ class LongRoPEModel(nn.Module):
         self.scaling = found.best
         return found
 
-    def _check_ids(self, ids: Tensor) -> None:
-        vocabulary = self.lm.config.vocab_size
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= vocabulary:
+    def _check_shape(self, inputs: Tensor, embeddings: bool) -> None:
+        width = self.lm.config.hidden_size
+        fits = inputs.ndim == 2 + embeddings and inputs.numel() > 0
+        if not fits or (embeddings and inputs.shape[-1] != width):
             raise ValueError(
-                f"token id {low if low < 0 else high} is outside the vocabulary of {vocabulary}: make the model with "
-                "vocab_size=len(tokenizer)"
+                f"inputs are {inputs.dtype} of shape {tuple(inputs.shape)}: give token ids (B, T) "
+                f"as whole numbers, or embeddings (B, T, {width}) as floating point, with at least "
+                "one token"
             )
+
+    def _check_ids(self, ids: Tensor) -> None:
+        check_ids(ids, self.lm.config.vocab_size, "make the model with vocab_size=len(tokenizer)")
 
     def get_extra_state(self) -> Json:
         """The scaling, for the state dict."""
@@ -225,45 +226,47 @@ class LongRoPEModel(nn.Module):
         )
 
 
-def _sizes(**sizes: int) -> list[int]:
-    return [
-        whole(name, value, 1, "it must be a whole number from 1") for name, value in sizes.items()
-    ]
-
-
 def _check_heads(d_model: int, n_heads: int) -> None:
     if d_model % n_heads:
         raise ValueError(
-            f"d_model {d_model} is no multiple of n_heads {n_heads}: each head takes an equal share of it"
+            f"d_model {d_model} is no multiple of n_heads {n_heads}: each head takes an equal "
+            "share of it"
         )
     if d_model // n_heads % 2:
         raise ValueError(
-            f"d_model {d_model} over n_heads {n_heads} is an odd head dimension of {d_model // n_heads}: rotary "
-            "embeddings turn pairs of dimensions, so it must be even"
+            f"d_model {d_model} over n_heads {n_heads} is an odd head dimension of "
+            f"{d_model // n_heads}: rotary embeddings turn pairs of dimensions, so it must be even"
         )
 
 
 def _documents(
-    data: Any, length: int, count: int, tokenizer: PreTrainedTokenizerBase
+    data: str | os.PathLike[str] | ArrayLike | Tensor,
+    length: int,
+    count: int,
+    tokenizer: PreTrainedTokenizerBase | None,
 ) -> list[Document]:
     """`count` documents of at least `length` tokens."""
-    count = whole(
-        "documents", count, 1, "it counts what the search measures on, a whole number from 1"
-    )
-    if isinstance(data, str | os.PathLike) and tokenizer is None:
+    rule = "it counts what the search measures on, a whole number from 1"
+    count = whole("documents", count, 1, rule)
+    if not isinstance(data, str | os.PathLike):
+        return _stretches(data, length, count)
+    if tokenizer is None:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(LAB_MODEL)
     if isinstance(data, str) and (not data or "\n" in data or len(data) > LONGEST_NAME):
-        data = tokenize(data, tokenizer)
-    if isinstance(data, str | os.PathLike):
-        try:
-            return load_corpus(data, tokenizer, split="validation", min_tokens=length, limit=count)
-        except (ValueError, FileNotFoundError) as error:
-            error.add_note(
-                f"A string of one line, up to {LONGEST_NAME} characters, is taken for a path or a name."
-            )
-            raise
+        return _stretches(tokenize(data, tokenizer), length, count)
+    try:
+        return load_corpus(data, tokenizer, split="validation", min_tokens=length, limit=count)
+    except (ValueError, FileNotFoundError) as error:
+        error.add_note(
+            f"A string of one line, up to {LONGEST_NAME} characters, is taken for a path or a name."
+        )
+        raise
+
+
+def _stretches(data: ArrayLike | Tensor, length: int, count: int) -> list[Document]:
+    """The first `count` stretches of `length` token ids."""
     try:
         ids = torch.as_tensor(data)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -272,12 +275,14 @@ def _documents(
         ) from None
     if ids.ndim != 1 or ids.is_floating_point():
         raise ValueError(
-            f"data are {ids.dtype} of shape {tuple(ids.shape)}: token ids are one row of whole numbers"
+            f"data are {ids.dtype} of shape {tuple(ids.shape)}: token ids are one row of whole "
+            "numbers"
         )
     if len(ids) < count * length:
         raise ValueError(
-            f"data have {len(ids):,} tokens, and {count} of {length:,} are needed to search for that target: give a "
-            "longer text, or a smaller target_length" + (" or documents" if count > 1 else "")
+            f"data have {len(ids):,} tokens, and {count} of {length:,} are needed to search for "
+            "that target: give a longer text, or a smaller target_length"
+            + (" or documents" if count > 1 else "")
         )
     rows = ids[: count * length].view(count, length).long().cpu().numpy()
     return [Document(f"part {i}", row) for i, row in enumerate(rows, start=1)]

@@ -1,4 +1,4 @@
-"""Low-rank updates (LoRA, LongLoRA): what such a training trains, in one place, and how it is put in and merged."""
+"""Low-rank updates (LoRA, LongLoRA): what they train, how they are put in, and how merged."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def trained_in_full(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter]:
-    """All weights, but for those that the user froze; beside low-rank updates the norms and the
-    embedding.
+    """The weights that are trained themselves: all, except those that the user froze.
 
-    Source: LongLoRA, arXiv 2309.12307, section 3.3.
+    Beside low-rank updates they are the norms and the embedding (LongLoRA, arXiv 2309.12307,
+    section 3.3).
 
     Raises:
         ValueError: there are none, or the model has no linear layers of the recipe's names.
@@ -28,7 +28,8 @@ def trained_in_full(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter
         chosen = [p for p in model.parameters() if p.requires_grad]
         if not chosen:
             raise ValueError(
-                "none of the model's weights requires a gradient: call model.requires_grad_(True) first"
+                "none of the model's weights requires a gradient: call "
+                "model.requires_grad_(True) first"
             )
         return chosen
     linear = {
@@ -39,16 +40,15 @@ def trained_in_full(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter
     missing = [name for name in recipe.lora_modules if name not in linear]
     if missing:
         raise ValueError(
-            f"the model has no linear layers named {', '.join(missing)}: set the recipe's lora_modules to some of "
-            f"{', '.join(sorted(linear))}"
+            f"the model has no linear layers named {', '.join(missing)}: set the recipe's "
+            f"lora_modules to some of {', '.join(sorted(linear))}"
         )
     embedding = model.get_input_embeddings().weight
     return [p for name, p in model.named_parameters() if "norm" in name or p is embedding]
 
 
 def trained_parameters(model: PreTrainedModel, recipe: Recipe) -> int:
-    """How many numbers a fine-tuning changes: the weights trained in full, and the low-rank
-    updates.
+    """How many numbers a fine-tuning changes: weights trained in full, and low-rank updates.
 
     Raises:
         ValueError: as `trained_in_full`.
@@ -65,10 +65,25 @@ def trained_parameters(model: PreTrainedModel, recipe: Recipe) -> int:
 def low_rank_updates(
     model: PreTrainedModel, recipe: Recipe, in_full: Sequence[nn.Parameter], seed: int
 ) -> Iterator[None]:
-    """Low-rank updates of the recipe's layers, if it wants them: merged at the end, dropped by an error."""
+    """Low-rank updates of the recipe's layers, if it wants them.
+
+    They are merged at the end, and dropped by an error.
+    """
     if recipe.lora_rank == 0:
         yield
         return
+    _put_in(model, recipe, in_full, seed)
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        _take_out(model, merged=done)
+
+
+def _put_in(
+    model: PreTrainedModel, recipe: Recipe, in_full: Sequence[nn.Parameter], seed: int
+) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(seed)
@@ -81,15 +96,12 @@ def low_rank_updates(
     full = {id(p) for p in in_full}
     for name, p in model.named_parameters():
         p.requires_grad_("lora_" in name or id(p) in full)
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        for name, module in [
-            (name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")
-        ]:
-            if done:
-                module.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
+def _take_out(model: PreTrainedModel, *, merged: bool) -> None:
+    """Put the model's own layers back, with the updates in their weights or without."""
+    for name, module in [(n, m) for n, m in model.named_modules() if hasattr(m, "lora_A")]:
+        if merged:
+            module.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module.get_base_layer())

@@ -1,7 +1,6 @@
-"""The way to hundreds of times the window, as data: an ordered list of stages (LongRoPE section
-    3.3).
+"""A plan: the stages that extend a model, in order (LongRoPE, arXiv 2402.13753, section 3.3).
 
-`progressive` runs a plan, `explain` says beforehand what it will cost, and `PLANS` are ready.
+`progressive` runs a plan, `Plan.explain` says beforehand what it will cost, and `PLANS` are ready.
 """
 
 from __future__ import annotations
@@ -17,32 +16,56 @@ from ..rope.spec import RopeSpec
 from ..texts.corpora import load_corpus
 from ..texts.tokens import Document
 from .explain import explain
-from .recipe import Recipe
-from .stages import FineTune, Formula, Recover, Search, Stage, check_after, check_stage, naming
+from .rules import check_after, check_stage
+from .stages import FineTune, Formula, Recover, Search, Stage, counted, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Stages in order.
 
+    >>> plan = Plan((Search(4096), FineTune(4096), Search(16_384), Recover(512)))
+    >>> plan
+    Plan of 4 stages:
+      00_search_4096    evolution search on 5 documents
+      01_finetune_4096  400 steps of 32 segments of 4,096 tokens
+      02_search_16384   evolution search on 5 documents
+      03_recover_512    gradient search on 5 documents
+    >>> plan.by_formula("yarn")
+    Plan of 3 stages:
+      00_formula_4096   yarn, a formula
+      01_finetune_4096  400 steps of 32 segments of 4,096 tokens
+      02_formula_16384  yarn, a formula
+
     Raises:
-        ValueError: no stages; searches whose lengths do not rise; fine-tunings whose lengths fall,
-            or at a length that was not searched; a search on top of one that is not there, or of
-            shorter factors than the weights have learnt; a recovery that is not below the longest
-            search, is there twice, or is not at the end.
+        ValueError: no stages, or something else among them; scalings whose lengths do not rise;
+            fine-tunings whose lengths fall, or at a length without a scaling; a search on top of
+            one that is not there, or of shorter factors than the weights have learnt; a recovery
+            that is not below the longest scaling, is there twice, or is not at the end.
     """
 
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(self.stages))
-        if not self.stages:
-            raise ValueError("a plan needs at least one stage: a Search")
-        for number, stage in enumerate(self.stages):
-            check_after(stage, self.stages[:number])
+        stages = (self.stages,) if isinstance(self.stages, Stage) else tuple(self.stages)
+        object.__setattr__(self, "stages", stages)
+        if not stages:
+            raise ValueError("a plan needs at least one stage: a Search or a Formula")
+        for number, stage in enumerate(stages):
+            if not isinstance(stage, Stage):
+                raise ValueError(
+                    f"stage {number} of the plan is {stage!r}: make stages of Formula, Search, "
+                    "FineTune and Recover"
+                )
+            check_after(stage, stages[:number])
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.named))
+        lines = [f"  {name:{width}}  {stage}" for name, stage in self.named.items()]
+        return "\n".join([f"Plan of {counted(len(lines), 'stage')}:", *lines])
 
     @property
     def named(self) -> dict[str, Stage]:
@@ -59,7 +82,7 @@ class Plan:
 
     @property
     def searches(self) -> tuple[Search | Recover, ...]:
-        """What measures documents: searches and recoveries, in order."""
+        """The stages that measure documents: searches and recoveries, in order."""
         return tuple(stage for stage in self.stages if isinstance(stage, Search | Recover))
 
     @property
@@ -68,44 +91,47 @@ class Plan:
         return max(stage.length for stage in self.stages)
 
     def by_formula(self, name: str) -> Plan:
-        """The baseline of this plan: each search's scaling is a formula's, fine-tuned the same way;
-            no recoveries.
+        """The baseline of this plan: the scaling to each length is that formula's.
 
-        A formula needs no nearer targets on its way: it is applied to the last fine-tuned scaling,
-        whatever the search is on top of."""
-        kept = [stage for stage in self.stages if not isinstance(stage, Recover)]
+        It is fine-tuned the same way, and has no recoveries. A formula needs no nearer targets on
+        its way: it is applied to the last fine-tuned scaling, whatever a stage is on top of.
+
+        Args:
+            name: of the formula, as `Formula` takes it.
+        """
         return Plan(
             tuple(
-                Formula(stage.length, name) if isinstance(stage, Search) else stage
-                for stage in kept
+                Formula(stage.length, name) if isinstance(stage, Search | Formula) else stage
+                for stage in self.stages
+                if not isinstance(stage, Recover)
             )
         )
 
     def control(self, window: int) -> Plan:
-        """The yardstick of this plan: the model trained in its own window (tokens), unscaled, on as
-            many tokens.
+        """The yardstick of this plan: the model trained unscaled, in its own window.
 
-        By the same trainings, one after the other: each with its recipe (learning rates, warm-up
-        and decay) and its tokens per step, in more segments, which are all short. What differs is
-        the length, and the factors that go with it. Tokens are rounded to whole windows, and are
-        never fewer than the warm-up's steps and one more.
+        It takes the same trainings, one after the other: each with its recipe (learning rates,
+        warm-up and decay) and its tokens per step, in more segments, which are all short. What
+        differs is the length, and the factors that go with it. Tokens are rounded to whole windows,
+        and are never fewer than the warm-up's steps and one more.
+
+        Args:
+            window: the model's, in tokens.
 
         Raises:
             ValueError: a plan without a fine-tuning.
         """
         self._check_trained()
-        return Plan(
-            (Formula(window, "none"), *(_inside(stage, window) for stage in self.trainings))
-        )
+        inside = (_inside(stage, window) for stage in self.trainings)
+        return Plan((Formula(window, "none"), *inside))
 
     def training_variants(
         self, shorter: int, longer: int, *, method: str = "yarn", share: float = 1.0
     ) -> dict[str, Plan]:
-        """Three ways to train for one length, on as many tokens, at a formula's factors (LongRoPE,
-        Table 12).
+        """Three ways to train for one length, on as many tokens (LongRoPE, Table 12).
 
-        Each follows the recipe of this plan's first fine-tuning, with the decay of its last, which
-        ends a training.
+        They train at a formula's factors. Each follows the recipe of this plan's first fine-tuning,
+        with the decay of its last, which ends a training.
 
         Args:
             shorter, longer: tokens per training segment.
@@ -132,13 +158,14 @@ class Plan:
             short_share=0,
         )
         half = replace(whole, steps=steps // 2)
-        there, on_the_way = Formula(longer, method), Formula(shorter, method)
-        begin = FineTune(shorter, _in_more_segments(half, longer // shorter))
-        in_pieces = FineTune(longer, _in_more_segments(whole, longer // shorter), segment=shorter)
+        more = whole.batch * longer // shorter  # segments per step, of the shorter length
+        nearer, target = Formula(shorter, method), Formula(longer, method)
+        begin, end = FineTune(shorter, replace(half, batch=more)), FineTune(longer, half)
+        in_pieces = FineTune(longer, replace(whole, batch=more), segment=shorter)
         return {
-            "straight": Plan((there, FineTune(longer, whole))),
-            "two steps": Plan((on_the_way, there, begin, FineTune(longer, half))),
-            "short texts": Plan((there, in_pieces)),
+            "straight": Plan((target, FineTune(longer, whole))),
+            "two steps": Plan((nearer, target, begin, end)),
+            "short texts": Plan((target, in_pieces)),
         }
 
     def search_documents(
@@ -147,13 +174,15 @@ class Plan:
         tokenizer: PreTrainedTokenizerBase,
         split: str = "validation",
     ) -> list[Document]:
-        """Of a corpus, as many documents of each stage's length as it takes, none twice: for
-        `progressive`.
+        """Of a corpus, as many documents of each stage's length as it takes, none twice.
 
         Args:
             source: a name, a path or a hub id, as `load_corpus` takes it.
             tokenizer: the model's.
             split: of the corpus.
+
+        Returns:
+            What `progressive` takes as `search_docs`.
 
         Raises:
             ValueError: as `load_corpus`: an unknown corpus, too few documents of a stage's length.
@@ -186,7 +215,7 @@ class Plan:
                 whose title is that of one searched on.
             train_split: of `train`; of `search` it is "validation".
             min_tokens: of the documents to train on, the model's window for example.
-            limit: stop after so many of these.
+            limit: how many of `train` are loaded, those searched on included; None: all.
 
         Returns:
             {"train_docs": [...], "search_docs": [...]}.
@@ -196,24 +225,21 @@ class Plan:
         """
         search_docs = self.search_documents(search, tokenizer)
         searched = {doc.title for doc in search_docs}
-        train_docs = load_corpus(
+        loaded = load_corpus(
             train, tokenizer, split=train_split, min_tokens=min_tokens, limit=limit
         )
-        return {
-            "train_docs": [d for d in train_docs if d.title not in searched],
-            "search_docs": search_docs,
-        }
+        train_docs = [doc for doc in loaded if doc.title not in searched]
+        return {"train_docs": train_docs, "search_docs": search_docs}
 
     def check(self, spec: RopeSpec) -> None:
         """See whether the plan fits a model's rotary embedding.
 
         Raises:
             ValueError: a stage below the window, a formula that gives a schedule or nothing, a
-                recipe that reads short pieces of segments that hardly hold two.
+                recipe that reads short pieces of segments that hardly hold two; see `check_stage`.
         """
         for stage in self.stages:
-            with naming(stage):
-                check_stage(stage, spec)
+            check_stage(stage, spec)
 
     def explain(self, model: PreTrainedModel) -> pd.DataFrame:
         """What each stage will do and cost on this model, before anything runs.
@@ -226,8 +252,8 @@ class Plan:
             One row per stage: stage (its folder's name), does, length (tokens per forward pass),
             forward_tokens (of all passes; a gradient counts four, and a search may take fewer,
             where it finds nothing new to try), exaflops (of these), peak_gib (on one device,
-            weights and all; 0 for a formula). The last two are
-            estimates: see `forward_flops` and `peak_bytes`.
+            weights and all; 0 for a formula). The last two are estimates: see `forward_flops` and
+            `peak_bytes`.
 
         Raises:
             ValueError: a plan that does not fit the model.
@@ -236,20 +262,22 @@ class Plan:
 
     def _check_trained(self) -> None:
         if not self.trainings:
-            raise ValueError("the plan has no FineTune: there is nothing to train a control with")
+            raise ValueError("the plan has no FineTune, and this takes its trainings: add one")
 
 
 def plan_of(plan: str | Plan, known: dict[str, Plan]) -> Plan:
     """A plan, as it is or by its name among those known.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or anything else than a plan.
     """
-    if not isinstance(plan, str):
-        return plan
-    if plan not in known:
-        raise unknown("plan", plan, known)
-    return known[plan]
+    if isinstance(plan, str):
+        if plan not in known:
+            raise unknown("plan", plan, known)
+        return known[plan]
+    if not isinstance(plan, Plan):
+        raise ValueError(f"plan is a {type(plan).__name__}: pass a Plan, or a name of PLANS")
+    return plan
 
 
 def _inside(stage: FineTune, window: int) -> FineTune:
@@ -257,7 +285,3 @@ def _inside(stage: FineTune, window: int) -> FineTune:
     batch = max(1, round(stage.tokens_per_step / window))
     steps = max(stage.recipe.warmup + 1, round(stage.tokens / (batch * window)))
     return FineTune(window, replace(stage.recipe, steps=steps, batch=batch, short_share=0))
-
-
-def _in_more_segments(recipe: Recipe, times: int) -> Recipe:
-    return replace(recipe, batch=recipe.batch * times)

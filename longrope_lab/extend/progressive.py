@@ -1,116 +1,35 @@
-"""Runs a `Plan`: search, fine-tune, search again, recover (LongRoPE, arXiv 2402.13753, section
-    3.3).
+"""Runs a `Plan`: search, fine-tune, search again, recover (LongRoPE, section 3.3).
 
 Each stage leaves what it made in a folder of its own, so that a second call goes on where the first
 one stopped. Of several processes (``accelerate launch``), which share the fine-tunings, the main
-one searches."""
+one searches.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-
-from ..common.files import replacing, write_table
+from ..common.files import Json
 from ..common.identity import digest, take
-from ..common.processes import main_first
 from ..common.renames import renamed_arguments
 from ..models.loading import model_digest, model_of
 from ..models.rotary import rope_spec
-from ..rope.scaling import RopeScaling
-from ..rope.schedule import LengthSchedule
-from ..searches.run import search
-from ..searches.space import SearchSpace
 from ..texts.tokens import Document
-from .finetune import finetune, segments
+from .extended import Extended
 from .plan import Plan, plan_of
 from .ready import PLANS
-from .stages import FineTune, Formula, Recover, Search, Stage, naming
-from .trainer import checkpoints
+from .running import PlanRun, documents_for
+from .segments import segments
+from .stages import FineTune, Formula, Recover, Search, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Of a plan's folder; the release before wrote 1, without saying so: formulas were searches there.
 FORMAT = 2
-
-
-@dataclass(frozen=True, eq=False)
-class Extended:
-    """What a plan made of a model, whose weights are now the fine-tuned ones.
-
-    Args:
-        plan: what was run.
-        schedule: the recovered scalings and, beyond them, that of the longest search.
-        scalings: what each search and formula gave, by length.
-        recovered: what each recovery found, by length.
-        tuned: the scaling that the weights were last trained at; None without a fine-tuning.
-        folders: of the stages, in order.
-    """
-
-    plan: Plan
-    schedule: LengthSchedule
-    scalings: dict[int, RopeScaling]
-    recovered: dict[int, RopeScaling]
-    tuned: RopeScaling | None
-    folders: tuple[Path, ...]
-
-    @property
-    def histories(self) -> dict[str, pd.DataFrame]:
-        """By the name of a stage's folder: a search's as `SearchResult` has it, a fine-tuning's as `finetune` does."""
-        files = {folder.name: _history(folder) for folder in self.folders}
-        return {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
-
-    @property
-    def training_loss(self) -> pd.DataFrame:
-        """The fine-tunings' histories one below the other, tokens counted over all of them."""
-        tables = [table for name, table in self.histories.items() if "finetune" in name]
-        starts = [
-            sum(stage.tokens for stage in self.plan.trainings[:number])
-            for number in range(len(tables))
-        ]
-        return pd.concat(
-            [t.assign(tokens=t["tokens"] + start) for t, start in zip(tables, starts, strict=True)]
-        )
-
-    def for_config(
-        self, model: PreTrainedModel, search_docs: Sequence[Document], *, seed: int = 0
-    ) -> LengthSchedule:
-        """The schedule as a Hugging Face config can hold it: at most two sets of factors, and one m
-            for both.
-
-        Of more than two sets the longest two are kept. Where the shorter one has another m, it is
-        searched again at the longer one's, as its recovery was; it then reads short texts worse,
-        the more the further the two lie apart.
-
-        Args:
-            model: the extended model.
-            search_docs: as `progressive` had them.
-            seed: of the search.
-        """
-        if len(self.schedule.scalings) < 2:
-            return self.schedule
-        short, long = self.schedule.scalings[-2:]
-        if short.attention_factor != long.attention_factor:
-            recovery = next(
-                s
-                for s in self.plan.stages
-                if isinstance(s, Recover) and s.length == short.target_length
-            )
-            docs = _long_enough(search_docs, short.target_length)[: recovery.documents]
-            space = SearchSpace.below(long, short.target_length)
-            short = search(
-                model, docs, short.target_length, recovery.method, space=space, seed=seed
-            ).best
-        return LengthSchedule((short, long))
 
 
 @renamed_arguments(stages="until")
@@ -125,11 +44,21 @@ def progressive(
     seed: int = 0,
     until: int | None = None,
 ) -> Extended:
-    """Run a plan on a model; the same call with the same folder goes on after the last finished
-    stage, or inside one.
+    """Run a plan on a model; the same call with the same folder goes on where an earlier one ended.
 
     The model's weights become the fine-tuned ones; no scaling is left in place. To go on in the
     same Python, load the model again first.
+
+    >>> import longrope_lab as lab
+    >>> model, tokenizer = lab.load_model("lab", device="cpu")
+    >>> docs = lab.PLANS["tiny"].documents(
+    ...     tokenizer, search="kjv", train="kjv", train_split="validation"
+    ... )
+    >>> extended = progressive(model, tokenizer, "tiny", "run", **docs)
+    >>> extended
+    Extended from 512 to 640 tokens; weights at 576 tokens:
+      up to 512 tokens: factors 1 to ..., m ...
+      up to 640 tokens: factors 1 to ..., m ...
 
     Args:
         model: a Hugging Face causal language model, as it was loaded; or its name for `load_model`,
@@ -137,9 +66,10 @@ def progressive(
             can run plans side by side.
         tokenizer: its tokenizer.
         plan: what to do; or a name of `PLANS`.
-        folder: gets ``plan.json``, one folder per stage (``scaling.json``, ``history.csv`` and what
-            was measured of a search; ``weights.safetensors`` and ``training/`` of a fine-tuning,
-            whose checkpoints go once the weights are there) and, at the end, ``schedule.json``.
+        folder: gets ``plan.json``, one folder per stage and, at the end, ``schedule.json``. A
+            search leaves ``scaling.json``, ``history.csv`` and what was measured, a fine-tuning
+            ``weights.safetensors`` and ``training/``, whose checkpoints go once the weights are
+            there.
         train_docs: to fine-tune on.
         search_docs: to search on; each stage takes the first that are long enough.
         seed: of the first stage; each further one takes the next number.
@@ -154,184 +84,62 @@ def progressive(
         RuntimeError: nothing can be written; and what `search` and `finetune` raise.
         KeyboardInterrupt: stopped by hand; what was measured is kept.
     """
-    plan, folder = plan_of(plan, PLANS), Path(folder)
-    until = len(plan.stages) if until is None else until
-    if until not in range(1, len(plan.stages) + 1):
+    plan, folder, seed = plan_of(plan, PLANS), Path(folder), int(seed)
+    last = len(plan.stages)
+    until = last if until is None else until
+    if until not in range(1, last + 1):
         raise ValueError(
-            f"until is {until}: the plan has {len(plan.stages)} stages, and from 1 to all can be run"
+            f"until is {until}: the plan has {last} stages, and from 1 to all can be run"
         )
     live = model_of(model)
     plan.check(rope_spec(live))
-    for stage in plan.stages:
-        with naming(stage):
-            _check_documents(stage, tokenizer, train_docs, search_docs)
-    identity = {
-        "format": FORMAT,
-        "model (as it is loaded, before any stage)": model_digest(live),
-        "seed": int(seed),
-        "training documents": _digest(train_docs),
-        "search documents": _digest(search_docs),
-    }
-    run = _Run(live, tokenizer, train_docs, search_docs)
+    _check_documents(plan, tokenizer, train_docs, search_docs)
+    identity = _identity(live, plan, train_docs, search_docs, seed)
+    run = PlanRun(live, tokenizer, train_docs, search_docs)
     with run.main_first():
-        take(
-            folder / "plan.json",
-            "plan",
-            identity | {f"stage {i}": repr(s) for i, s in enumerate(plan.stages)},
-        )
-    named = dict(list(plan.named.items())[:until])
-    for number, (name, stage) in enumerate(named.items()):
-        try:
-            run.do(stage, folder / name, int(seed) + number)
-        except (OSError, SafetensorError) as error:
-            raise RuntimeError(
-                f"{folder / name} cannot be written ({error}): free some space, and call again to go on"
-            ) from error
-    schedule = LengthSchedule((*run.recovered.values(), run.scalings[max(run.scalings)]))
-    if until == len(plan.stages):
+        take(folder / "plan.json", "plan", identity)
+    folders = tuple(folder / name for name in plan.named)[:until]
+    for number, (stage, place) in enumerate(zip(plan.stages, folders, strict=False)):
+        run.do(stage, place, seed + number)
+    if until == last:
         with run.main_first():
-            schedule.save(folder / "schedule.json")
-    return Extended(
-        plan,
-        schedule,
-        run.scalings,
-        run.recovered,
-        run.tuned,
-        tuple(folder / name for name in named),
-    )
-
-
-@dataclass
-class _Run:
-    """A plan under way: what the stages so far gave."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    train_docs: Sequence[Document]
-    search_docs: Sequence[Document]
-    scalings: dict[int, RopeScaling] = field(default_factory=dict)
-    recovered: dict[int, RopeScaling] = field(default_factory=dict)
-    tuned: RopeScaling | None = None
-
-    def main_first(self) -> contextlib.AbstractContextManager[None]:
-        """The main process runs the block, then the others."""
-        return main_first(cpu=self.model.device.type == "cpu")
-
-    def do(self, stage: Stage, place: Path, seed: int) -> None:
-        """Run a stage, or take what an earlier call, or the main process, made of it."""
-        place.mkdir(parents=True, exist_ok=True)
-        match stage:
-            case FineTune():
-                self.fine_tune(stage, place, seed)
-            case Formula():
-                self.scalings[stage.length] = self._kept(
-                    place, lambda: stage.scaling(rope_spec(self.model), self.tuned)
-                )
-            case Search():
-                self.scalings[stage.length] = self._kept(
-                    place, lambda: self._search(stage, self._space(stage), place, seed)
-                )
-            case Recover():
-                self.recovered[stage.length] = self._kept(
-                    place, lambda: self._search(stage, self._space_below(stage), place, seed)
-                )
-
-    def _kept(self, place: Path, make: Callable[[], RopeScaling]) -> RopeScaling:
-        """The scaling in a stage's folder; made by the main process if it is not there yet."""
-        done = place / "scaling.json"
-        with self.main_first():
-            if not done.is_file():
-                make().save(done)
-        return RopeScaling.load(done)
-
-    def _space(self, stage: Search) -> SearchSpace:
-        narrowed = {
-            "attention_factors": stage.attention_factors,
-            "keep_rotations": stage.keep_rotations,
-        }
-        below = self.tuned if stage.on_top_of is None else self.scalings[stage.on_top_of]
-        if below is None:
-            return SearchSpace(rope_spec(self.model), stage.length, **narrowed)  # type: ignore[arg-type]
-        return SearchSpace.on_top_of(below, stage.length, **narrowed)
-
-    def _space_below(self, stage: Recover) -> SearchSpace:
-        last = self.scalings[max(self.scalings)]
-        return SearchSpace.below(
-            last, stage.length, free_attention_factor=stage.free_attention_factor
-        )
-
-    def _search(
-        self, stage: Search | Recover, space: SearchSpace, place: Path, seed: int
-    ) -> RopeScaling:
-        """What a search finds, its measurements kept."""
-        found = search(
-            self.model,
-            _long_enough(self.search_docs, stage.length)[: stage.documents],
-            stage.length,
-            stage.method,
-            space=space,
-            seed=seed,
-            checkpoint=place / "checkpoint.jsonl",
-        )
-        if (
-            not found.finished
-        ):  # there is no budget, so Ctrl-C: what it has so far is not the plan's
-            raise KeyboardInterrupt(f"stopped by hand in {place}: call again to go on")
-        write_table(_history(place), found.history)
-        return found.best
-
-    def fine_tune(self, stage: FineTune, place: Path, seed: int) -> None:
-        """Train, or take the weights that an earlier call trained."""
-        self.tuned = self.scalings[stage.length]
-        weights, training = place / "weights.safetensors", place / "training"
-        if weights.is_file():
-            load_model(self.model, weights, device=str(self.model.device))
-        else:
-            finetune(
-                self.model,
-                self.tokenizer,
-                self.train_docs,
-                self.tuned,
-                training,
-                length=stage.segment_tokens,
-                recipe=stage.recipe,
-                seed=seed,
-            )
-        with self.main_first():
-            if not weights.is_file():
-                with replacing(weights) as part:
-                    save_model(self.model, str(part))
-            for checkpoint in checkpoints(
-                training
-            ):  # each twice or three times as large, and of no more use
-                shutil.rmtree(checkpoint)
-
-
-def _history(place: Path) -> Path:
-    training = place / "training"
-    return training / "loss.csv" if training.is_dir() else place / "history.csv"
+            run.schedule.save(folder / "schedule.json")
+    return Extended(plan, run.schedule, run.scalings, run.recovered, run.tuned, folders)
 
 
 def _check_documents(
-    stage: Stage,
+    plan: Plan,
     tokenizer: PreTrainedTokenizerBase,
     train_docs: Sequence[Document],
     search_docs: Sequence[Document],
 ) -> None:
-    if isinstance(stage, FineTune):
-        segments(train_docs, stage.segment_tokens, tokenizer)
-    elif isinstance(stage, Search | Recover):
-        fit = _long_enough(search_docs, stage.length)
-        if len(fit) < stage.documents:
-            raise ValueError(
-                f"it takes {stage.documents} documents of that length, and {len(fit)} of the {len(search_docs)} in "
-                f"search_docs have it (the longest has {max(map(len, search_docs), default=0):,}): load longer ones, "
-                "or shorten the stage"
-            )
+    """See whether each stage finds documents, before the first one runs."""
+    for stage in plan.stages:
+        with naming(stage):
+            match stage:
+                case FineTune():
+                    segments(train_docs, stage.segment_tokens, tokenizer)
+                case Search() | Recover():
+                    documents_for(stage, search_docs)
+                case Formula():
+                    pass
 
 
-def _long_enough(docs: Sequence[Document], length: int) -> list[Document]:
-    return [doc for doc in docs if len(doc) >= length]
+def _identity(
+    model: PreTrainedModel,
+    plan: Plan,
+    train_docs: Sequence[Document],
+    search_docs: Sequence[Document],
+    seed: int,
+) -> Json:
+    """What tells one run of a plan from another."""
+    return {
+        "format": FORMAT,
+        "model (as it is loaded, before any stage)": model_digest(model),
+        "seed": seed,
+        "training documents": _digest(train_docs),
+        "search documents": _digest(search_docs),
+    } | {f"stage {number}": repr(stage) for number, stage in enumerate(plan.stages)}
 
 
 def _digest(docs: Sequence[Document]) -> str:

@@ -1,4 +1,4 @@
-"""Plans that are ready to run: data only."""
+"""Plans that are ready to run, as data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from .stages import FineTune, Recover, Search, Stage
 
 PAPER_RECOVERY = replace(PRESETS["paper"], initial=("high", "pi", "ntk", "yarn"))
 
-# As the paper, in two fine-tunings: eight times beyond the first alone, this model's perplexity
-# more than doubled. Three quarters of the segments are read short, and the learning rate falls in
-# the second training alone: a plan with a fall in each and fewer short texts read the window worse,
-# and 512k better.
+# A range of attention factors.
 FREE_M = (1.0, 1.5)
 
+# In two fine-tunings, as the paper: after one alone, this model's perplexity more than doubled at
+# eight times its length. Three quarters of the segments are read short, and the learning rate falls
+# in the second training only. A plan with a fall in each and fewer short texts read the window
+# worse, and 512k better.
 SMOLLM2: tuple[Stage, ...] = (
     Search(65_536, Gradient(steps=32), documents=4, attention_factors=FREE_M),
     FineTune(65_536, replace(RECIPES["small"], steps=96, decay="constant", short_share=0.75)),
@@ -28,13 +29,13 @@ SMOLLM2: tuple[Stage, ...] = (
     Search(524_288, Gradient(2, 1, 0.05, 2, weighted=True), 1, FREE_M, keep_rotations=32),
 )
 
-# m is free, for inside its window an m of 1.09 alone costs this model 7 % of its perplexity.
+# m is free: inside its window an m of 1.09 alone costs this model 7 % in perplexity.
 SMOLLM2_RECOVERY = Recover(
     8192, Gradient(64, batch=2, initial=("high", "none")), 8, free_attention_factor=True
 )
 
 PLANS: dict[str, Plan] = {
-    # Section 3.3 and 4.1: both searches on the pre-trained model, 400 steps and 600 more, then
+    # Sections 3.3 and 4.1: both searches on the pre-trained model, 400 steps and 600 more, then
     # eight times further.
     "paper_llama2": Plan(
         (
@@ -59,8 +60,7 @@ PLANS: dict[str, Plan] = {
     ),
     # SmolLM2-135M on one GPU, in minutes.
     "smollm2": Plan((*SMOLLM2, SMOLLM2_RECOVERY)),
-    # The same to 2048k tokens: a forward pass of the last search takes minutes, and the search a
-    # night.
+    # The same to 2048k tokens: a forward pass of the last search takes minutes, the search a night.
     "smollm2_2048k": Plan(
         (
             *SMOLLM2,
@@ -71,9 +71,7 @@ PLANS: dict[str, Plan] = {
     # The lab model, on a laptop.
     "lab": Plan(
         (
-            Search(
-                4096, Gradient(steps=6, validate_every=6), documents=2, attention_factors=(1.0, 1.5)
-            ),
+            Search(4096, Gradient(steps=6, validate_every=6), 2, FREE_M),
             FineTune(
                 4096,
                 Recipe(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from ..common.checks import unknown, whole
+from ..common.checks import above, unknown, whole
 
 DECAYS = ("linear", "constant", "cosine")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -20,19 +19,21 @@ class Recipe:
 
     Args:
         steps: of the optimiser.
-        batch: segments a step, over all processes.
+        batch: segments per step, over all processes.
         learning_rate: AdamW's, at its highest.
         decay: "linear" or "cosine" (both to 0) or "constant", after the warm-up.
         warmup: steps of linear rise, from 0 in the first one; fewer than `steps`.
-        lora_rank: 0 trains all weights; otherwise low-rank updates of `lora_modules` and, in full,
-            norms and embeddings (LongLoRA, arXiv 2309.12307, section 3.3), merged at the end.
+        lora_rank: 0 trains all weights. Otherwise `lora_modules` get low-rank updates, which are
+            merged at the end, and norms and embeddings are trained in full (LongLoRA, arXiv
+            2309.12307, section 3.3).
         lora_modules: names of the linear layers that get such updates.
         save_every: steps between two checkpoints.
-        short_share: of the segments, spread evenly, 0 to less than 1: instead of one, as many
-            tokens are read in pieces of the model's window, cut from all segments in shuffled
-            order, with the embedding unscaled (or as a schedule has it there), so that the weights
+        short_share: share of the segments that are read short, from 0 to less than 1, spread
+            evenly. Instead of each of these, as many tokens are read in pieces of the model's
+            window, with the embedding unscaled (or as a schedule has it there). So the weights
             learn the long factors and keep short texts: mixed context window training (LongRoPE2,
-            arXiv 2502.20082). Of a segment's pieces the first alone begins with BOS.
+            arXiv 2502.20082). The pieces are cut from all segments and shuffled; of a segment's
+            pieces the first alone begins with BOS.
 
     Raises:
         ValueError: a number below its least, a share that leaves no long segment, a warm-up as long
@@ -54,27 +55,26 @@ class Recipe:
         for name, least in lowest.items():
             # Out of an array it is numpy's, which JSON does not know.
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(
-                f"learning_rate is {self.learning_rate}: it must be a finite number above 0"
-            )
+        rate = above("learning_rate", self.learning_rate, 0)
+        object.__setattr__(self, "learning_rate", rate)
         if self.decay not in DECAYS:
             raise unknown("decay", self.decay, DECAYS)
         if self.warmup >= self.steps:
             raise ValueError(
-                f"warmup is {self.warmup} and steps {self.steps}: the learning rate would never reach "
-                f"{self.learning_rate:g}; pass a shorter warmup, such as warmup=0"
+                f"warmup is {self.warmup} and steps {self.steps}: the learning rate would never "
+                f"reach {self.learning_rate:g}; pass a shorter warmup, such as warmup=0"
             )
         if not 0 <= self.short_share < 1:
             raise ValueError(
-                f"short_share is {self.short_share}: it must be a share of the segments, from 0 (all are long) to less "
-                "than 1 (none would be long)"
+                f"short_share is {self.short_share}: it must be a share of the segments, from 0 "
+                "(all are long) to less than 1 (none would be long)"
             )
         object.__setattr__(self, "short_share", float(self.short_share))
         object.__setattr__(self, "lora_modules", tuple(self.lora_modules))
         if self.lora_rank and not self.lora_modules:
             raise ValueError(
-                f"lora_rank is {self.lora_rank} and lora_modules is empty: name the layers to update"
+                f"lora_rank is {self.lora_rank} and lora_modules is empty: name the layers to "
+                "update"
             )
 
     def short_of(self, count: int) -> int:
@@ -82,16 +82,16 @@ class Recipe:
         return int(self.short_share * count + 1e-9)  # as floats, 0.29 * 100 is a little below 29
 
     def check_segment(self, length: int, window: int) -> None:
-        """See whether segments of `length` tokens can be read as the recipe says by a model of that
-        window.
+        """See whether a model of that window can read segments of `length` tokens as it says here.
 
         Raises:
-            ValueError: short reading of what is hardly longer than the window.
+            ValueError: some are to be read short, and they are hardly longer than the window.
         """
         if self.short_share and length < 2 * window:
             raise ValueError(
-                f"short_share is {self.short_share:g}, and segments of {length:,} tokens do not hold two pieces of the "
-                f"model's window, {window:,}: train on longer segments, or set short_share=0"
+                f"short_share is {self.short_share:g}, and segments of {length:,} tokens do not "
+                f"hold two pieces of the model's window, {window:,}: train on longer segments, or "
+                "set short_share=0"
             )
 
 
@@ -111,10 +111,12 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
     """A recipe, as it is or by its name in `RECIPES`.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or anything else than a recipe.
     """
-    if not isinstance(recipe, str):
-        return recipe
-    if recipe not in RECIPES:
-        raise unknown("recipe", recipe, RECIPES)
-    return RECIPES[recipe]
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise unknown("recipe", recipe, RECIPES)
+        return RECIPES[recipe]
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe is {recipe!r}: pass a Recipe, or one of RECIPES")
+    return recipe

@@ -1,51 +1,56 @@
-"""The stages of a plan: what each does, and which may follow which (LongRoPE section 3.3)."""
+"""The stages of a plan: what each of them does (LongRoPE, arXiv 2402.13753, section 3.3)."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from ..common.checks import unknown, whole
 from ..common.renames import warn_renamed
 from ..rope.methods import METHODS, rope_scaling
 from ..rope.scaling import RopeScaling, compose
-from ..rope.spec import RopeSpec, check_target
+from ..rope.spec import RopeSpec
 from ..searches.evolution import PRESETS
 from ..searches.gradient import Gradient
-from ..searches.run import SEARCHES, Settings, settings_of
+from ..searches.settings import SEARCHES, Settings
 from ..searches.space import check_rotations
 from .recipe import RECIPES, Recipe, recipe_of
 
-# From the factors that the model was trained at down.
+# Downwards from the factors that the model was trained at.
 RECOVERY = Gradient(steps=32, initial="high")
 
 
 @dataclass(frozen=True)
 class Formula:
-    """Take a formula's scaling to `length` tokens: on the embedding, or on top of the last
-    fine-tuned scaling.
+    """Take the scaling that a formula gives for `length` tokens.
 
-    Nothing is measured. Baselines are made of these, and controls.
+    Nothing is measured. It is a formula of the model's own embedding or, after a fine-tuning, on
+    top of the scaling that the weights were trained at. Baselines and controls are made of these.
 
     Args:
         length: L' in tokens.
         method: "none", "pi", "ntk", "yarn", or one that `register_method` added.
+        on_top_of: length of an earlier `Search` or `Formula`, to multiply its factors instead.
 
     Raises:
-        ValueError: an unknown method, a length below 2.
+        ValueError: an unknown method, a number below its least.
     """
 
     length: int
     method: str = "yarn"
+    on_top_of: int | None = None
 
     def __post_init__(self) -> None:
-        _whole_numbers(self, length=2)
+        _whole_numbers(self, length=2, on_top_of=2)
         if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS)
+            raise unknown("method of Formula", self.method, METHODS)
+
+    def __str__(self) -> str:
+        return f"{self.method}, a formula"
 
     def scaling(self, spec: RopeSpec, below: RopeScaling | None = None) -> RopeScaling:
-        """The scaling of the plain embedding, or on top of a scaling of it.
+        """The scaling of a model's embedding, or on top of a scaling of it.
 
         Raises:
             ValueError: the formula gives a schedule, which has no factors to train at.
@@ -54,34 +59,34 @@ class Formula:
         scaling = rope_scaling(start, self.method, self.length)
         if not isinstance(scaling, RopeScaling):
             raise ValueError(
-                f"{self.method!r} gives a schedule, whose factors follow the length: a stage needs one set of them, "
-                "such as 'ntk'"
+                f"{self.method!r} gives a schedule, whose factors follow the length: a stage needs "
+                "one set of them, such as 'ntk'"
             )
+        if below is None:
+            return scaling
         # Between two counts of start tokens only one of the scalings would act.
-        return (
-            scaling
-            if below is None
-            else compose(below, replace(scaling, start_tokens=below.start_tokens))
-        )
+        return compose(below, replace(scaling, start_tokens=below.start_tokens))
 
 
 @dataclass(frozen=True)
 class Search:
-    """Find the scaling to `length` tokens: from the original window, or on top of the last
-        fine-tuned scaling.
+    """Find the scaling to `length` tokens.
+
+    The search starts from the model's own embedding or, after a fine-tuning, from the scaling that
+    the weights were trained at.
 
     Args:
         length: L' in tokens.
         method: settings of a search.
-        documents: to measure on.
+        documents: how many to measure on.
         attention_factors: as a `SearchSpace` takes them; on top of a scaling they multiply its m.
-        on_top_of: length of an earlier search, to go on from what it found. So a far target is
-            reached by way of nearer ones, where a gradient costs a quarter or a sixteenth.
-        keep_rotations: as a `SearchSpace` takes it: leave fast dimensions alone. Far out their
+        on_top_of: length of an earlier `Search` or `Formula`, to go on from there instead. So a far
+            target is reached by nearer ones, where a gradient costs a fraction.
+        keep_rotations: as a `SearchSpace` takes it: fast dimensions are left alone. Far out their
             gradient is noise.
 
     Raises:
-        ValueError: settings of no search, a number below its least.
+        ValueError: a method that is not the settings of a search, a number below its least.
     """
 
     length: int
@@ -92,18 +97,34 @@ class Search:
     keep_rotations: float | None = None
 
     def __new__(
-        cls, length: int = 0, method: object = None, *args: object, **kwargs: object
+        cls,
+        length: int = 0,
+        method: object = None,
+        documents: int = 5,
+        attention_factors: object = None,
+        on_top_of: int | None = None,
+        keep_rotations: float | None = None,
     ) -> Search:
         """Until the next release, a formula's name makes what it used to mean: a `Formula`."""
-        if isinstance(method, str) and method in METHODS and not args and not kwargs:
-            warn_renamed(f"Search({length}, {method!r})", f"Formula({length}, {method!r})")
-            return Formula(length, method)  # type: ignore[return-value]
-        return super().__new__(cls)
+        if not (isinstance(method, str) and method in METHODS):
+            return super().__new__(cls)
+        only = {"attention_factors": attention_factors, "keep_rotations": keep_rotations}
+        for name, value in only.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} is for a search, and {method!r} is a formula: leave it out, as in "
+                    f"Formula({length}, {method!r})"
+                )
+        warn_renamed(f"Search({length}, {method!r})", f"Formula({length}, {method!r})")
+        return Formula(length, method, on_top_of)  # type: ignore[return-value]
 
     def __post_init__(self) -> None:
         _whole_numbers(self, length=2, documents=1, on_top_of=2)
-        _take_settings(self)
+        _take_settings(self, [*SEARCHES, *METHODS])
         check_rotations(self.keep_rotations)
+
+    def __str__(self) -> str:
+        return f"{method_name(self)} search on {counted(self.documents, 'document')}"
 
 
 @dataclass(frozen=True)
@@ -111,12 +132,13 @@ class FineTune:
     """Train at the scaling that an earlier `Search` or `Formula` gave for `length`.
 
     Args:
-        length: names that stage.
-        recipe: settings of the fine-tuning; those of `RECIPES` are ready.
-        segment: tokens per training segment, at most `length`, which it is unless given.
+        length: of that stage.
+        recipe: settings of the fine-tuning; `RECIPES` holds some that are ready.
+        segment: tokens per training segment, at most `length`, which is the default.
 
     Raises:
-        ValueError: no recipe, a number below its least, a segment that is longer than `length`.
+        ValueError: a recipe that is not one, a number below its least, a segment that is longer
+            than `length`.
     """
 
     length: int
@@ -127,19 +149,21 @@ class FineTune:
         _whole_numbers(self, length=2, segment=2)
         if self.segment is not None and self.segment > self.length:
             raise ValueError(
-                f"a segment of {self.segment:,} tokens is longer than the {self.length:,} that the scaling is for: "
-                "fine-tune at a longer search, or shorten it"
+                f"a segment of {self.segment:,} tokens is longer than the {self.length:,} that the "
+                "scaling is for: fine-tune at a longer search, or shorten it"
             )
+        recipe = recipe_of(self.recipe)
         if isinstance(self.recipe, str):
-            recipe = recipe_of(self.recipe)
-            warn_renamed(
-                f"FineTune's recipe={self.recipe!r}", f"recipe=RECIPES[{self.recipe!r}]", depth=4
-            )
+            ready = f"recipe=RECIPES[{self.recipe!r}]"
+            warn_renamed(f"recipe={self.recipe!r} of FineTune", ready, depth=4)
             object.__setattr__(self, "recipe", recipe)
-        if not isinstance(self.recipe, Recipe):
-            raise ValueError(
-                f"recipe of FineTune is {self.recipe!r}: pass a Recipe, or one of RECIPES"
-            )
+
+    def __str__(self) -> str:
+        steps = counted(self.recipe.steps, "step")
+        batch = counted(self.recipe.batch, "segment")
+        share = 100 * self.recipe.short_share
+        short = f", {share:.3g} % read short" if share else ""
+        return f"{steps} of {batch} of {self.segment_tokens:,} tokens{short}"
 
     @property
     def segment_tokens(self) -> int:
@@ -152,6 +176,12 @@ class FineTune:
         return self.recipe.batch * self.segment_tokens
 
     @property
+    def tokens_a_step(self) -> int:
+        """The old name of `tokens_per_step`."""
+        warn_renamed("FineTune.tokens_a_step", "FineTune.tokens_per_step")
+        return self.tokens_per_step
+
+    @property
     def tokens(self) -> int:
         """Tokens that the whole fine-tuning takes in."""
         return self.recipe.steps * self.tokens_per_step
@@ -159,20 +189,18 @@ class FineTune:
 
 @dataclass(frozen=True)
 class Recover:
-    """Find smaller factors for texts up to `length` tokens, between 1 and those of the last
-    scaling.
+    """Find smaller factors for short texts, between 1 and those of the last scaling.
 
     Args:
-        length: in tokens, at least the original window.
+        length: tokens that such a text has at most; at least the model's window.
         method: settings of a search. With ``initial="high"`` it starts from the last scaling
-            itself, and so ends no worse than that on `documents`.
-        documents: to measure on.
-        free_attention_factor: search m, too, between 1 and the last scaling's. Otherwise it stays
-            that one, and both sets fit in one Hugging Face config, which has a single m (see
-            `save_pretrained`).
+            itself, and so ends no worse than that on the documents measured.
+        documents: how many to measure on.
+        free_attention_factor: search m, too, between 1 and the last scaling's. Otherwise m stays,
+            and both sets fit in one Hugging Face config, which has a single m (`save_pretrained`).
 
     Raises:
-        ValueError: settings of no search, a number below its least.
+        ValueError: a method that is not the settings of a search, a number below its least.
     """
 
     length: int
@@ -182,7 +210,16 @@ class Recover:
 
     def __post_init__(self) -> None:
         _whole_numbers(self, length=2, documents=1)
-        _take_settings(self)
+        _take_settings(self, SEARCHES)
+        if not isinstance(self.free_attention_factor, bool):
+            raise ValueError(
+                f"free_attention_factor of Recover is {self.free_attention_factor!r}: it must be "
+                "True or False; the range of m follows from the last scaling"
+            )
+
+    def __str__(self) -> str:
+        free = ", m free" * self.free_attention_factor
+        return f"{method_name(self)} search on {counted(self.documents, 'document')}{free}"
 
 
 Stage = Formula | Search | FineTune | Recover
@@ -194,106 +231,45 @@ def naming(stage: Stage) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{_name(stage)}: {error}") from None
+        raise ValueError(f"{title(stage)}: {error}") from None
 
 
-def check_stage(stage: Stage, spec: RopeSpec) -> None:
-    """See whether a stage fits a model's rotary embedding.
-
-    Raises:
-        ValueError: a length below the window, a formula that gives a schedule or nothing, a recipe
-            that reads short pieces of segments that hardly hold two.
-    """
-    check_target(spec, stage.length)
-    match stage:
-        case Formula():
-            stage.scaling(spec)
-        case FineTune():
-            stage.recipe.check_segment(stage.segment_tokens, spec.window)
-
-
-def check_after(stage: Stage, before: Sequence[Stage]) -> None:
-    """The rules of a plan's order.
-
-    Raises:
-        ValueError: the stage breaks one of them.
-    """
-    scaled = [s.length for s in before if isinstance(s, Formula | Search)]
-    if isinstance(stage, Recover):
-        _check_recovery(stage, before, max(scaled, default=0))
-        return
-    if any(isinstance(s, Recover) for s in before):
-        raise ValueError(
-            f"{_name(stage)} follows a recovery, which would be out of date: recoveries come last"
-        )
-    match stage:
-        case FineTune():
-            _check_training(stage, before, scaled)
-        case Formula() | Search():
-            if scaled and stage.length <= max(scaled):
-                raise ValueError(
-                    f"{_name(stage)} follows one at {max(scaled):,}: lengths must rise from stage to stage"
-                )
-            _check_start(stage, before, scaled)
-
-
-def _check_recovery(stage: Recover, before: Sequence[Stage], longest: int) -> None:
-    if stage.length >= longest:
-        raise ValueError(
-            f"{_name(stage)}: it needs a search for a longer text before it, to recover from"
-        )
-    if stage.length in [s.length for s in before if isinstance(s, Recover)]:
-        raise ValueError(f"{_name(stage)} is in the plan twice: leave one out")
-
-
-def _check_training(stage: FineTune, before: Sequence[Stage], scaled: Sequence[int]) -> None:
-    """A length has one scaling, but weights may be trained at it twice."""
-    last = _last_trained(before)
-    if stage.length < last:
-        raise ValueError(
-            f"{_name(stage)} follows one at {last:,}: lengths must not fall from stage to stage"
-        )
-    if stage.length not in scaled:
-        raise ValueError(
-            f"{_name(stage)}: no search for that length comes before it; searched are {list(scaled) or 'none'}"
-        )
-
-
-def _check_start(stage: Formula | Search, before: Sequence[Stage], scaled: Sequence[int]) -> None:
-    if isinstance(stage, Search) and stage.on_top_of is not None:
-        fit = [length for length in scaled if length >= _last_trained(before)]
-        if stage.on_top_of not in fit:
-            raise ValueError(
-                f"{_name(stage)}, on top of {stage.on_top_of:,}: name one of the searches before it, no shorter than "
-                f"the last fine-tuning; these are {fit or 'none'}"
-            )
-
-
-def _last_trained(stages: Sequence[Stage]) -> int:
-    return max((s.length for s in stages if isinstance(s, FineTune)), default=0)
-
-
-def _name(stage: Stage) -> str:
+def title(stage: Stage) -> str:
+    """What an error calls a stage."""
     return f"{type(stage).__name__} at {stage.length:,} tokens"
 
 
-def _take_settings(stage: Search | Recover) -> None:
-    """The stage's method as settings, also where it was named, as the release before allowed."""
-    if isinstance(stage.method, str):
-        name = stage.method
-        if name not in SEARCHES:
-            raise unknown(f"search method of {type(stage).__name__}", name, SEARCHES)
-        made = type(SEARCHES[name]).__name__
-        warn_renamed(f"{type(stage).__name__}'s method={name!r}", f"method={made}()", depth=5)
-        object.__setattr__(stage, "method", SEARCHES[name])
-    settings_of(stage.method)
+def method_name(stage: Search | Recover) -> str:
+    """The name that `search` knows a stage's method by."""
+    return type(stage.method).__name__.lower()
+
+
+def counted(number: int, what: str) -> str:
+    """A number and its noun, as in "1 document" and "2 documents"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _take_settings(stage: Search | Recover, known: Iterable[str]) -> None:
+    """Refuse a method that is not settings; a search's name still stands for its own."""
+    kind, method = type(stage).__name__, stage.method
+    if isinstance(method, str):
+        if method not in SEARCHES:
+            raise unknown(f"method of {kind}", method, known)
+        settings = SEARCHES[method]
+        ready = f"method={type(settings).__name__}()"
+        warn_renamed(f"method={method!r} of {kind}", ready, depth=5)
+        object.__setattr__(stage, "method", settings)
+    elif isinstance(method, type) or not hasattr(method, "start"):
+        raise ValueError(
+            f"method of {kind} is {method!r}: pass the settings of a search, such as "
+            "Gradient(steps=48)"
+        )
 
 
 def _whole_numbers(stage: Stage, **least: int) -> None:
     for name, bound in least.items():
         value = getattr(stage, name)
         if value is not None:
+            number = whole(f"{name} of {type(stage).__name__}", value, bound)
             # One of numpy's would be another plan in the folder's words.
-            object.__setattr__(
-                stage, name, whole(f"{name} of {type(stage).__name__}", value, bound)
-            )
+            object.__setattr__(stage, name, number)

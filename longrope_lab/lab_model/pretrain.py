@@ -1,24 +1,27 @@
-"""Makes the lab model: a BPE tokenizer and a small Llama with a window of 512 tokens, from a folder
-    of books.
+"""Makes the lab model, a BPE tokenizer and a small Llama with a window of 512 tokens, from books.
 
-    pretrain="python -m longrope_lab.lab_model.pretrain" $pretrain tokenizer --books train-*.parquet
-    --out lab_model $pretrain model --books train-*.parquet --out lab_model --tokens 1.5e9 $pretrain
-    model --books some.parquet --out lab_model --start lab_model --tokens 3e6 --rows 32 --lr 8e-4 \\
-        --passkey-share 0.5 --whole-window 0.8 --passkey-rows 2500 --seed 1
+::
+
+    pretrain="python -m longrope_lab.lab_model.pretrain"
+    $pretrain tokenizer --books train-*.parquet --out lab_model
+    $pretrain model --books train-*.parquet --out lab_model --tokens 1.5e9
+    $pretrain model --books some.parquet --out lab_model --start lab_model --tokens 3e6 --rows 32 \\
+        --lr 8e-4 --passkey-share 0.5 --whole-window 0.8 --passkey-rows 2500 --seed 1
 
 The first takes a minute and the last 20 minutes on a CPU; the second wants a GPU. Most rows are
-plain text; a share is passkey prompts no longer than the window, so that retrieval inside it is all
-but perfect and its loss beyond it is the position embedding's doing alone. The last command
-sharpens the farthest retrievals, which are rare in the second. """
+plain text. A share is passkey prompts no longer than the window, so that retrieval inside it is all
+but perfect, and its loss beyond it is the position embedding's doing alone. The last command
+sharpens the farthest retrievals, which are rare in the second.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..common.files import write_json
 from ..measure.needles import passkey_sequence
 from ..texts.corpora import iterate_texts
 
@@ -38,7 +42,7 @@ END = "<|endoftext|>"
 
 
 def train_tokenizer(books: list[str], folder: Path, characters: float = 60e6) -> None:
-    """Byte-level BPE with single digits, from the first `characters` of the books' shuffled chapters."""
+    """Byte-level BPE with single digits, from a sample of so many characters of the books."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -56,7 +60,8 @@ def train_tokenizer(books: list[str], folder: Path, characters: float = 60e6) ->
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     texts = [text for source in books for _, text in iterate_texts(source)]
-    share = characters / sum(map(len, texts))  # the same share of every book, from its middle
+    # The same share of every book, from its middle.
+    share = characters / sum(map(len, texts))
     samples = (t[int(len(t) * (1 - share) / 2) :][: int(len(t) * share) + 1] for t in texts)
     tokenizer.train_from_iterator(samples, trainer)
     fast = PreTrainedTokenizerFast(
@@ -73,11 +78,10 @@ def token_stream(books: list[str], tokenizer: PreTrainedTokenizerBase) -> Tensor
     """All books as one row of token ids (T,), int16, an END between two."""
     parts: list[NDArray[np.int16]] = []
     end = np.array([tokenizer.eos_token_id], dtype=np.int16)
+    encode = tokenizer.backend_tokenizer.encode_batch_fast
     for source in books:
         texts = [text for _, text in iterate_texts(source)]
-        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(
-            texts, add_special_tokens=False
-        ):
+        for encoding in encode(texts, add_special_tokens=False):
             parts += [np.asarray(encoding.ids, dtype=np.int16), end]
         print(f"{source}: {sum(map(len, parts)):,} tokens so far", flush=True)
     return torch.from_numpy(np.concatenate(parts))
@@ -90,11 +94,14 @@ def passkey_rows(
     rng: np.random.Generator,
     whole_window: float = 0.0,
 ) -> Tensor:
-    """(count, WINDOW + 1) rows of passkey sequences with their answers, half with either filler, an
-    END between two.
+    """Rows of passkey sequences with their answers, an END between two; half with either filler.
 
-    Their lengths are uniform, but for a share `whole_window` of the rows: one sequence that fills
-    the window, its key oftener near an end than in the middle."""
+    The lengths of the sequences are uniform, but for a share `whole_window` of the rows. Such a row
+    is one sequence that fills the window, its key oftener near an end than in the middle.
+
+    Returns:
+        Token ids, shape (count, WINDOW + 1), int16.
+    """
     books = stream.numpy()
     rows = np.empty((count, WINDOW + 1), dtype=np.int16)
     for row in rows:
@@ -116,7 +123,10 @@ def passkey_rows(
 def batches(
     stream: Tensor, passkeys: Tensor, size: int, share: float, seed: int
 ) -> Iterator[Tensor]:
-    """Endless (size, WINDOW + 1) int64 batches: the stream cut into rows, shuffled, cut elsewhere in each pass."""
+    """Endless (size, WINDOW + 1) int64 batches, of which a share is passkey rows.
+
+    The rest is the stream cut into rows, which are shuffled; each pass cuts it elsewhere.
+    """
     device = stream.device
     generator = torch.Generator(device).manual_seed(seed)
     of_passkeys = round(size * share)
@@ -130,8 +140,11 @@ def batches(
             yield torch.cat([stream[chosen[:, None] + span], passkeys[keys]]).long()
 
 
-def new_model(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A fresh Llama of 6.9 M parameters: 6 layers, width 256, 4 heads of 64, 2 key-value heads, tied embeddings."""
+def new_model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A fresh Llama of 6.9 M parameters.
+
+    It has 6 layers of width 256, 4 heads of 64 and 2 key-value heads, and tied embeddings.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -178,25 +191,16 @@ def train(
     warmup: int = 200,
     log_every: int = 250,
 ) -> list[dict[str, float]]:
-    """Next-token training, on a GPU in bfloat16; linear warm-up, then linear decay to zero. Returns the loss log."""
+    """Next-token training, on a GPU in bfloat16; linear warm-up, then linear decay to zero.
+
+    Returns:
+        One entry per `log_every` steps: step, tokens (all so far), loss (mean since the last).
+    """
     device = next(model.parameters()).device
-    warmup = min(warmup, steps // 10 + 1)
-
-    def loss_of(rows: Tensor) -> Tensor:
-        # A processor without bfloat16 of its own takes six times as long with it.
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(input_ids=rows[:, :-1], use_cache=False).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
-
+    loss_of = partial(next_token_loss, model)
     compiled = torch.compile(loss_of) if device.type == "cuda" else loss_of
-    all_optimizers = optimizers(model, lr)
-    schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(
-            o, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup))
-        )
-        for o in all_optimizers
-    ]
-    history = []
+    all_optimizers, schedulers = schedule(model, steps, lr, min(warmup, steps // 10 + 1))
+    history: list[dict[str, float]] = []
     started = time.perf_counter()
     running = torch.zeros((), device=device)
     for step in range(1, steps + 1):
@@ -210,53 +214,40 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         running += loss.detach()
         if step % log_every == 0 or step == steps:
-            seconds = time.perf_counter() - started
-            count = step % log_every or log_every
-            history.append(
-                {
-                    "step": step,
-                    "tokens": step * rows.shape[0] * WINDOW,
-                    "loss": running.item() / count,
-                }
-            )
+            mean = running.item() / (step % log_every or log_every)
             running.zero_()
-            rate = history[-1]["tokens"] / seconds
-            print(
-                f"step {step}/{steps} loss {history[-1]['loss']:.4f} {rate / 1e6:.2f} M tokens/s",
-                flush=True,
-            )
+            tokens = step * rows.shape[0] * WINDOW
+            history.append({"step": step, "tokens": tokens, "loss": mean})
+            rate = tokens / (time.perf_counter() - started) / 1e6
+            print(f"step {step}/{steps} loss {mean:.4f} {rate:.2f} M tokens/s", flush=True)
     return history
 
 
-def main() -> None:
+def next_token_loss(model: PreTrainedModel, rows: Tensor) -> Tensor:
+    """The mean loss of rows (B, T), in nats per token."""
+    device = rows.device.type
+    # A processor without bfloat16 of its own takes six times as long with it.
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        logits = model(input_ids=rows[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+
+
+def schedule(
+    model: nn.Module, steps: int, lr: float, warmup: int
+) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LambdaLR]]:
+    """`optimizers`, and what moves their learning rates: a linear rise, then a linear fall to 0."""
+
+    def share(step: int) -> float:
+        return min((step + 1) / warmup, (steps - step) / (steps - warmup))
+
+    all_optimizers = optimizers(model, lr)
+    return all_optimizers, [torch.optim.lr_scheduler.LambdaLR(o, share) for o in all_optimizers]
+
+
+def make_model(arguments: argparse.Namespace) -> None:
+    """Train the model that the command line asks for, and write it with its loss log."""
     from transformers import AutoTokenizer
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=["tokenizer", "model"])
-    parser.add_argument(
-        "--books", nargs="+", required=True, help="text files as load_corpus takes them"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the tokenizer and the model"
-    )
-    parser.add_argument(
-        "--start", type=Path, help="go on from the model in this folder instead of a fresh one"
-    )
-    parser.add_argument("--tokens", type=float, default=1.5e9)
-    parser.add_argument("--rows", type=int, default=256, help="rows of 512 tokens a step")
-    parser.add_argument("--lr", type=float, default=6e-3)
-    parser.add_argument("--passkey-share", type=float, default=0.05)
-    parser.add_argument("--passkey-rows", type=int, default=40_000)
-    parser.add_argument(
-        "--whole-window", type=float, default=0.0, help="share of passkey rows that fill the window"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.what == "tokenizer":
-        train_tokenizer(arguments.books, arguments.out)
-        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
@@ -268,26 +259,43 @@ def main() -> None:
     if arguments.start:
         model = type(model).from_pretrained(arguments.start, dtype=torch.float32)
     model.to(device).train()
-    print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens of text",
-        flush=True,
-    )
-    data = batches(
-        stream.to(device),
-        passkeys.to(device),
-        arguments.rows,
-        arguments.passkey_share,
-        arguments.seed,
-    )
-    steps = int(arguments.tokens / (arguments.rows * WINDOW))
-    history = train(model, data, steps, arguments.lr)
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{count:,} parameters, {len(stream):,} tokens of text", flush=True)
+    size, share = arguments.rows, arguments.passkey_share
+    data = batches(stream.to(device), passkeys.to(device), size, share, arguments.seed)
+    history = train(model, data, int(arguments.tokens / (size * WINDOW)), arguments.lr)
     model.to(torch.bfloat16).save_pretrained(arguments.out)
-    (arguments.out / "training.json").write_text(
-        json.dumps(
-            {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "history": history},
-            indent=1,
-        )
+    settings = {name: str(value) for name, value in vars(arguments).items()}
+    write_json(arguments.out / "training.json", {"arguments": settings, "history": history})
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What the command takes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add = parser.add_argument
+    add("what", choices=["tokenizer", "model"])
+    add("--books", nargs="+", required=True, help="text files as load_corpus takes them")
+    add("--out", type=Path, required=True, help="folder for the tokenizer and the model")
+    add("--start", type=Path, help="go on from the model in this folder instead of a fresh one")
+    add("--tokens", type=float, default=1.5e9)
+    add("--rows", type=int, default=256, help="rows of 512 tokens per step")
+    add("--lr", type=float, default=6e-3)
+    add("--passkey-share", type=float, default=0.05)
+    add("--passkey-rows", type=int, default=40_000)
+    whole = "share of passkey rows that fill the window"
+    add("--whole-window", type=float, default=0.0, help=whole)
+    add("--seed", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    arguments = command_line().parse_args()
+    if arguments.what == "tokenizer":
+        train_tokenizer(arguments.books, arguments.out)
+    else:
+        make_model(arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,177 @@
+"""Runs the stages of a plan, and keeps what each of them made in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from ..common.files import replacing, write_table
+from ..common.processes import main_first
+from ..models.rotary import rope_spec
+from ..rope.scaling import RopeScaling
+from ..rope.schedule import LengthSchedule
+from ..searches.rounds import SearchResult
+from ..searches.run import search
+from ..searches.space import SearchSpace
+from ..texts.tokens import Document
+from .finetune import finetune
+from .stages import FineTune, Formula, Recover, Search, Stage, counted
+from .trainer import checkpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class PlanRun:
+    """A plan under way: what the stages so far gave."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    train_docs: Sequence[Document]
+    search_docs: Sequence[Document]
+    scalings: dict[int, RopeScaling] = field(default_factory=dict)
+    recovered: dict[int, RopeScaling] = field(default_factory=dict)
+    tuned: RopeScaling | None = None
+
+    @property
+    def schedule(self) -> LengthSchedule:
+        """The recovered scalings and, beyond them, that of the longest search or formula."""
+        return LengthSchedule((*self.recovered.values(), self.scalings[max(self.scalings)]))
+
+    def main_first(self) -> contextlib.AbstractContextManager[None]:
+        """The main process runs the block, then the others."""
+        return main_first(cpu=self.model.device.type == "cpu")
+
+    def do(self, stage: Stage, place: Path, seed: int) -> None:
+        """Run a stage, or take what an earlier call, or the main process, made of it.
+
+        Raises:
+            RuntimeError: nothing can be written.
+        """
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            self._do(stage, place, seed)
+        except (OSError, SafetensorError) as error:
+            raise RuntimeError(
+                f"{place} cannot be written ({error}): free some space, and call again to go on"
+            ) from error
+
+    def _do(self, stage: Stage, place: Path, seed: int) -> None:
+        length = stage.length
+        match stage:
+            case FineTune():
+                self._fine_tune(stage, place, seed)
+            case Formula():
+                spec, below = rope_spec(self.model), self._below(stage)
+                self.scalings[length] = self._kept(place, lambda: stage.scaling(spec, below))
+            case Search():
+                space = self._space(stage)
+                make = lambda: self._search(stage, space, place, seed)  # noqa: E731
+                self.scalings[length] = self._kept(place, make)
+            case Recover():
+                last, free = self.scalings[max(self.scalings)], stage.free_attention_factor
+                space = SearchSpace.below(last, length, free_attention_factor=free)
+                make = lambda: self._search(stage, space, place, seed)  # noqa: E731
+                self.recovered[length] = self._kept(place, make)
+
+    def _kept(self, place: Path, make: Callable[[], RopeScaling]) -> RopeScaling:
+        """The scaling in a stage's folder; made by the main process if it is not there yet."""
+        done = place / "scaling.json"
+        with self.main_first():
+            if not done.is_file():
+                make().save(done)
+        return RopeScaling.load(done)
+
+    def _below(self, stage: Formula | Search) -> RopeScaling | None:
+        """The scaling whose factors a stage multiplies; None for those of the model as it is."""
+        return self.tuned if stage.on_top_of is None else self.scalings[stage.on_top_of]
+
+    def _space(self, stage: Search) -> SearchSpace:
+        below, m, keep = self._below(stage), stage.attention_factors, stage.keep_rotations
+        if below is None:
+            spec = rope_spec(self.model)
+            return SearchSpace(spec, stage.length, attention_factors=m, keep_rotations=keep)
+        return SearchSpace.on_top_of(below, stage.length, attention_factors=m, keep_rotations=keep)
+
+    def _search(
+        self, stage: Search | Recover, space: SearchSpace, place: Path, seed: int
+    ) -> RopeScaling:
+        """What a search finds, its measurements kept."""
+        found = search(
+            self.model,
+            documents_for(stage, self.search_docs),
+            stage.length,
+            stage.method,
+            space=space,
+            seed=seed,
+            checkpoint=place / "checkpoint.jsonl",
+        )
+        best = best_of(found, f"in {place}: call again to go on")
+        write_table(history_file(place), found.history)
+        return best
+
+    def _fine_tune(self, stage: FineTune, place: Path, seed: int) -> None:
+        """Train, or take the weights that an earlier call trained."""
+        self.tuned = self.scalings[stage.length]
+        weights, training = place / "weights.safetensors", place / "training"
+        if weights.is_file():
+            load_model(self.model, weights, device=str(self.model.device))
+        else:
+            finetune(
+                self.model,
+                self.tokenizer,
+                self.train_docs,
+                self.tuned,
+                training,
+                length=stage.segment_tokens,
+                recipe=stage.recipe,
+                seed=seed,
+            )
+        with self.main_first():
+            if not weights.is_file():
+                with replacing(weights) as part:
+                    save_model(self.model, str(part))
+            # Each is twice or three times as large as the weights, and of no more use.
+            for checkpoint in checkpoints(training):
+                shutil.rmtree(checkpoint)
+
+
+def documents_for(stage: Search | Recover, docs: Sequence[Document]) -> list[Document]:
+    """The first documents that are long enough for a stage, as many as it takes.
+
+    Raises:
+        ValueError: too few.
+    """
+    fit = [doc for doc in docs if len(doc) >= stage.length]
+    if len(fit) < stage.documents:
+        raise ValueError(
+            f"it takes {counted(stage.documents, 'document')} of that length, and {len(fit)} of the "
+            f"{len(docs)} in search_docs have it (the longest has "
+            f"{max(map(len, docs), default=0):,}): load longer ones, or shorten the stage"
+        )
+    return fit[: stage.documents]
+
+
+def best_of(found: SearchResult, where: str) -> RopeScaling:
+    """What a search found, if it came to its end.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; what it had then is not what was asked for.
+    """
+    if not found.finished:  # there is no budget, so it was Ctrl-C
+        raise KeyboardInterrupt(f"stopped by hand {where}")
+    return found.best
+
+
+def history_file(place: Path) -> Path:
+    """Where a stage keeps its history in its folder."""
+    training = place / "training"
+    return training / "loss.csv" if training.is_dir() else place / "history.csv"

@@ -1,0 +1,109 @@
+"""Segments to train on: documents cut to one length, and the order in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..texts.tokens import Document
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def segments(
+    docs: Iterable[Document], length: int, tokenizer: PreTrainedTokenizerBase
+) -> NDArray[np.int64]:
+    """Documents one after the other, cut into rows of BOS, text, EOS.
+
+    The paper chunks its corpus so. What is left over after the last whole row is not used. A
+    tokenizer without one of the two tokens leaves it out.
+
+    Returns:
+        Token ids, shape (N, length).
+
+    Raises:
+        ValueError: fewer tokens than one row needs, or a row too short for its bookends.
+    """
+    before, after = (
+        [] if token is None else [token]
+        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    )
+    inside = length - len(before) - len(after)
+    if inside < 2:
+        raise ValueError(
+            f"length is {length}: a segment needs at least 2 tokens of text between BOS and EOS"
+        )
+    stream = np.concatenate([doc.ids for doc in docs] or [np.empty(0, np.int64)])
+    count = len(stream) // inside
+    if count == 0:
+        raise ValueError(
+            f"the documents hold {len(stream):,} tokens and one segment of length {length:,} takes "
+            f"{inside:,}: load more documents, or train at a shorter length"
+        )
+    rows = np.empty((count, length), np.int64)
+    rows[:, : len(before)] = before
+    rows[:, len(before) : len(before) + inside] = stream[: count * inside].reshape(count, inside)
+    rows[:, len(before) + inside :] = after
+    return rows
+
+
+class TrainingOrder(Dataset[dict[str, Tensor]]):
+    """What a training reads, in its order: segments, and short pieces instead of some.
+
+    Segments come in shuffled passes over all. The pieces are the segments cut to the window, in
+    shuffled passes of their own, so that those of a step come from many documents, as the segments
+    of a training in the window do. The order is laid down here, since the Trainer's own depends on
+    the number of processes, and cuts the last step of a pass short.
+
+    Args:
+        rows: segments, shape (N, T).
+        recipe: says how many are read, and which share of them in pieces.
+        seed: of the order.
+        window: tokens of a piece.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], recipe: Recipe, seed: int, window: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.rows, self.recipe = torch.from_numpy(rows), recipe
+        self.count = recipe.steps * recipe.batch
+        short = recipe.short_of(self.count)
+        self.order = _passes(rng, len(rows), self.count - short)
+        if short:
+            self.each = rows.shape[1] // window
+            self.pieces = self.rows[:, : self.each * window].reshape(-1, window)
+            self.short_order = _passes(rng, len(self.pieces), short * self.each)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        before, upto = self.recipe.short_of(index), self.recipe.short_of(index + 1)
+        short = upto > before
+        row = self._pieces(before) if short else self.rows[self.order[index - before]]
+        item = {"input_ids": row, "labels": row}
+        if self.recipe.short_share:
+            item["short"] = torch.tensor(short)
+        return item
+
+    def _pieces(self, number: int) -> Tensor:
+        """The pieces that stand for a segment, one after the other, in a row as long as the others.
+
+        Its last tokens, after the last whole piece, are not read.
+        """
+        taken = self.pieces[self.short_order[number * self.each : (number + 1) * self.each]]
+        row = torch.zeros_like(self.rows[0])
+        row[: taken.numel()] = taken.flatten()
+        return row
+
+
+def _passes(rng: np.random.Generator, size: int, count: int) -> NDArray[np.int64]:
+    """The first `count` numbers of shuffled passes over all below `size`."""
+    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]
