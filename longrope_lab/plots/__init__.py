@@ -1,20 +1,14 @@
 """Figures as functions of tables: each returns a matplotlib `Figure` and measures nothing.
 
-One colour a method throughout (Okabe and Ito's palette, safe for colour-blind readers), lengths on
-an axis of base 2, the trained window marked, intervals drawn."""
+Every method has one colour throughout (Okabe and Ito's palette, safe for colour-blind readers).
+Lengths are on an axis of base 2, the trained window is marked, and intervals are drawn."""
 
 from .benchmarks import benchmark_scores
 from .measured import accuracy_curves, cost_curves, passkey_heatmap, perplexity_curves
 from .nonuniformity import paired_ratios, start_token_curves
 from .phases import pair_angles, phase_circles, phase_curves, telling_pairs
-from .rotary import (
-    coefficient_profile,
-    factor_profile,
-    rescaled_wavelengths,
-    score_bounds,
-    score_fit,
-    wavelengths,
-)
+from .rotary import factor_profile, rescaled_wavelengths, wavelengths
+from .scores import coefficient_profile, score_bounds, score_fit
 from .search import loss_curves, search_curves
 from .style import STYLES, tokens
 

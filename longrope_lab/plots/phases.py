@@ -1,9 +1,10 @@
-"""Figures of positions: where a scaling puts them on the circle of a dimension pair, and what training showed of it."""
+"""Figures of positions on the circle of a dimension pair.
+
+They show where a scaling puts each position, and what training showed of the circle."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,24 +14,41 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ..rope.scaling import RopeScaling
-from ..rope.spec import RopeSpec
-from .style import RC, WINDOW_STYLE, legend_aside, styles_of, subplots, three_digits, tokens
+from ..rope.spec import Floats, RopeSpec
+from .style import (
+    RC,
+    WINDOW_STYLE,
+    Style,
+    legend_aside,
+    plain,
+    quarter_ticks,
+    styles_of,
+    subplots,
+    three_digits,
+    tokens,
+)
 
 # Dots on a wave, at most: more would touch.
 DOTS = 64
 
+# The grey of what training showed.
+SEEN = "#EDEDED"
+
 
 def telling_pairs(spec: RopeSpec, target_length: int) -> tuple[int, int]:
-    """Two dimension pairs worth a look: the fastest, and the one that makes nearest to 0.65 turns in L' unscaled."""
+    """Two dimension pairs worth a look: the fastest, and a slow one.
+
+    The slow one makes nearest to 0.65 turns over L' tokens without scaling."""
     turns = target_length / spec.wavelengths
     return 0, int(np.abs(np.log(turns / 0.65)).argmin())
 
 
-def unreached(spec: RopeSpec, turns: ArrayLike, pairs: Any = slice(None)) -> NDArray[np.bool_]:
-    """Which angles, in turns, of the given pairs are beyond the largest of training; none, of a
-    pair that went round.
+def unreached(
+    spec: RopeSpec, turns: ArrayLike, pairs: int | slice = slice(None)
+) -> NDArray[np.bool_]:
+    """Which angles, in turns, of the given pairs are beyond the largest of training.
 
-    A pair that finished a turn inside the window showed every phase of it.
+    None are, of a pair that finished a turn inside the window: it showed every phase.
     """
     trained = spec.rotations[pairs]
     beyond: NDArray[np.bool_] = (trained < 1) & (np.asarray(turns) > trained * (1 + 1e-9))
@@ -40,12 +58,12 @@ def unreached(spec: RopeSpec, turns: ArrayLike, pairs: Any = slice(None)) -> NDA
 def pair_angles(
     scalings: Mapping[str, RopeScaling], position: int | None = None, figure: Figure | None = None
 ) -> Figure:
-    """The angle of every dimension pair at one position, a curve a scaling.
+    """The angle of every dimension pair at one position, one curve per scaling.
 
     Left, the angle in turns; grey is what training reached, everything for a pair that finished a
     turn inside the window. Right, what each pair adds to the score between this position and the
-    first token, if query and key agree in it: m^2 cos(angle). Hollow: an angle beyond the largest
-    of training.
+    first token, if query and key agree in it: m^2 cos(angle). An angle beyond the largest of
+    training is hollow.
 
     Args:
         scalings: by name; all for the same spec and target length.
@@ -62,45 +80,52 @@ def pair_angles(
             f"position is {position}: the first token has no angle; give a position from 1"
         )
     styles = styles_of(scalings)
-    pairs = np.arange(spec.rotary_dim // 2)
     with mpl.rc_context(RC):
         figure, (left, right) = subplots(1, 2, width=4.3, height=3.4, figure=figure)
-        highest, lowest, size = [1.0], [float(spec.rotations.min())], 1.0
         for name, scaling in scalings.items():
-            colour, line, marker, label = styles[name]
-            marker = "o" if marker == "x" else marker  # a cross is never hollow
-            turns, m2 = scaling.angles(position) / (2 * np.pi), scaling.attention_factor**2
-            added = m2 * np.cos(2 * np.pi * turns)
-            for ax, y in ((left, turns), (right, added)):
-                ax.plot(pairs, y, line, color=colour, lw=1, alpha=0.6 if ax is left else 0.35)
-                _dots(ax, pairs, y, unreached(spec, turns), colour, marker, 4)
-            right.plot([], [], line, color=colour, marker=marker, ms=4, label=label)
-            highest.append(turns.max())
-            lowest.append(turns.min())
-            size = max(size, m2)
-        # Whole decades, so that the axis stands still while a slider moves the curves.
-        low, high = (
-            10.0 ** np.floor(np.log10(0.8 * min(lowest))),
-            10.0 ** np.ceil(np.log10(max(highest))),
-        )
-        left.fill_between(pairs, low, np.where(spec.rotations < 1, spec.rotations, high), step="mid",
-                          color="#EDEDED", lw=0, zorder=0)  # fmt: skip
-        left.set(yscale="log", ylim=(low, high), ylabel="angle (turns, log scale)")
-        left.yaxis.set_major_locator(
-            FixedLocator(np.geomspace(low, high, round(np.log10(high / low)) + 1).tolist())
-        )
-        left.yaxis.set_minor_locator(NullLocator())
-        left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            _angles_of_pairs((left, right), scaling, position, styles[name])
+        _finish_turns(left, spec, [s.angles(position) / (2 * np.pi) for s in scalings.values()])
         left.set_title(f"angle at position {position:,}; grey: reached in training", fontsize=10)
+        size = max(1.0, *(s.attention_factor**2 for s in scalings.values()))
         right.set(ylim=(-1.15 * size, 1.15 * size), ylabel="m² · cos(angle)")
         right.set_title(f"added to the score of tokens {position:,} apart", fontsize=10)
         for ax in (left, right):
             ax.set_xlabel("dimension pair i (fast to slow)")
-        right.plot(
-            [], [], "o", color="#555555", mfc="white", ms=4, label="beyond the\ntrained angles"
-        )
+        beyond = "beyond the\ntrained angles"
+        right.plot([], [], "o", color="#555555", mfc="white", ms=4, label=beyond)
         legend_aside(right)
     return figure
+
+
+def _angles_of_pairs(
+    axes: tuple[Axes, Axes], scaling: RopeScaling, position: int, style: Style
+) -> None:
+    """One scaling's angles in turns (left), and what they add to the score (right)."""
+    colour, line, marker, label = style
+    marker = "o" if marker == "x" else marker  # a cross is never hollow
+    turns = scaling.angles(position) / (2 * np.pi)
+    added = scaling.attention_factor**2 * np.cos(2 * np.pi * turns)
+    pairs, beyond = np.arange(len(turns)), unreached(scaling.spec, turns)
+    for ax, y, alpha in zip(axes, (turns, added), (0.6, 0.35), strict=True):
+        ax.plot(pairs, y, line, color=colour, lw=1, alpha=alpha)
+        _dots(ax, pairs, y, beyond, colour, marker, 4)
+    axes[1].plot([], [], line, color=colour, marker=marker, ms=4, label=label)
+
+
+def _finish_turns(ax: Axes, spec: RopeSpec, turns: Sequence[Floats]) -> None:
+    """A log axis of turns, grey where training was."""
+    lowest = min(float(spec.rotations.min()), *(t.min() for t in turns))
+    highest = max(1.0, *(t.max() for t in turns))
+    # Whole decades, so that the axis stands still while a slider moves the curves.
+    low, high = 10.0 ** np.floor(np.log10(0.8 * lowest)), 10.0 ** np.ceil(np.log10(highest))
+    pairs = np.arange(len(spec.rotations))
+    seen = np.where(spec.rotations < 1, spec.rotations, high)
+    ax.fill_between(pairs, low, seen, step="mid", color=SEEN, lw=0, zorder=0)
+    ax.set(yscale="log", ylim=(low, high), ylabel="angle (turns, log scale)")
+    decades = np.geomspace(low, high, round(np.log10(high / low)) + 1).tolist()
+    ax.yaxis.set_major_locator(FixedLocator(decades))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(plain))
 
 
 def phase_circles(
@@ -109,7 +134,7 @@ def phase_circles(
     near: int = 8,
     steps: int = 8,
 ) -> Figure:
-    """Positions as points on the circle of a dimension pair, a column a method.
+    """Positions as points on the circle of a dimension pair, one column per method.
 
     First row: the first `near` tokens on the fastest pair. Further rows: `steps` positions from
     L'/steps to L'. The grey band is what training showed; a position outside it is hollow.
@@ -122,56 +147,43 @@ def phase_circles(
     """
     first = next(iter(scalings.values()))
     spec, target = first.spec, first.target_length
-    rows = telling_pairs(spec, target) if pairs is None else tuple(pairs)
+    shown = telling_pairs(spec, target) if pairs is None else tuple(pairs)
     styles = styles_of(scalings)
     with mpl.rc_context({**RC, "axes.grid": False}):
-        figure, axes = subplots(len(rows), len(scalings), width=1.75, height=2.1)
-        for number, ax in enumerate(axes):
-            row, column = divmod(number, len(scalings))
-            name, scaling = list(scalings.items())[column]
-            pair, (colour, _, _, label) = rows[row], styles[name]
-            positions = np.arange(near) if row == 0 else target * np.arange(1, steps + 1) / steps
-            seen = min(spec.window * spec.frequencies[pair], 2 * np.pi)
-            band = np.linspace(0, seen, 200)
-            ax.plot(
-                np.cos(band), np.sin(band), color="#D9D9D9", lw=9, solid_capstyle="butt", zorder=1
-            )
-            circle = np.linspace(0, 2 * np.pi, 200)
-            ax.plot(np.cos(circle), np.sin(circle), color="#999999", lw=0.8, zorder=2)
-            angles = scaling.angles(positions)[:, pair]
-            trained = np.mod(angles, 2 * np.pi) <= seen * (1 + 1e-9)
-            for these, face in ((trained, colour), (~trained, "white")):
-                ax.plot(
-                    np.cos(angles[these]),
-                    np.sin(angles[these]),
-                    "o",
-                    ms=6,
-                    mfc=face,
-                    mec=colour,
-                    mew=1.6,
-                    zorder=3,
-                )
-            for k in (0, -1):
-                ax.annotate(tokens(positions[k]), (1.32 * np.cos(angles[k]), 1.32 * np.sin(angles[k])), fontsize=8,
-                            ha="center", va="center", color="#333333")  # fmt: skip
-            if row == 0:
-                ax.set_title(label, fontsize=10, color=colour, fontweight="bold")
-            if column == 0:
-                text = (
-                    f"first {near} tokens" if row == 0 else f"every {tokens(target / steps)} tokens"
-                )
-                ax.set_ylabel(
-                    f"pair {pair}: {text}\n{three_digits(spec.wavelengths[pair])} tokens a turn",
-                    fontsize=8.5,
-                )
-            ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xticks=[], yticks=[], aspect="equal")
-            for spine in ax.spines.values():
-                spine.set_visible(False)
-        figure.supxlabel(
-            "grey: phases that training showed;  filled: inside them;  hollow: never seen",
-            fontsize=9,
-        )
+        figure, axes = subplots(len(shown), len(scalings), width=1.75, height=2.1)
+        for row, pair in enumerate(shown):
+            far = target * np.arange(1, steps + 1) / steps
+            positions = np.arange(near, dtype=float) if row == 0 else far
+            which = f"first {near} tokens" if row == 0 else f"every {tokens(target / steps)} tokens"
+            turn = f"{three_digits(spec.wavelengths[pair])} tokens a turn"
+            in_row = axes[row * len(scalings) : (row + 1) * len(scalings)]
+            in_row[0].set_ylabel(f"pair {pair}: {which}\n{turn}", fontsize=8.5)
+            for ax, (name, scaling) in zip(in_row, scalings.items(), strict=True):
+                _circle(ax, scaling, pair, positions, styles[name].colour)
+        for ax, style in zip(axes, styles.values(), strict=False):  # of the first row
+            ax.set_title(style.label, fontsize=10, color=style.colour, fontweight="bold")
+        legend = "grey: phases that training showed;  filled: inside them;  hollow: never seen"
+        figure.supxlabel(legend, fontsize=9)
     return figure
+
+
+def _circle(ax: Axes, scaling: RopeScaling, pair: int, positions: Floats, colour: str) -> None:
+    """Positions on the circle of one pair; the first and the last one are named."""
+    seen = min(scaling.spec.window * scaling.spec.frequencies[pair], 2 * np.pi)
+    band, circle = np.linspace(0, seen, 200), np.linspace(0, 2 * np.pi, 200)
+    ax.plot(np.cos(band), np.sin(band), color="#D9D9D9", lw=9, solid_capstyle="butt", zorder=1)
+    ax.plot(np.cos(circle), np.sin(circle), color="#999999", lw=0.8, zorder=2)
+    angles = scaling.angles(positions)[:, pair]
+    x, y = np.cos(angles), np.sin(angles)
+    trained = np.mod(angles, 2 * np.pi) <= seen * (1 + 1e-9)
+    for these, face in ((trained, colour), (~trained, "white")):
+        ax.plot(x[these], y[these], "o", ms=6, mfc=face, mec=colour, mew=1.6, zorder=3)
+    for k in (0, -1):
+        ax.annotate(tokens(positions[k]), (1.32 * x[k], 1.32 * y[k]), fontsize=8, ha="center",
+                    va="center", color="#333333")  # fmt: skip
+    ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xticks=[], yticks=[], aspect="equal")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
 
 
 def phase_curves(
@@ -181,7 +193,7 @@ def phase_curves(
     points: int = 257,
     figure: Figure | None = None,
 ) -> Figure:
-    """What dimension pairs feel over positions, a row a pair.
+    """What dimension pairs feel over positions, one row per pair.
 
     Left, cos of the angle times the attention factor m over the first `near` tokens: neighbours
     that a method crowds look alike, and an angle beyond the largest of training is hollow. Right,
@@ -199,90 +211,73 @@ def phase_curves(
     first = next(iter(scalings.values()))
     spec, target = first.spec, first.target_length
     rows = telling_pairs(spec, target) if pairs is None else tuple(pairs)
+    far = np.linspace(0, target, points)
     with mpl.rc_context(RC):
         figure, axes = subplots(len(rows), 2, width=4.3, height=2.7, figure=figure)
         for row, pair in enumerate(rows):
             left, right = axes[2 * row : 2 * row + 2]
             for k, (name, style) in enumerate(styles_of(scalings).items()):
                 # Widest first, dotted on top: curves that coincide all show.
-                width, layer = (
-                    (1.6, 4) if style[1] == ":" else (1.6 + 1.3 * (len(scalings) - 1 - k), 2)
-                )
+                dotted = style.line == ":"
+                width, layer = (1.6, 4) if dotted else (1.6 + 1.3 * (len(scalings) - 1 - k), 2)
                 _wave(left, scalings[name], pair, near, style, width)
-                far = np.linspace(0, target, points)
-                right.plot(far, scalings[name].angles(far)[:, pair] / (2 * np.pi), style[1], color=style[0], lw=width,
-                           label=style[3], zorder=layer)  # fmt: skip
+                turns = scalings[name].angles(far)[:, pair] / (2 * np.pi)
+                right.plot(far, turns, style.line, color=style.colour, lw=width, label=style.label,
+                           zorder=layer)  # fmt: skip
             _finish_wave(left, spec, pair, near)
             _finish_angle(right, spec, pair, target)
         legend_aside(axes[1])
     return figure
 
 
-def _wave(
-    ax: Axes, scaling: RopeScaling, pair: int, near: int, style: tuple[str, ...], width: float
-) -> None:
-    """m cos(angle) of one pair over the first tokens: a line, and a dot a token or every so many-th."""
+def _wave(ax: Axes, scaling: RopeScaling, pair: int, near: int, style: Style, width: float) -> None:
+    """m cos(angle) of one pair over the first tokens: a line, and dots at whole positions."""
     m = scaling.attention_factor
     fine = np.linspace(0, near - 1, min(8 * (near - 1) + 1, 6001))
-    ax.plot(
-        fine, m * np.cos(scaling.angles(fine)[:, pair]), style[1], color=style[0], lw=1, alpha=0.6
-    )
+    wave = m * np.cos(scaling.angles(fine)[:, pair])
+    ax.plot(fine, wave, style.line, color=style.colour, lw=1, alpha=0.6)
     whole = np.arange(0, near, -(-near // DOTS))
     angles = scaling.angles(whole)[:, pair]
     beyond = unreached(scaling.spec, angles / (2 * np.pi), pair)
-    _dots(ax, whole, m * np.cos(angles), beyond, style[0], "o", width + 1.5)
+    _dots(ax, whole, m * np.cos(angles), beyond, style.colour, "o", width + 1.5)
 
 
 def _dots(
-    ax: Axes, x: Any, y: Any, hollow: NDArray[np.bool_], colour: str, marker: str, size: float
+    ax: Axes,
+    x: ArrayLike,
+    y: Floats,
+    hollow: NDArray[np.bool_],
+    colour: str,
+    marker: str,
+    size: float,
 ) -> None:
     """Dots, those that are `hollow` in white with a coloured edge."""
-    full = np.where(hollow, np.nan, y)
-    ax.plot(x, full, marker, color=colour, ms=size, lw=0)
+    ax.plot(x, np.where(hollow, np.nan, y), marker, color=colour, ms=size, lw=0)
     if hollow.any():
-        ax.plot(
-            x,
-            np.where(hollow, y, np.nan),
-            marker,
-            mfc="white",
-            mec=colour,
-            ms=size + 0.5,
-            lw=0,
-            zorder=3,
-        )
+        ax.plot(x, np.where(hollow, y, np.nan), marker, mfc="white", mec=colour, ms=size + 0.5,
+                lw=0, zorder=3)  # fmt: skip
 
 
 def _finish_wave(ax: Axes, spec: RopeSpec, pair: int, near: int) -> None:
     step, window = -(-near // DOTS), spec.window
-    ax.set(
-        ylabel=f"pair {pair}: m · cos(angle)",
-        xlabel="position (tokens)",
-        xlim=(-near / 32, near),
-        ylim=(-1.45, 1.45),
-    )
+    ax.set(ylabel=f"pair {pair}: m · cos(angle)", xlabel="position (tokens)")
+    ax.set(xlim=(-near / 32, near), ylim=(-1.45, 1.45))
     ax.set_yticks([-1, 0, 1])
     if near > window:
         ax.axvline(window, **WINDOW_STYLE)
     if near > DOTS:
-        _quarters(ax, near)
+        quarter_ticks(ax, near)
     every = "" if step == 1 else f"; a dot every {step} tokens"
-    ax.set_title(
-        f"{three_digits(spec.wavelengths[pair])} tokens a turn as trained{every}", fontsize=9
-    )
+    turn = f"{three_digits(spec.wavelengths[pair])} tokens a turn as trained"
+    ax.set_title(turn + every, fontsize=9)
 
 
 def _finish_angle(ax: Axes, spec: RopeSpec, pair: int, target: int) -> None:
     turns = float(spec.rotations[pair])
     finished = turns >= 1  # then training showed every phase, whatever the count of turns
-    ax.axhspan(0, ax.get_ylim()[1] if finished else turns, color="#EDEDED", zorder=0)
+    ax.axhspan(0, ax.get_ylim()[1] if finished else turns, color=SEEN, zorder=0)
     ax.axvline(spec.window, **WINDOW_STYLE)
     ax.set(ylabel="angle (turns)", xlabel="position (tokens)", xlim=(0, target), ylim=(0, None))
-    _quarters(ax, target)
+    quarter_ticks(ax, target)
     every = f"{three_digits(turns)} turns in the window: every phase seen"
     ax.set_title(every if finished else f"seen: 0 to {turns:.2g} turns", fontsize=9)
-
-
-def _quarters(ax: Axes, length: int) -> None:
-    """Five ticks over an axis of positions."""
-    ticks = [k * length / 4 for k in range(5)]
-    ax.set_xticks(ticks, [tokens(n) for n in ticks])

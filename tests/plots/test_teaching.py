@@ -10,6 +10,7 @@ from matplotlib.colors import same_color, to_hex
 from longrope_lab import plots
 from longrope_lab.rope import bounds
 from longrope_lab.rope.methods import rope_scaling
+from longrope_lab.rope.score_fit import score_fit as fitted_scores
 from longrope_lab.rope.spec import RopeSpec
 
 SPEC = RopeSpec(rotary_dim=64, window=512, base=10000.0)
@@ -24,7 +25,7 @@ def scalings():
 
 @pytest.fixture(scope="module")
 def fit():
-    return bounds.score_fit(SPEC, TARGET, points=200)
+    return fitted_scores(SPEC, TARGET, points=200)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,142 @@
+"""Figures of Position Interpolation's argument: attention scores between and beyond positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import ArrayLike
+
+from ..rope.spec import RopeSpec
+from .style import (
+    RC,
+    legend_aside,
+    length_axis,
+    mark_window,
+    plain,
+    quarter_ticks,
+    shade_unfinished,
+    styles_of,
+    subplots,
+)
+
+
+def score_fit(table: pd.DataFrame, window: int) -> Figure:
+    """PI's Figure 2: fitted scores inside the window, beyond it, and between trained distances.
+
+    Args:
+        table: as `rope.score_fit.score_fit` returns it.
+        window: the trained window in tokens.
+    """
+    curves = {str(name): group for name, group in table.groupby("curve", sort=False)}
+    with mpl.rc_context(RC):
+        figure, axes = subplots(1, 3, width=3.6, height=3.5)
+        _inside(axes[0], curves["data"], curves["inside"])
+        _beyond(axes[1], curves["none"], curves["pi"], window)
+        _between(axes[2], curves["between"], curves["trained"])
+        for ax in axes:
+            ax.set_xlabel("distance s (tokens)")
+    return figure
+
+
+def _inside(ax: Axes, data: pd.DataFrame, fitted: pd.DataFrame) -> None:
+    ax.plot(data["position"], data["score"], ".", color="#9A9A9A", ms=3, label="to be fitted")
+    ax.plot(fitted["position"], fitted["score"], color="#333333", lw=1.4, label="fitted a(s)")
+    ax.set_title("inside the window: well behaved", fontsize=10)
+    ax.legend(loc="upper right", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
+    ax.set_ylabel("attention score")
+
+
+def _beyond(ax: Axes, unscaled: pd.DataFrame, pi: pd.DataFrame, window: int) -> None:
+    styles = styles_of(["none", "pi"])
+    for curve, style, label in (
+        (unscaled, styles["none"], "a(s), no scaling"),
+        (pi, styles["pi"], f"a(s / ratio), {styles['pi'].label}"),
+    ):
+        ax.plot(curve["position"], curve["score"], color=style.colour, lw=1.4, label=label)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_title("beyond it: explodes without scaling", fontsize=10)
+    ax.legend(loc="upper right", fontsize=8)
+    quarter_ticks(ax, float(pi["position"].max()) + 1)
+    ax.set_ylim(top=300 * ax.get_ylim()[1])  # room for the legend
+    mark_window(ax, window)
+    ax.set_ylabel("attention score (log beyond ±1)")
+
+
+def _between(ax: Axes, fine: pd.DataFrame, whole: pd.DataFrame) -> None:
+    colour = styles_of(["pi"])["pi"].colour
+    x, y = whole["position"], whole["score"]
+    ax.plot(fine["position"], fine["score"], color=colour, lw=2, label="a(s), which PI asks for")
+    ax.plot(x, y, "--", color="#333333", lw=1, label="straight lines")
+    ax.plot(x, y, "o", color="#333333", ms=5, label="trained distances")
+    ax.set_title("between trained distances: smooth", fontsize=10)
+    ax.legend(loc="best", fontsize=8)
+
+
+def coefficient_profile(spec: RopeSpec, coefficients: Mapping[str, ArrayLike]) -> Figure:
+    """|h_j| of each dimension pair, one curve per fit.
+
+    Shaded are the pairs that never finish a turn inside the window.
+
+    Args:
+        spec: the embedding of the fits.
+        coefficients: h, shape (d/2,), by the name of the fit (as `fit_coefficients` returns it).
+    """
+    styles = styles_of(coefficients)
+    with mpl.rc_context(RC):
+        figure, (ax,) = subplots(1, 1, width=5.6, height=3.4)
+        for name, h in coefficients.items():
+            colour, line, marker, label = styles[str(name)]
+            ax.plot(np.abs(np.asarray(h)), line, color=colour, marker=marker, ms=4, label=label)
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=ax.get_ylim()[0] / 10)  # room for the words in the shaded part
+        shade_unfinished(ax, spec.rotations)
+        ax.set_xlabel("dimension pair j (fast to slow)")
+        ax.set_ylabel("coefficient |h_j| (log scale)")
+        legend_aside(ax)
+    return figure
+
+
+# (column of `bounds_table`, line, colour, name in the legend)
+BOUNDS = [
+    ("extrapolation_bound", "-", "#000000", "bound on |a(s)|:\n2 B(s), used beyond the window"),
+    ("plain_bound", "--", "#000000", "attained by the worst h: d/2"),
+    ("largest_score", ".", "#7F7F7F", "random h: largest |a(s)|"),
+    (
+        "interpolation_bound",
+        "-",
+        "#E69F00",
+        "bound on |a(s) − line| halfway\nbetween trained distances",
+    ),
+    ("published_interpolation_bound", ":", "#8C5A00", "the same as published:\nd/(32 ln base)"),
+    ("largest_deviation", ".", "#F0C060", "random h: largest |a(s) − line|"),
+]
+
+
+def score_bounds(table: pd.DataFrame, window: int) -> Figure:
+    """PI's two bounds, and what random coefficients reach, for max|h| = 1.
+
+    Args:
+        table: as `rope.bounds.bounds_table` returns it.
+        window: the trained window in tokens.
+    """
+    s = table["position"]
+    with mpl.rc_context(RC):
+        figure, (ax,) = subplots(1, 1, width=6.4, height=4.3)
+        for column, line, colour, label in BOUNDS:
+            ax.plot(s, table[column], line, color=colour, ms=5, lw=1.8, label=label)
+        ax.set_yscale("log")
+        ax.set_ylim(top=8 * ax.get_ylim()[1])  # room for the window's name
+        ax.yaxis.set_major_formatter(FuncFormatter(plain))
+        octaves = int(np.log2(s.max()))
+        length_axis(ax, [2**k for k in range(0, octaves + 1, 1 + octaves // 13)])
+        ax.set_xlabel("distance s (tokens, log scale)")
+        ax.set_ylabel("attention score / max|h| (log scale)")
+        mark_window(ax, window)
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=1)
+    return figure
