@@ -1,4 +1,5 @@
-# The public names, from their rooms. Type checkers read this list, and `longrope_lab` itself when a name is asked for.
+# The public names, from their rooms. Type checkers read this list, and so does `longrope_lab`
+# itself when a name is asked for.
 
 from . import plots, widgets
 from .export.folder import save_pretrained
