@@ -1,8 +1,8 @@
 """Interactive explorers on top of the figures of `plots`, for JupyterLab.
 
-Each function returns an explorer: shown by a notebook, and in `.controls`, `.figure` and what else
-it says there within reach of code. Every one comes after a static figure of the same thing, so that
-a headless run loses nothing."""
+Each function returns an explorer, which a notebook shows; `.controls`, `.figure` and what else it
+names are for code. Every one comes after a static figure of the same thing, so that a headless run
+loses nothing."""
 
 from .explorer import Explorer
 from .factors import FactorEditor, edit_factors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets
@@ -18,8 +18,12 @@ DPI = 96
 ROOM = 0.14
 
 
+# Input widgets by name: ipywidgets has no types.
+Controls = dict[str, Any]
+
+
 class Shown:
-    """Something that a notebook shows as its `.widget`, and a page without widgets as a sentence."""
+    """What a notebook shows as its `.widget`, and a page without widgets as a sentence."""
 
     widget: Any
 
@@ -31,8 +35,9 @@ class Shown:
 
 
 class Explorer(Shown, ABC):
-    """Controls, a line of words and a picture: `.widget` shows them, `.figure` is what is drawn
-        now.
+    """Controls, a line of words and a picture.
+
+    `.widget` shows them, and `.figure` is what is drawn now.
 
     Args:
         controls: the input widgets by name.
@@ -42,7 +47,7 @@ class Explorer(Shown, ABC):
 
     def __init__(
         self,
-        controls: Mapping[str, Any],
+        controls: Controls,
         above: Sequence[Sequence[str]],
         below: Sequence[Sequence[str]] = (),
     ) -> None:
@@ -62,7 +67,9 @@ class Explorer(Shown, ABC):
 
     @abstractmethod
     def draw(self) -> tuple[Figure, str]:
-        """The figure and the words for the controls as they stand; `self.figure`, if there is one, drawn anew."""
+        """The figure and the words for the controls as they stand.
+
+        If there is a `self.figure`, it is drawn anew."""
 
     def redraw(self, _: object = None) -> None:
         """Show what `draw` gives."""
@@ -77,8 +84,10 @@ class Explorer(Shown, ABC):
         self.figure, self.image.value = figure, png.getvalue()
 
     def _paint(self, figure: Figure) -> Any:
-        """The figure's dots, (height, width, 4). What moves is painted over a copy of the rest,
-        while that is the same: most of the time goes into the words along the axes."""
+        """The figure's dots, (height, width, 4).
+
+        What moves is painted over a copy of the rest, while that is the same: most of the time
+        goes into the words along the axes."""
         canvas: Any = figure.canvas
         moving = [
             (ax, artist)
@@ -86,8 +95,8 @@ class Explorer(Shown, ABC):
             for artist in (*ax.patches, *ax.collections, *ax.lines, ax.title)
         ]
         rest = [
-            (ax.get_xlim(), ax.get_ylim(), list(ax.get_xticks()), list(ax.get_yticks()), ax.get_xscale(),
-             ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel(), ax.get_legend())
+            (ax.get_xlim(), ax.get_ylim(), list(ax.get_xticks()), list(ax.get_yticks()),
+             ax.get_xscale(), ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel(), ax.get_legend())
             for ax in figure.axes
         ]  # fmt: skip
         if self._painted is None or self._painted[0] != rest:

@@ -1,4 +1,4 @@
-"""An editor of rescale factors: drag them, and see what that does to the perplexity of a document."""
+"""An editor of rescale factors: drag them, and see what that does to a document's perplexity."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
-import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
 
 from .. import plots
-from ..common.files import Json
 from ..models.forward import token_losses
 from ..models.rotary import apply_scaling
 from ..rope.methods import rope_scaling
-from ..rope.scaling import ROUNDING, RopeScaling
-from ..rope.spec import Floats
-from ..searches.space import START_TOKENS
+from ..rope.scaling import RopeScaling
 from ..texts.tokens import Document
-from .explorer import Explorer, choice
+from .explorer import Explorer
+from .factor_controls import (
+    M_STEP,
+    drag,
+    falling,
+    knot_sliders,
+    m_shown,
+    settings,
+    shown,
+    step_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,33 +39,14 @@ if TYPE_CHECKING:
 # it rests.
 PAUSE = 0.4
 
-# The step of the slider of m, and how many steps those of the factors have.
-M_STEP = 0.01
-STEPS = 200
-
 
 @dataclass(frozen=True)
 class Edit:
-    """A scaling that was measured, and its perplexity over the first `length` tokens of the document."""
+    """A scaling that was measured, and its perplexity over the document's first `length` tokens."""
 
     scaling: RopeScaling
     length: int
     perplexity: float
-
-
-def drag(factors: Floats, knots: list[int], knot: int, value: float, rising: bool) -> Floats:
-    """Factors, (d/2,), after the control point `knots[knot]` was moved to `value`.
-
-    Pairs between it and its neighbours follow, the less the further away. With `rising`, pairs on
-    its right are pushed up and pairs on its left down where they would break lambda_i <=
-    lambda_{i+1}."""
-    pair = knots[knot]
-    weights = np.interp(np.arange(len(factors)), knots, np.eye(len(knots))[knot])
-    moved: Floats = np.maximum(factors * (value / factors[pair]) ** weights, 1.0)
-    if rising:
-        moved[pair:] = np.maximum.accumulate(moved[pair:])
-        moved[: pair + 1] = np.minimum.accumulate(moved[pair::-1])[::-1]
-    return moved
 
 
 class FactorEditor(Explorer):
@@ -78,9 +65,8 @@ class FactorEditor(Explorer):
         knots: list[int],
     ) -> None:
         self.model, self.document, self.start, self.scaling = model, document, start, start
-        self.yarn = rope_scaling(
-            start.spec, "yarn", start.target_length
-        )  # what every search has to beat
+        # What every search has to beat.
+        self.yarn = rope_scaling(start.spec, "yarn", start.target_length).at(start.target_length)
         self.edits: list[Edit] = []
         self._knots = knots
         self._measured: dict[tuple[RopeScaling, int], float] = {}
@@ -89,24 +75,16 @@ class FactorEditor(Explorer):
         self._listening = True
         # Twice the ratio leaves room above the 1.25 s that a search goes to.
         self._octaves = math.log2(max(2 * start.ratio, start.factors.max()))
-        sliders, settings = self._knot_sliders(), self._settings(length)
+        sliders = knot_sliders(start, knots, self._octaves)
         super().__init__(
-            sliders | settings,
+            sliders | settings(start, len(document), length),
             above=[
                 ["start_tokens", "attention_factor"],
                 ["length", "rising", "measure", "reset", "best"],
             ],
             below=[list(sliders)],
         )
-        for k in range(len(knots)):
-            self.controls[f"knot_{k}"].observe(
-                lambda change, k=k: self._dragged(k, change["new"]), names="value"
-            )
-        for name in ("start_tokens", "attention_factor", "rising", "length"):
-            self.controls[name].observe(self._set, names="value")
-        self.controls["measure"].on_click(lambda _: self.measure())
-        self.controls["reset"].on_click(lambda _: self.show(self.start))
-        self.controls["best"].on_click(lambda _: self.show(self.best.scaling))
+        self._listen()
         self.measure()
 
     @property
@@ -125,7 +103,9 @@ class FactorEditor(Explorer):
         self._changed()
 
     def measure(self) -> Edit:
-        """Measure what is on the screen over the chosen length; YaRN and the start are measured once a length."""
+        """Measure what is on the screen over the chosen length.
+
+        YaRN and the start are measured once per length."""
         if self._timer is not None:
             self._timer.cancel()
         length = self.controls["length"].value
@@ -133,7 +113,8 @@ class FactorEditor(Explorer):
         edit = Edit(self.scaling, length, self._perplexity(self.scaling, length))
         self._seconds = time.perf_counter() - started
         self.edits.append(edit)
-        self.redraw()  # at once: what it is compared with takes two measurements more, the first time
+        # At once: what it is compared with takes two measurements more, the first time.
+        self.redraw()
         for baseline in (self.yarn, self.start):
             self._perplexity(baseline, length)
         self.redraw()
@@ -141,8 +122,20 @@ class FactorEditor(Explorer):
 
     def draw(self) -> tuple[Figure, str]:
         """The profile beside YaRN's and the start's, and what they are worth."""
-        shown = {"yarn": self.yarn, "at the start": self.start, "by_hand": self.scaling}
-        return plots.factor_profile(shown, self.figure), f"{self._worth()}<br>{self._shape()}"
+        profiles = {"yarn": self.yarn, "at the start": self.start, "custom": self.scaling}
+        return plots.factor_profile(profiles, self.figure), f"{self._worth()}<br>{self._shape()}"
+
+    def _listen(self) -> None:
+        """Follow the controls."""
+        for k in range(len(self._knots)):
+            self.controls[f"knot_{k}"].observe(
+                lambda change, k=k: self._dragged(k, change["new"]), names="value"
+            )
+        for name in ("start_tokens", "attention_factor", "rising", "length"):
+            self.controls[name].observe(self._set, names="value")
+        self.controls["measure"].on_click(lambda _: self.measure())
+        self.controls["reset"].on_click(lambda _: self.show(self.start))
+        self.controls["best"].on_click(lambda _: self.show(self.best.scaling))
 
     def _perplexity(self, scaling: RopeScaling, length: int) -> float:
         if (scaling, length) not in self._measured:
@@ -161,36 +154,23 @@ class FactorEditor(Explorer):
         if yarn is None or start is None:
             return f"<b>perplexity {now:.4g}</b>; YaRN and the start are being measured, too"
         return (
-            f"<b>perplexity {now:.4g}</b> = {now / yarn:.3f} × YaRN's {yarn:.4g} = {now / start:.3f} × the start's "
-            f"{start:.4g}; best so far {self.best.perplexity:.4g}"
+            f"<b>perplexity {now:.4g}</b> = {now / yarn:.3f} × YaRN's {yarn:.4g} = "
+            f"{now / start:.3f} × the start's {start:.4g}; best so far {self.best.perplexity:.4g}"
         )
 
     def _shape(self) -> str:
-        falls = np.flatnonzero(np.diff(self.scaling.factors) < -ROUNDING)
-        order = (
-            f"λ falls after pair {', '.join(map(str, falls))}"
-            if falls.size
-            else "λ rises throughout"
-        )
+        falls = falling(self.scaling.factors)
+        order = f"λ falls after pair {', '.join(map(str, falls))}" if falls.size else ""
         return (
             f"first {self.controls['length'].value:,} tokens of {escape(self.document.title)}, in "
-            f"{self._seconds:.2f} s; n̂ = {self.scaling.start_tokens}, m = {self.scaling.attention_factor:.4g}; {order}"
+            f"{self._seconds:.2f} s; n̂ = {self.scaling.start_tokens}, "
+            f"m = {self.scaling.attention_factor:.4g}; {order or 'λ rises throughout'}"
         )
 
-    def _step(self, factor: float) -> int:
-        """The step of a slider that a factor is shown at.
-
-        A browser rounds what a slider is given to whole steps and sends that back, as if somebody
-        had moved it. So sliders get whole steps only, and what comes back counts as a move if it is
-        another step."""
-        return round(math.log2(factor) / self._octaves * STEPS)
-
-    def _shown(self, factor: float) -> float:
-        return float(2.0 ** (self._step(factor) * self._octaves / STEPS))
-
     def _dragged(self, knot: int, value: float) -> None:
-        factors = self.scaling.factors
-        if self._listening and self._step(value) != self._step(factors[self._knots[knot]]):
+        factors, octaves = self.scaling.factors, self._octaves
+        before = step_of(factors[self._knots[knot]], octaves)
+        if self._listening and step_of(value, octaves) != before:
             factors = drag(factors, self._knots, knot, value, self.controls["rising"].value)
             self.scaling = replace(self.scaling, factors=factors, method="longrope")
             self._changed()
@@ -199,11 +179,8 @@ class FactorEditor(Explorer):
         """The other settings, as their controls say."""
         if not self._listening:
             return
-        factors, m, new_m = (
-            self.scaling.factors,
-            self.scaling.attention_factor,
-            self.controls["attention_factor"].value,
-        )
+        factors, m = self.scaling.factors, self.scaling.attention_factor
+        new_m = self.controls["attention_factor"].value
         edited = replace(
             self.scaling,
             factors=np.maximum.accumulate(factors) if self.controls["rising"].value else factors,
@@ -218,7 +195,9 @@ class FactorEditor(Explorer):
             self._changed()
 
     def _changed(self) -> None:
-        """Redraw at once; measure once nothing moves, or at once where no event loop would come back to it."""
+        """Redraw at once, and measure once nothing moves.
+
+        Where no event loop would come back to it, it is measured at once, too."""
         with self._silence():
             self._follow()
         self.redraw()
@@ -231,16 +210,15 @@ class FactorEditor(Explorer):
 
     def _follow(self) -> None:
         """Set the controls to what the scaling is."""
+        scaling = self.scaling
         for k, pair in enumerate(self._knots):
-            self.controls[f"knot_{k}"].value = self._shown(self.scaling.factors[pair])
+            self.controls[f"knot_{k}"].value = shown(scaling.factors[pair], self._octaves)
         counts = self.controls["start_tokens"]
-        if self.scaling.start_tokens not in counts.options:
-            counts.options = sorted({*counts.options, self.scaling.start_tokens})
-        counts.value = self.scaling.start_tokens
-        self.controls["attention_factor"].value = (
-            round(self.scaling.attention_factor / M_STEP) * M_STEP
-        )
-        if (np.diff(self.scaling.factors) < -ROUNDING).any():
+        if scaling.start_tokens not in counts.options:
+            counts.options = sorted({*counts.options, scaling.start_tokens})
+        counts.value = scaling.start_tokens
+        self.controls["attention_factor"].value = m_shown(scaling.attention_factor)
+        if falling(scaling.factors).size:
             self.controls["rising"].value = False
 
     @contextmanager
@@ -251,43 +229,6 @@ class FactorEditor(Explorer):
         finally:
             self._listening = True
 
-    def _knot_sliders(self) -> Json:
-        """A vertical slider for each control point, from 1 up."""
-        layout = ipywidgets.Layout(height="170px", width="64px")
-        return {
-            f"knot_{k}": ipywidgets.FloatLogSlider(
-                value=self._shown(self.start.factors[pair]), base=2, min=0, max=self._octaves,
-                step=self._octaves / STEPS, orientation="vertical", description=f"λ {pair}", readout_format=".3g",
-                layout=layout,
-            )
-            for k, pair in enumerate(self._knots)
-        }  # fmt: skip
-
-    def _settings(self, length: int) -> Json:
-        start, window = self.start, self.start.spec.window
-        longest = min(len(self.document), start.target_length)
-        lengths = sorted(
-            {length, *(window * 2**k for k in range((longest // window).bit_length()))}
-        )
-        rising = not (np.diff(start.factors) < -ROUNDING).any()
-        m = round(start.attention_factor / M_STEP) * M_STEP
-        return {
-            "start_tokens": choice("n̂", START_TOKENS, start.start_tokens),
-            "attention_factor": ipywidgets.FloatSlider(
-                value=m, min=min(0.5, m), max=max(2.0, m), step=M_STEP, description="m"
-            ),
-            "length": ipywidgets.Dropdown(
-                options=[(f"{n:,} tokens", n) for n in lengths], value=length, description="measure on",
-                layout=ipywidgets.Layout(width="220px"),
-            ),
-            "rising": ipywidgets.Checkbox(
-                value=rising, description="λ may not fall", indent=False, layout=ipywidgets.Layout(width="130px")
-            ),
-            "measure": ipywidgets.Button(description="measure"),
-            "reset": ipywidgets.Button(description="start again"),
-            "best": ipywidgets.Button(description="back to the best"),
-        }  # fmt: skip
-
 
 def edit_factors(
     model: PreTrainedModel,
@@ -296,8 +237,7 @@ def edit_factors(
     length: int | None = None,
     knots: int = 8,
 ) -> FactorEditor:
-    """Edit a profile of rescale factors by hand, and measure it live on one document, beside YaRN
-    and the start.
+    """Edit a profile of rescale factors, and measure it live on one document beside YaRN.
 
     Each slider moves one control point; the pairs between two of them follow. The picture moves
     with the slider, and once it rests the document is measured again. Other controls: start tokens,
@@ -324,13 +264,8 @@ def edit_factors(
     length = min(scaling.target_length, len(document)) if length is None else length
     if not 2 <= length <= len(document):
         raise ValueError(
-            f"length is {length:,}: give from 2 to the {len(document):,} tokens of {document.title!r}, or a longer "
-            "document"
+            f"length is {length:,}: give from 2 to the {len(document):,} tokens of "
+            f"{document.title!r}, or a longer document"
         )
-    return FactorEditor(
-        model,
-        document,
-        scaling,
-        length,
-        np.linspace(0, pairs - 1, knots).round().astype(int).tolist(),
-    )
+    places = np.linspace(0, pairs - 1, knots).round().astype(int).tolist()
+    return FactorEditor(model, document, scaling, length, places)

@@ -11,12 +11,11 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from ..common.files import Json
 from ..measure.needles import passkey_prompt
 from ..measure.stats import accuracy_summary
 from ..plots.style import styles_of, tokens
 from ..texts.tokens import Document
-from .explorer import Shown
+from .explorer import Controls, Shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,42 +39,40 @@ class PasskeyExplorer(Shown):
         filler: Sequence[Document] | None,
         seed: int,
     ) -> None:
-        self.table, self.tokenizer, self.window, self.filler, self.seed = (
-            table,
-            tokenizer,
-            window,
-            filler,
-            seed,
-        )
+        self.table, self.tokenizer, self.window = table, tokenizer, window
+        self.filler, self.seed = filler, seed
         self.row = table.iloc[0]
         self.cells: dict[tuple[int, float], Any] = {}
         self._prompt()  # the door: is this how the table was made?
-        names = [str(name) for name in table["scaling"].unique()]
-        self.controls: Json = {
-            "scaling": ipywidgets.Dropdown(
-                options=[(styles_of([n])[n][3], n) for n in names], description="scaling"
-            ),
-            "trial": ipywidgets.ToggleButtons(description="trial", style={"button_width": "56px"}),
-            "whole": ipywidgets.Checkbox(description="the whole prompt", indent=False),
-        }
+        self.controls = self._make_controls()
         self.caption, self.text = ipywidgets.HTML(), ipywidgets.HTML()
         self._grid = ipywidgets.VBox()
-        details = [self.controls["trial"], self.caption, self.text, self.controls["whole"]]
-        self.widget = ipywidgets.HBox(
-            [
-                ipywidgets.VBox(
-                    [self.controls["scaling"], self._grid],
-                    layout=ipywidgets.Layout(flex="0 0 auto"),
-                ),
-                ipywidgets.VBox(
-                    details, layout=ipywidgets.Layout(margin="0 0 0 24px", flex="1 1 auto")
-                ),
-            ]
-        )
+        self.widget = self._lay_out()
         self.controls["scaling"].observe(self._draw_grid, names="value")
         for name in ("trial", "whole"):
             self.controls[name].observe(self._tell, names="value")
         self._draw_grid()
+
+    def _make_controls(self) -> Controls:
+        names = [str(name) for name in self.table["scaling"].unique()]
+        return {
+            "scaling": ipywidgets.Dropdown(
+                options=[(styles_of([n])[n].label, n) for n in names], description="scaling"
+            ),
+            "trial": ipywidgets.ToggleButtons(description="trial", style={"button_width": "56px"}),
+            "whole": ipywidgets.Checkbox(description="the whole prompt", indent=False),
+        }
+
+    def _lay_out(self) -> Any:
+        """The grid of buttons on the left, what is said of a cell on the right."""
+        grid = ipywidgets.VBox(
+            [self.controls["scaling"], self._grid], layout=ipywidgets.Layout(flex="0 0 auto")
+        )
+        details = ipywidgets.VBox(
+            [self.controls["trial"], self.caption, self.text, self.controls["whole"]],
+            layout=ipywidgets.Layout(margin="0 0 0 24px", flex="1 1 auto"),
+        )
+        return ipywidgets.HBox([grid, details])
 
     def click(self, length: int, depth: float) -> None:
         """Show the trials of a cell, first the first that went wrong, if any did."""
@@ -101,7 +98,9 @@ class PasskeyExplorer(Shown):
         return rows[(rows["length"] == length) & (rows["depth"] == depth)]
 
     def _draw_grid(self, _: object = None) -> None:
-        """A button a cell, coloured as the heatmap is; then the cell chosen before, or the first."""
+        """One button per cell, coloured as the heatmap is.
+
+        Then the cell chosen before is shown, or the first."""
         summary = accuracy_summary(self._of_scaling(), by=("length", "depth"))
         places = zip(summary["length"].tolist(), summary["depth"].tolist(), strict=True)
         shares = dict(zip(places, summary["accuracy"].tolist(), strict=True))
@@ -137,16 +136,14 @@ class PasskeyExplorer(Shown):
 
     def _prompt(self) -> str:
         """The text of the prompt behind the row."""
-        length, depth, trial = (
-            int(self.row["length"]),
-            float(self.row["depth"]),
-            int(self.row["trial"]),
-        )
+        length, depth = int(self.row["length"]), float(self.row["depth"])
+        trial = int(self.row["trial"])
         ids, key = passkey_prompt(self.tokenizer, length, depth, trial, self.filler, self.seed)
         if key != str(self.row["expected"]):
             raise ValueError(
-                f"the key at length {length}, depth {depth}, trial {trial} is {key} with seed {self.seed}, and the "
-                f"table expects {self.row['expected']}: pass the tokenizer, seed and filler that made the table"
+                f"the key at length {length}, depth {depth}, trial {trial} is {key} with seed "
+                f"{self.seed}, and the table expects {self.row['expected']}: pass the tokenizer, "
+                "seed and filler that made the table"
             )
         return str(self.tokenizer.decode(ids))
 
@@ -157,13 +154,15 @@ class PasskeyExplorer(Shown):
         colour = "#009E73" if row["correct"] else "#D55E00"
         answer = "" if pd.isna(row["answer"]) else str(row["answer"])
         self.caption.value = (
-            f"{row['length']:,} tokens, key at {row['depth']:.0%} of the text: expected <b>{row['expected']}</b>, "
-            f'answered <b style="color: {colour}">{escape(answer) or "(nothing)"}</b>'
+            f"{row['length']:,} tokens, key at {row['depth']:.0%} of the text: expected "
+            f"<b>{row['expected']}</b>, answered "
+            f'<b style="color: {colour}">{escape(answer) or "(nothing)"}</b>'
         )
         shown = _marked(self._prompt(), str(row["expected"]), whole=self.controls["whole"].value)
         self.text.value = (
-            '<div style="white-space: pre-wrap; max-height: 320px; overflow-y: auto; line-height: 1.35; '
-            f'border: 1px solid #CCCCCC; padding: 6px">{shown} <b style="color: {colour}">{escape(answer)}</b></div>'
+            '<div style="white-space: pre-wrap; max-height: 320px; overflow-y: auto; '
+            'line-height: 1.35; border: 1px solid #CCCCCC; padding: 6px">'
+            f'{shown} <b style="color: {colour}">{escape(answer)}</b></div>'
         )
 
 
@@ -174,11 +173,10 @@ def explore_passkeys(
     filler: Sequence[Document] | None = None,
     seed: int = 0,
 ) -> PasskeyExplorer:
-    """The heatmap of a `passkey` table as buttons: click a cell for its prompts and the model's
-        answers.
+    """The heatmap of a `passkey` table as buttons: click a cell for its prompts and answers.
 
     Nothing is measured: answers are the table's, prompts are made again from the arguments that
-        made the table.
+    made the table.
 
     Args:
         table: as `passkey` returns it, or read back from a CSV.
@@ -196,7 +194,9 @@ def explore_passkeys(
 
 
 def _marked(prompt: str, key: str, whole: bool) -> str:
-    """The prompt as HTML with the key marked; unless it is `whole`, with the filler between counted and left out."""
+    """The prompt as HTML with the key marked.
+
+    Unless it is `whole`, the filler between is counted and left out."""
     place = prompt.find(key)
     pieces, last = [], 0
     spans = [(0, GLIMPSE), (place - GLIMPSE, place + GLIMPSE), (len(prompt) - GLIMPSE, len(prompt))]

@@ -1,4 +1,6 @@
-"""Explorers of what a formula does to a rotary embedding: one dimension pair over positions, all pairs at one."""
+"""Explorers of what a formula does to a rotary embedding.
+
+One shows a dimension pair over positions, the other all pairs at one position."""
 
 from __future__ import annotations
 
@@ -12,14 +14,13 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from ..common.checks import unknown
-from ..common.files import Json
 from ..plots.phases import unreached
 from ..rope.formulas import longrope_attention_factor, yarn_attention_factor
 from ..rope.methods import FORMULAS, rope_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.spec import RopeSpec
 from ..searches.space import START_TOKENS
-from .explorer import Explorer, choice
+from .explorer import Controls, Explorer, choice
 
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
 OF_THE_METHOD, ONE, YARN, LONGROPE = (
@@ -31,7 +32,9 @@ OF_THE_METHOD, ONE, YARN, LONGROPE = (
 
 
 class FormulaExplorer(Explorer):
-    """Controls for method, ratio, n-hat and m, beside further ones; `.scaling` is the one that they describe."""
+    """Controls for method, ratio, n-hat and m, beside further ones.
+
+    `.scaling` is the one that they describe."""
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class FormulaExplorer(Explorer):
         method: str,
         ratio: int,
         start_tokens: int,
-        further: Json,
+        further: Controls,
     ) -> None:
         if method not in methods:
             raise unknown("method", method, methods)
@@ -75,9 +78,11 @@ class FormulaExplorer(Explorer):
             LONGROPE: longrope_attention_factor(self.spec, target),
         }[value["attention_factor"]]
         self.scaling = replace(scaling, start_tokens=value["start_tokens"], attention_factor=m)
+        unscaled = rope_scaling(self.spec, "none", target).at(target)
         # "none" with its own m or n-hat replaces the plain curve, which would lie under it.
-        shown = {"none": rope_scaling(self.spec, "none", target), value["method"]: self.scaling}
-        words = f"{self.spec.window} → {target} tokens, m = {m:.4g}, {value['start_tokens']} start tokens"
+        shown = {"none": unscaled, value["method"]: self.scaling}
+        lengths = f"{self.spec.window} → {target} tokens"
+        words = f"{lengths}, m = {m:.4g}, {value['start_tokens']} start tokens"
         figure, more = self.draw_scalings(shown)
         return figure, f"{more}; {words}"
 
@@ -87,7 +92,9 @@ class FormulaExplorer(Explorer):
 
 
 class ScalingExplorer(FormulaExplorer):
-    """What `explore_scaling` returns. Controls: method, ratio, start_tokens, attention_factor, pair, near."""
+    """What `explore_scaling` returns.
+
+    Controls: method, ratio, start_tokens, attention_factor, pair, near."""
 
     def draw_scalings(self, shown: dict[str, RopeScaling]) -> tuple[Figure, str]:
         pair, target = self.controls["pair"].value, self.scaling.target_length
@@ -98,17 +105,17 @@ class ScalingExplorer(FormulaExplorer):
 
 
 class AngleExplorer(FormulaExplorer):
-    """What `explore_angles` returns. Controls: method, ratio, start_tokens, attention_factor, position."""
+    """What `explore_angles` returns.
+
+    Controls: method, ratio, start_tokens, attention_factor, position."""
 
     def draw_scalings(self, shown: dict[str, RopeScaling]) -> tuple[Figure, str]:
         position = self.controls["position"].value
         turns = self.scaling.angles(position) / (2 * math.pi)
         beyond = int(unreached(self.spec, turns).sum())
         figure = plots.pair_angles(shown, position, figure=self.figure)
-        return (
-            figure,
-            f"at position {position}, {beyond} of {len(turns)} pairs are beyond their trained angles",
-        )
+        pairs = f"{beyond} of {len(turns)} pairs"
+        return figure, f"at position {position}, {pairs} are beyond their trained angles"
 
 
 def explore_scaling(
@@ -120,11 +127,10 @@ def explore_scaling(
     methods: Sequence[str] = FORMULAS,
     near: int = 32,
 ) -> ScalingExplorer:
-    """One dimension pair's wave and angle, positions in and out of what training showed:
-    `plots.phase_curves`.
+    """One dimension pair's wave and angle over positions, as `plots.phase_curves` draws them.
 
     Controls: method, extension ratio, dimension pair, start tokens, attention factor, tokens of the
-        wave.
+    wave.
 
     Args:
         spec: the rotary embedding; `rope_spec(model)` reads it.
@@ -161,8 +167,7 @@ def explore_angles(
     position: int | None = None,
     methods: Sequence[str] = FORMULAS,
 ) -> AngleExplorer:
-    """The angle of every dimension pair at one position, and what it adds to the score:
-        `plots.pair_angles`.
+    """The angle of every dimension pair at one position, as `plots.pair_angles` draws it.
 
     Controls: method, extension ratio, position, start tokens, attention factor.
 

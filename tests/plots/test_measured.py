@@ -143,7 +143,7 @@ def test_loss_curves_of_millions_of_tokens_have_room_for_their_numbers():
     )
 
 
-def test_documents_are_counted_a_panel(losses):
+def test_documents_are_counted_per_panel(losses):
     both = pd.concat(
         {"a": losses, "b": losses.assign(document="other " + losses["document"])}, names=["corpus"]
     )

@@ -109,6 +109,6 @@ def test_what_is_above_the_axis_is_written_at_its_edge(sweep):
 
 def test_figures_without_panels(paired, sweep):
     assert len(plots.paired_ratios(paired[paired["on"] == "kjv, 2x"], "search").axes) == 1
-    (ax,) = plots.start_token_curves(sweep[sweep["part"] == "all"].drop(columns=["low", "high"]).assign(
-        low=np.nan, high=np.nan)).axes  # fmt: skip
+    without_intervals = sweep[sweep["part"] == "all"].assign(low=np.nan, high=np.nan)
+    (ax,) = plots.start_token_curves(without_intervals).axes
     assert ax.get_title() == ""

@@ -1,4 +1,4 @@
-"""The teaching figures: what they draw is what the formulas say, and every axis says what it shows."""
+"""The teaching figures draw what the formulas say, and every axis says what it shows."""
 
 import io
 from dataclasses import replace
@@ -150,7 +150,9 @@ def test_phase_curves_jump_at_the_start_tokens(scalings):
 
 
 def test_a_long_wave_shows_positions_in_and_out_of_the_window(scalings):
-    """Pair 20 makes 0.26 turns in the window: without scaling, whatever lies beyond it is hollow; under PI nothing."""
+    """Pair 20 makes 0.26 turns in the window.
+
+    Without scaling, whatever lies beyond it is hollow; under PI nothing is."""
     left, _ = drawn(
         plots.phase_curves({k: scalings[k] for k in ("none", "pi")}, pairs=[20], near=TARGET)
     )

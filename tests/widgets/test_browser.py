@@ -1,7 +1,7 @@
 """In a real browser: JupyterLab runs the notebooks, and a slider that is moved changes its figure.
 
-Debian's chromium and chromium-driver are used where they are installed (`.ci/run` does it); nothing
-is downloaded. Screenshots are kept in pytest's temporary folder: `pytest tests/test_browser.py
+Debian's chromium and chromium-driver are used where they are installed; nothing is downloaded.
+Screenshots are kept in pytest's temporary folder: `pytest tests/widgets/test_browser.py
 --basetemp=screenshots`."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from longrope_lab.runs import running as runs
+from longrope_lab.runs import notebooks as runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -37,17 +37,19 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """JupyterLab with nothing of the user's: its address without a path, its token's query, its folder of notebooks."""
+    """JupyterLab with nothing of the user's: its address, and its folder of notebooks."""
     root = tmp_path_factory.mktemp("jupyter")
-    folders = {"JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
-               "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR", "LONGROPE_LAB_CACHE"}  # fmt: skip
+    folders = {"JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR",
+               "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR",
+               "LONGROPE_LAB_CACHE"}  # fmt: skip
     (root / "notebooks").mkdir()
     settings = root / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     quiet = {"fetchNews": "false", "checkForUpdates": False}
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-               "--ServerApp.port=0", "--IdentityProvider.token=test", "--LabApp.expose_app_in_browser=True",
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
+               "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--IdentityProvider.token=test",
+               "--LabApp.expose_app_in_browser=True",
                f"--ServerApp.root_dir={root / 'notebooks'}"]  # fmt: skip
     with (root / "log").open("w") as log:
         environment = os.environ | {name: str(root / name) for name in folders}
@@ -77,8 +79,10 @@ def browser(tmp_path_factory):
     """Chromium without a window."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server",
-                     "--window-size=1500,1100", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
+    profile = tmp_path_factory.mktemp("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
+                     "--no-proxy-server", "--window-size=1500,1100",
+                     f"--user-data-dir={profile}"):  # fmt: skip
         options.add_argument(argument)
     driver = webdriver.Chrome(
         options=options, service=webdriver.ChromeService(executable_path=DRIVER)
@@ -92,8 +96,7 @@ def wait(browser, condition, message):
 
 
 def run_all(browser, jupyter, name, further=(), **parameters):
-    """Open a copy of a notebook with other parameters and further cells, and run all cells as its
-    menu does.
+    """Open a copy of a notebook with other parameters and further cells, and run all its cells.
 
     Cells that write files are left out; nothing here reads them.
     """
@@ -109,7 +112,8 @@ def run_all(browser, jupyter, name, further=(), **parameters):
     browser.get(f"{url}lab/tree/{name}.ipynb?token=test&reset")
     ready = """
         const panel = window.jupyterapp?.shell.currentWidget;
-        return panel?.context?.isReady && panel.sessionContext.session?.kernel?.connectionStatus === "connected";
+        const kernel = panel?.sessionContext.session?.kernel;
+        return panel?.context?.isReady && kernel?.connectionStatus === "connected";
     """
     wait(browser, lambda b: b.execute_script(ready), f"{name} does not open")
     browser.execute_script("""
@@ -121,13 +125,14 @@ def run_all(browser, jupyter, name, further=(), **parameters):
     )
     errors = browser.execute_script("""
         const cells = window.jupyterapp.shell.currentWidget.context.model.toJSON().cells;
-        return cells.flatMap(cell => cell.outputs || []).filter(o => o.output_type === "error").map(o => o.evalue);
+        const outputs = cells.flatMap(cell => cell.outputs || []);
+        return outputs.filter(o => o.output_type === "error").map(o => o.evalue);
     """)
     assert (finished, errors) == ("true", [])
 
 
 def ask(browser, expression):
-    """What an expression gives in the notebook's kernel, once everything sent to it before is dealt with."""
+    """What an expression gives in the notebook's kernel, after everything sent to it before."""
     return browser.execute_async_script(
         """
         const [expression, done] = arguments;
@@ -144,7 +149,8 @@ def show_cell(browser, source):
     place = browser.execute_script(
         """
         const notebook = window.jupyterapp.shell.currentWidget.content;
-        const place = notebook.widgets.findIndex(cell => cell.model.sharedModel.source.includes(arguments[0]));
+        const place = notebook.widgets.findIndex(
+            cell => cell.model.sharedModel.source.includes(arguments[0]));
         notebook.activeCellIndex = place;
         notebook.scrollToItem(place, "start");
         return place;
@@ -169,8 +175,8 @@ def picture(browser, cell):
 
 def slider(cell, name):
     """The handle of the slider with this label."""
-    of_name = f".//div[contains(@class, 'widget-slider')][label[normalize-space()='{name}']]//*[@role='slider']"
-    return cell.find_element(By.XPATH, of_name)
+    of_name = f".//div[contains(@class, 'widget-slider')][label[normalize-space()='{name}']]"
+    return cell.find_element(By.XPATH, f"{of_name}//*[@role='slider']")
 
 
 def move(browser, cell, name, keys):
@@ -203,7 +209,7 @@ def test_sliders_redraw_their_figures(browser, jupyter, tmp_path):
 
 
 def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
-    edit = 'editor = lab.widgets.edit_factors(network, docs[0], widest["yarn"], length=256)\neditor'
+    edit = 'editor = lab.widgets.edit_factors(model, docs[0], widest["yarn"], length=256)\neditor'
     run_all(
         browser,
         jupyter,

@@ -1,4 +1,4 @@
-"""The explorers of formulas: moving a control changes what is drawn, and what is drawn is the scaling that it says."""
+"""The explorers of formulas draw the scaling that they say, and another when a control moves."""
 
 import io
 import re

@@ -1,4 +1,6 @@
-"""The explorers of measurements: edits are measured as `perplexity` measures, prompts are those that were asked."""
+"""The explorers of measurements.
+
+Edits are measured as `perplexity` measures, and prompts are those that were asked."""
 
 import asyncio
 import io
@@ -65,7 +67,7 @@ def test_a_moved_knot_is_drawn_and_measured(model, document, editor):
     editor.controls["knot_2"].value = 3.5
     assert editor.scaling.factors[5] == pytest.approx(3.5)
     assert bytes(editor.image.value) != before
-    (line,) = [line for line in editor.figure.axes[0].lines if line.get_label() == "by hand"]
+    (line,) = [line for line in editor.figure.axes[0].lines if line.get_label() == "custom"]
     np.testing.assert_array_equal(line.get_ydata(), editor.scaling.factors)
     assert editor.edits[-1].perplexity == pytest.approx(
         measured(model, document, editor.scaling, TARGET), rel=1e-6

@@ -1,0 +1,105 @@
+"""The controls of the factor editor, and what moving one of them does to the factors."""
+
+from __future__ import annotations
+
+import math
+
+import ipywidgets
+import numpy as np
+from numpy.typing import NDArray
+
+from ..rope.scaling import ROUNDING, RopeScaling
+from ..rope.spec import Floats
+from ..searches.space import START_TOKENS
+from .explorer import Controls, choice
+
+# The step of the slider of m, and how many steps those of the factors have.
+M_STEP = 0.01
+STEPS = 200
+
+
+def drag(factors: Floats, knots: list[int], knot: int, value: float, rising: bool) -> Floats:
+    """Factors, (d/2,), after the control point `knots[knot]` was moved to `value`.
+
+    Pairs between it and its neighbours follow, the less the further away. With `rising`, pairs on
+    its right are pushed up and pairs on its left down where they would break lambda_i <=
+    lambda_{i+1}."""
+    pair = knots[knot]
+    weights = np.interp(np.arange(len(factors)), knots, np.eye(len(knots))[knot])
+    moved: Floats = np.maximum(factors * (value / factors[pair]) ** weights, 1.0)
+    if rising:
+        moved[pair:] = np.maximum.accumulate(moved[pair:])
+        moved[: pair + 1] = np.minimum.accumulate(moved[pair::-1])[::-1]
+    return moved
+
+
+def falling(factors: Floats) -> NDArray[np.intp]:
+    """The pairs after which a factor falls, by more than rounding."""
+    return np.flatnonzero(np.diff(factors) < -ROUNDING)
+
+
+def step_of(factor: float, octaves: float) -> int:
+    """The step of a slider over so many octaves that a factor is shown at.
+
+    A browser rounds what a slider is given to whole steps and sends that back, as if somebody had
+    moved it. So sliders get whole steps only, and what comes back counts as a move if it is another
+    step."""
+    return round(math.log2(factor) / octaves * STEPS)
+
+
+def shown(factor: float, octaves: float) -> float:
+    """The factor at the nearest step."""
+    return float(2.0 ** (step_of(factor, octaves) * octaves / STEPS))
+
+
+def m_shown(m: float) -> float:
+    """An attention factor at the nearest step of its slider."""
+    return round(m / M_STEP) * M_STEP
+
+
+def knot_sliders(start: RopeScaling, knots: list[int], octaves: float) -> Controls:
+    """A vertical slider for each control point, from 1 up."""
+    layout = ipywidgets.Layout(height="170px", width="64px")
+    return {
+        f"knot_{k}": ipywidgets.FloatLogSlider(
+            value=shown(start.factors[pair], octaves),
+            base=2,
+            min=0,
+            max=octaves,
+            step=octaves / STEPS,
+            orientation="vertical",
+            description=f"λ {pair}",
+            readout_format=".3g",
+            layout=layout,
+        )
+        for k, pair in enumerate(knots)
+    }
+
+
+def settings(start: RopeScaling, document_length: int, length: int) -> Controls:
+    """The other controls; lengths, in tokens, are the window and its doublings."""
+    window, longest = start.spec.window, min(document_length, start.target_length)
+    doublings = (window * 2**k for k in range((longest // window).bit_length()))
+    lengths = [(f"{n:,} tokens", n) for n in sorted({length, *doublings})]
+    m = m_shown(start.attention_factor)
+    return {
+        "start_tokens": choice("n̂", START_TOKENS, start.start_tokens),
+        "attention_factor": ipywidgets.FloatSlider(
+            value=m, min=min(0.5, m), max=max(2.0, m), step=M_STEP, description="m"
+        ),
+        "length": ipywidgets.Dropdown(
+            options=lengths,
+            value=length,
+            description="measure on",
+            layout=ipywidgets.Layout(width="220px"),
+        ),
+        "rising": ipywidgets.Checkbox(
+            value=not falling(start.factors).size,
+            description="λ may not fall",
+            indent=False,
+            layout=ipywidgets.Layout(width="130px"),
+        ),
+        "measure": ipywidgets.Button(description="measure"),
+        "reset": ipywidgets.Button(description="start again"),
+        "best": ipywidgets.Button(description="back to the best"),
+    }
