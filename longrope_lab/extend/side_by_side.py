@@ -1,0 +1,60 @@
+"""Several plans on the same model, one after the other or side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..searches.workers import WorkerProcesses
+from ..texts.tokens import Document
+from .extended import Extended
+from .plan import Plan
+from .progressive import progressive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def run_plans(
+    model_name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    plans: Mapping[str, Plan],
+    folder: str | os.PathLike[str],
+    *,
+    train_docs: Sequence[Document] = (),
+    search_docs: Sequence[Document] = (),
+    seed: int = 0,
+    processes: int = 1,
+) -> dict[str, Extended]:
+    """Run each plan on a model of its own, as `progressive` does; finished stages are not repeated.
+
+    Args:
+        model_name: for `load_model`, which loads the model anew for each plan.
+        tokenizer: the model's.
+        plans: by name.
+        folder: gets a folder per plan, under its name with ``_`` for spaces.
+        train_docs, search_docs, seed: as `progressive` takes them.
+        processes: plans at a time, each on a GPU of its own where there are any.
+
+    Returns:
+        What became of each plan, by name. The weights are in the folders: `progressive` with the
+        plan and its folder puts them into a model.
+
+    Raises:
+        ValueError, RuntimeError: as `progressive`.
+    """
+    places = {name: Path(folder) / name.replace(" ", "_") for name in plans}
+    options = {"train_docs": train_docs, "search_docs": search_docs, "seed": seed}
+    if processes == 1:
+        return {
+            name: progressive(model_name, tokenizer, plan, places[name], **options)  # type: ignore[arg-type]
+            for name, plan in plans.items()
+        }
+    with WorkerProcesses(processes) as workers:
+        tasks = {
+            name: workers.submit(progressive, model_name, tokenizer, plan, places[name], **options)
+            for name, plan in plans.items()
+        }
+        return {name: task.result() for name, task in tasks.items()}
