@@ -1,11 +1,13 @@
-"""Benchmarks of short texts: what does an extension cost inside the original window? (LongRoPE,
-    Table 8)
+"""Benchmarks of short texts: what does an extension cost inside the original window?
 
-Standard tasks are scored by EleutherAI's lm-evaluation-harness, through the live model with each
-scaling in place (pip install 'longrope_lab[benchmarks]'; the tasks' questions are on the Hugging
-Face hub). Where the hub is out of reach, multiple-choice questions from a .jsonl file, or made from
-a corpus, take their place. The harness scores these too, where it is installed; without it
-`_plain_scorer` does, and comes to the same answers."""
+That is LongRoPE's Table 8. Standard tasks are scored by EleutherAI's lm-evaluation-harness, through
+the live model with each scaling in place. It comes with pip install 'longrope_lab[benchmarks]', and
+the tasks' questions are on the Hugging Face hub.
+
+Where the hub is out of reach, multiple-choice questions from a .jsonl file, or made from a corpus,
+take their place. The harness scores these too, where it is installed. Without it `_plain_scorer`
+does, and comes to the same answers.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..common.checks import whole
 from ..common.progress import progress
 from ..models.forward import token_losses
 from ..models.rotary import by_name, rope_spec, scaled
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 COLUMNS = ["scaling", "task", "shots", "metric", "question", "score"]
-
 
 # Asks the model as it stands, and gives a score for each question; the words say what is being
 # asked.
@@ -44,8 +46,9 @@ def benchmarks(
     max_length: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Scores of benchmarks under each scaling; all scalings get the same questions, after the same
-    solved ones.
+    """Scores of benchmarks under each scaling.
+
+    All scalings get the same questions, after the same solved ones.
 
     Args:
         model, tokenizer: a Hugging Face causal language model and its tokenizer.
@@ -56,38 +59,33 @@ def benchmarks(
             stands. A schedule is fixed to the set for `max_length`.
         limit: ask only the first so many questions of each task, and of each part of a task such as
             MMLU.
-        batch_size: sequences in a forward pass of the harness.
+        batch_size: sequences per forward pass of the harness.
         max_length: the longest question, with its shots and its answer, in tokens; None: the
             trained window, since what an extension costs there is the point. A longer one is an
             error: nothing is cut.
         seed: of the choice of solved questions.
 
     Returns:
-        A row a (scaling, task, question): scaling, task, shots, metric, question (its number, after
-        the name of its part in a task of several), score (1 right, 0 wrong; truthfulqa_mc2 lies
-        between). `benchmark_summary` makes accuracies with intervals of it, `paired_scores`
+        One row per scaling, task and question: scaling, task, shots, metric, question (its number,
+        after the name of its part in a task of several), score (1 right, 0 wrong; truthfulqa_mc2
+        lies between). `benchmark_summary` makes accuracies with intervals of it, `paired_scores`
         compares scalings question by question.
 
     Raises:
-        ValueError: an unknown task or metric, a question that is too long, questions that cannot be
-            had without a network, or a task that needs the harness where it is not installed; the
-            error says what to do.
+        ValueError: a number that is not a whole one from 1, an unknown task or metric, a question
+            that is too long, questions that cannot be had without a network, or a task that needs
+            the harness where it is not installed; the error says what to do.
         FileNotFoundError: a file that is not there.
     """
-    for name, number in {
-        "limit": limit,
-        "batch_size": batch_size,
-        "max_length": max_length,
-    }.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} is {number}: it is a whole number from 1")
+    limit = None if limit is None else whole("limit", limit, 1)
+    batch_size = whole("batch_size", batch_size, 1)
+    window = rope_spec(model).window if max_length is None else whole("max_length", max_length, 1)
     if isinstance(tasks, str | os.PathLike):
         raise ValueError(f"tasks is {str(tasks)!r}: name tasks in a list, even one")
     asked = [_task(task) for task in tasks]
     names = [task.name for task in asked]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"tasks are {names}: name at least one, and each once")
-    window = max_length or rope_spec(model).window
     scorers = _scorers(model, tokenizer, asked, limit, batch_size, window, seed)
     rows = []
     for name, scaling in by_name(scalings).items():
@@ -123,9 +121,10 @@ def _scorers(
         needing = [task.name for task in tasks if task.questions is None or task.shots]
         if needing:
             raise ValueError(
-                f"{', '.join(needing)}: tasks of EleutherAI's lm-evaluation-harness, and shots, need it installed "
-                f"({error}): pip install 'longrope_lab[benchmarks]', or pip install lm_eval. Without it, ask questions "
-                "of your own (a .jsonl file, BenchmarkTask.from_corpus) without shots"
+                f"{', '.join(needing)}: tasks of EleutherAI's lm-evaluation-harness, and shots, "
+                f"need it installed ({error}): pip install 'longrope_lab[benchmarks]', or pip "
+                "install lm_eval. Without it, ask questions of your own (a .jsonl file, "
+                "BenchmarkTask.from_corpus) without shots"
             ) from None
         return [_plain_scorer(model, tokenizer, task, limit, window) for task in tasks]
     harness = Harness(model, tokenizer, batch_size, window, seed)
@@ -139,7 +138,10 @@ def _plain_scorer(
     limit: int | None,
     window: int,
 ) -> Scorer:
-    """What the harness does with questions of one's own, without it: one sequence at a time, in float32."""
+    """What the harness does with questions of one's own, without it.
+
+    One sequence at a time, in float32.
+    """
     questions = (task.questions or ())[:limit]
     encoded = [[_encode(tokenizer, q.context, choice) for choice in q.choices] for q in questions]
     check_length(task.name, max(len(ids) for choices in encoded for ids, _ in choices), window)
@@ -167,7 +169,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, context: str, choice: str) -> tu
     """Token ids of a context with a choice after it, and where the choice begins.
 
     As the harness has it: the two are tokenised together, a context's last spaces count with the
-    choice, and an empty context is the token that begins a text, or else the one that ends it."""
+    choice, and an empty context is the token that begins a text, or else the one that ends it.
+    """
     if context:
         start = tokenizer(context.rstrip(), verbose=False)["input_ids"]
         return list(tokenizer(f"{context} {choice}", verbose=False)["input_ids"]), len(start)

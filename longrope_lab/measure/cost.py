@@ -1,34 +1,34 @@
-"""What scoring, searching and training cost: seconds and peak memory, measured; and estimates beforehand."""
+"""What scoring, searching and training cost: seconds and peak memory, measured."""
 
 from __future__ import annotations
 
 import os
-import re
-import resource
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from ..common.checks import whole
 from ..common.progress import progress
-from ..models.estimates import GIB, saving_memory
+from ..models.estimates import saving_memory
 from ..models.forward import fast_attention, in_float32, mean_loss, token_losses
-from ..models.loading import model_of
+from ..models.loading import ModelSource, model_of
 from ..models.rotary import rope_spec
+from ..searches.measuring import on_workers
 from ..searches.objective import Objective, Trial
-from ..searches.run import Settings, on_workers, search
+from ..searches.run import search
+from ..searches.settings import Settings
 from ..searches.space import SearchSpace
 from ..searches.workers import WorkerProcesses
 from ..texts.tokens import Document
+from .meters import PeakMemory, attention_share, seconds_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,41 +42,45 @@ def scoring_cost(
     plain_up_to: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Time and memory of `token_losses` at each length, on random token ids (the cost does not
-    depend on them).
+    """Time and memory of `token_losses` at each length.
 
-    Up to `plain_up_to` tokens it alternates with the plain way, all logits at once, as the
-    yardstick. Each way runs once unmeasured first; figures are medians.
+    Token ids are random, since the cost does not depend on them. Up to `plain_up_to` tokens the
+    yardstick is measured in turn: the plain way, with all logits at once. Each of the two runs once
+    unmeasured first; figures are medians.
 
     Args:
         model: a Hugging Face causal language model.
-        lengths: tokens, measured in rising order, since a CPU's peak memory is known only as the
+        lengths: in tokens, measured in rising order, since a CPU's peak memory is known only as the
             highest so far, which makes it an upper bound.
-        repeats: measured runs a length.
+        repeats: measured runs per length.
         plain_up_to: longest length at which the plain way is measured too.
         seed: of the token ids.
 
     Returns:
-        A row a length: length, seconds, tokens_per_second, peak_gib (above what was in use before,
-        so above the weights), plain_seconds and slowdown (median of the seconds over plain_seconds,
-        pair by pair; NaN beyond `plain_up_to`).
+        One row per length: length, seconds, tokens_per_second, peak_gib (above what was in use
+        before, so above the weights), plain_seconds and slowdown (median of the seconds over
+        plain_seconds, pair by pair; NaN beyond `plain_up_to`).
+
+    Raises:
+        ValueError: lengths that are not whole numbers from 2, or repeats from 1.
     """
+    lengths, repeats = _checked(lengths, repeats)
     rng = np.random.default_rng(seed)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    in_use = _memory_in_use(model.device)
+    memory = PeakMemory(model.device)
     rows = []
-    for length in progress(sorted(lengths), "scoring cost"):
+    for length in progress(lengths, "scoring cost"):
         ids = torch.from_numpy(rng.integers(0, vocabulary, length)).to(model.device)
         plain = length <= plain_up_to
-        _reset_peak(model.device)
+        memory.reset()
         token_losses(model, ids)
-        peak = _peak_gib(model.device, in_use)  # before the plain way, which needs more
+        peak = memory.gib  # before the plain way, which needs more
         if plain:
             _plain_losses(model, ids)
         pairs = [
             (
-                _seconds(token_losses, model, ids),
-                _seconds(_plain_losses, model, ids) if plain else float("nan"),
+                seconds_of(token_losses, model, ids),
+                seconds_of(_plain_losses, model, ids) if plain else float("nan"),
             )
             for _ in range(repeats)
         ]
@@ -112,22 +116,32 @@ def search_cost(
         seed: of the searches.
 
     Returns:
-        A row a search: search, trials, dropped (by racing), forwards (of one document, as counted),
-        forward_tokens, seconds, seconds_a_forward (over those of bare scoring, pair by pair in
-        time: 1 means that all it spends is forward passes, as counted), peak_gib (above what was in
-        use before; on a CPU the highest so far, an upper bound), best_perplexity.
+        One row per search, with the columns below.
+
+    The columns:
+
+        search, trials
+        dropped             trials, by racing
+        forwards            passes of one document, as counted
+        forward_tokens      the same in tokens
+        seconds             of the whole search
+        seconds_a_forward   over those of bare scoring before and after it: 1 means that all it
+                            spends is forward passes, as counted
+        peak_gib            above what was in use before; on a CPU an upper bound, the highest so
+                            far
+        best_perplexity
     """
     objective = Objective.of(docs, target_length)
-    in_use = _memory_in_use(model.device)
+    memory = PeakMemory(model.device)
     rows = []
     for name, settings in searches.items():
-        _reset_peak(model.device)
+        memory.reset()
         ids = [torch.from_numpy(ids) for ids in objective.documents]
         token_losses(model, ids[0])  # the first pass of all also prepares the machine
-        bare = statistics.mean(_seconds(token_losses, model, each) for each in ids)
+        bare = statistics.mean(seconds_of(token_losses, model, each) for each in ids)
         found = search(model, docs, target_length, settings, seed=seed)
-        peak = _peak_gib(model.device, in_use)
-        bare = statistics.mean([bare, *(_seconds(token_losses, model, each) for each in ids)])
+        peak = memory.gib
+        bare = statistics.mean([bare, *(seconds_of(token_losses, model, each) for each in ids)])
         forwards = int(found.history["forwards"].iloc[-1])
         rows.append(
             {
@@ -148,48 +162,126 @@ def search_cost(
 def training_cost(
     model: PreTrainedModel, lengths: Sequence[int], *, repeats: int = 3, seed: int = 0
 ) -> pd.DataFrame:
-    """Time and memory of forward and backward pass of one segment, as `finetune` makes them, on
-    random token ids.
+    """Time and memory of the forward and backward pass of one segment, as `finetune` makes them.
 
-    Weights are held in float32 and on a GPU multiplied in bfloat16; layers are computed again in
-    the backward pass where memory is tight (`saving_memory`), and the loss is in chunks. The
-    optimiser's own step, which no length changes, is left out, and with it the two moments that it
-    keeps (8 bytes a weight). The model is as before at the end; gradients that it had are dropped.
+    Token ids are random. Weights are held in float32 and on a GPU multiplied in bfloat16. Layers
+    are computed again in the backward pass where memory is tight (`saving_memory`), and the loss is
+    in chunks. The optimiser's own step, which no length changes, is left out, and with it the two
+    moments that it keeps (8 bytes per weight).
+
+    The model is as before at the end; gradients that it had are dropped.
 
     Args:
         model: a Hugging Face causal language model with weights to train.
-        lengths: tokens a segment, measured in rising order; see `scoring_cost`.
-        repeats: measured runs a length, after one unmeasured; figures are medians. One more is
+        lengths: tokens per segment, measured in rising order; see `scoring_cost`.
+        repeats: measured runs per length, after one unmeasured; figures are medians. One more is
             profiled.
         seed: of the token ids.
 
     Returns:
-        A row a length: length, seconds, tokens_per_second, peak_gib (above what was in use before,
-        the weights in float32 included, so with the gradients), attention_share (see
+        One row per length: length, seconds, tokens_per_second, peak_gib (above what was in use
+        before, the weights in float32 included, so with the gradients), attention_share (see
         `attention_share`).
+
+    Raises:
+        ValueError: lengths that are not whole numbers from 2, or repeats from 1.
     """
+    lengths, repeats = _checked(lengths, repeats)
     rng = np.random.default_rng(seed)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     training, rows = model.training, []
     with in_float32(model):
         model.zero_grad()
-        in_use = _memory_in_use(model.device)
+        memory = PeakMemory(model.device)
         model.train()
         try:
-            for length in progress(sorted(lengths), "training cost"):
+            for length in progress(lengths, "training cost"):
                 ids = torch.from_numpy(rng.integers(0, vocabulary, length)).to(model.device)
-                _reset_peak(model.device)
+                memory.reset()
                 _training_step(model, ids)
-                peak = _peak_gib(model.device, in_use)
-                seconds = statistics.median(
-                    _seconds(_training_step, model, ids) for _ in range(repeats)
-                )
+                peak = memory.gib
+                times = [seconds_of(_training_step, model, ids) for _ in range(repeats)]
+                seconds = statistics.median(times)
                 rows.append((length, seconds, length / seconds, peak, _profiled_share(model, ids)))
         finally:
             model.train(training)
     return pd.DataFrame(
         rows, columns=["length", "seconds", "tokens_per_second", "peak_gib", "attention_share"]
     )
+
+
+def worker_cost(
+    model: ModelSource,
+    docs: Sequence[Document],
+    target_length: int,
+    *,
+    counts: Sequence[int] = (1, 2),
+    candidates: int = 8,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Candidates per second with so many worker processes, their start left out.
+
+    Each process has one CPU thread, or one GPU.
+
+    Args:
+        model: a name for `load_model`, or a function without arguments that returns a model: each
+            worker calls it.
+        docs: documents of at least `target_length` tokens.
+        target_length: L' in tokens.
+        counts: numbers of processes to compare, the first being the yardstick.
+        candidates: measured for each count.
+        seed: of the candidates.
+
+    Returns:
+        One row per count: workers, candidates, seconds, candidates_a_second, speedup (over the
+        first count).
+
+    Raises:
+        ValueError: counts or candidates that are not whole numbers from 1, or what `search`
+            refuses.
+    """
+    counts = [whole("a count of workers", count, 1) for count in counts]
+    candidates = whole("candidates", candidates, 1)
+    objective = Objective.of(docs, target_length)
+    space = SearchSpace(rope_spec(model_of(model)), target_length)
+    rng = np.random.default_rng(seed)
+    everything = tuple(range(len(docs)))
+    trials = {
+        i: Trial("random", space.scaling(space.random(rng)), everything) for i in range(candidates)
+    }
+    rows: list[dict[str, float]] = []
+    for count in counts:
+        with WorkerProcesses(count, threads=1) as executor:
+            # Each loads the model.
+            warm = {i: Trial("random", trials[0].scaling, (0,)) for i in range(count)}
+            list(on_workers(executor, "cost", model, objective, warm))
+            started = time.perf_counter()
+            list(on_workers(executor, "cost", model, objective, trials))
+            seconds = time.perf_counter() - started
+        per_second = candidates / seconds
+        speedup = per_second / (rows[0]["candidates_a_second"] if rows else per_second)
+        rows.append(
+            {
+                "workers": count,
+                "candidates": candidates,
+                "seconds": seconds,
+                "candidates_a_second": per_second,
+                "speedup": speedup,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _checked(lengths: Sequence[int], repeats: int) -> tuple[list[int], int]:
+    """The lengths in rising order, and the repeats."""
+    return sorted(whole("length", each, 2) for each in lengths), whole("repeats", repeats, 1)
+
+
+def _plain_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """The bare forward with all logits, and their cross-entropy."""
+    with torch.inference_mode(), fast_attention():
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+        return F.cross_entropy(logits, ids[1:], reduction="none")
 
 
 def _training_step(model: PreTrainedModel, ids: Tensor) -> Tensor:
@@ -204,144 +296,10 @@ def _training_step(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 def _profiled_share(model: PreTrainedModel, ids: Tensor) -> float:
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "6"
-    )  # the profiler's start and stop would stand in executed notebooks
+    # The profiler's start and stop would stand in executed notebooks.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     on_gpu = model.device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiled:
         _training_step(model, ids).item()
     return attention_share(profiled.events(), "device" if on_gpu else "cpu")
-
-
-def attention_share(operations: Iterable[Any], clock: str) -> float:
-    """The time in scaled_dot_product_attention, forward and backward, over that in all operations.
-
-    PyTorch's plain way ("math"), which a machine with a fast kernel does not take, has no backward
-    operation of its own: its backward pass is not counted.
-
-    Args:
-        operations: what `torch.profiler` has recorded, as its `events()` gives it.
-        clock: "cpu", or "device" for what kernels took on a GPU.
-
-    Returns:
-        A number from 0 to 1; NaN if the profiler has seen no time at all, as on a GPU whose
-        counters it cannot read.
-    """
-    attention = whole = 0.0
-    for operation in operations:
-        if (
-            operation.device_type.name != "CPU"
-        ):  # a kernel: its time is that of the operation that launched it
-            continue
-        whole += getattr(operation, f"self_{clock}_time_total")
-        if _is_attention(operation) and not any(map(_is_attention, _around(operation))):
-            attention += getattr(operation, f"{clock}_time_total")  # with all that is inside
-    return attention / whole if whole else float("nan")
-
-
-def _is_attention(operation: Any) -> bool:
-    return bool(
-        re.fullmatch(
-            r"aten::(scaled_dot_product_attention|_scaled_dot_product_\w+_backward)", operation.name
-        )
-    )
-
-
-def _around(operation: Any) -> Iterator[Any]:
-    """The operations that it is part of: under autocast one attention is inside another."""
-    while (operation := operation.cpu_parent) is not None:
-        yield operation
-
-
-def worker_cost(
-    model: PreTrainedModel,
-    docs: Sequence[Document],
-    target_length: int,
-    *,
-    counts: Sequence[int] = (1, 2),
-    candidates: int = 8,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Candidates a second with so many worker processes of one CPU thread (or one GPU) each, their
-    start left out.
-
-    Args:
-        model: a name for `load_model`, or a function without arguments that returns a model: each
-            worker calls it.
-        docs: documents of at least `target_length` tokens.
-        target_length: L' in tokens.
-        counts: numbers of processes to compare, the first being the yardstick.
-        candidates: measured for each count.
-        seed: of the candidates.
-
-    Returns:
-        A row a count: workers, candidates, seconds, candidates_a_second, speedup (over the first
-            count).
-    """
-    objective = Objective.of(docs, target_length)
-    space = SearchSpace(rope_spec(model_of(model)), target_length)
-    rng = np.random.default_rng(seed)
-    everything = tuple(range(len(docs)))
-    trials = {
-        i: Trial("random", space.scaling(space.random(rng)), everything) for i in range(candidates)
-    }
-    rows: list[dict[str, float]] = []
-    for count in counts:
-        with WorkerProcesses(count, threads=1) as executor:
-            warm = {
-                i: Trial("random", trials[0].scaling, (0,)) for i in range(count)
-            }  # each loads the model
-            list(on_workers(executor, "cost", model, objective, warm))
-            started = time.perf_counter()
-            list(on_workers(executor, "cost", model, objective, trials))
-            seconds = time.perf_counter() - started
-        a_second = candidates / seconds
-        speedup = a_second / (rows[0]["candidates_a_second"] if rows else a_second)
-        rows.append(
-            {
-                "workers": count,
-                "candidates": candidates,
-                "seconds": seconds,
-                "candidates_a_second": a_second,
-                "speedup": speedup,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _plain_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """The bare forward with all logits, and their cross-entropy."""
-    with torch.inference_mode(), fast_attention():
-        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
-        return F.cross_entropy(logits, ids[1:], reduction="none")
-
-
-def _seconds(
-    function: Callable[[Any, Tensor], Tensor], model: PreTrainedModel, ids: Tensor
-) -> float:
-    started = time.perf_counter()
-    function(model, ids).sum().item()  # the sum on the CPU: a GPU has finished when it is there
-    return time.perf_counter() - started
-
-
-def _memory_in_use(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)
-
-
-def _peak_gib(device: torch.device, in_use: int) -> float:
-    """Above what was in use: on a GPU the most allocated since the reset, on a CPU the process's most so far."""
-    if device.type == "cuda":
-        most = int(torch.cuda.max_memory_allocated(device))
-    else:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
-    return max(most - in_use, 0) / GIB  # Linux counts the most a few pages behind what is in use
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)

@@ -1,7 +1,7 @@
-"""EleutherAI's lm-evaluation-harness on a live model: the one place that knows its interface
-(version 0.4.13).
+"""EleutherAI's lm-evaluation-harness on a live model.
 
-Importing this needs it installed: pip install 'longrope_lab[benchmarks]'.
+This is the one place that knows its interface (version 0.4.13). Importing this needs it installed:
+pip install 'longrope_lab[benchmarks]'.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ BY_LIKELIHOOD = ("multiple_choice", "loglikelihood")
 
 
 class Harness:
-    """The harness around a model, which it takes as it stands: the scaling in place is the one that
-        is measured.
+    """The harness around a model, which it takes as it stands.
+
+    The scaling in place is so the one that is measured.
 
     Args:
         model, tokenizer: a Hugging Face causal language model and its tokenizer.
-        batch_size: sequences in a forward pass.
+        batch_size: sequences per forward pass.
         window: tokens that a question may have with its shots and its answer.
         seed: of the choice of solved questions.
     """
@@ -61,25 +62,27 @@ class Harness:
                 tokenizer=copy.deepcopy(tokenizer),  # it gets a padding token where it has none
                 batch_size=batch_size,
                 max_length=window,
-                softmax_dtype="float32",  # else log-probabilities have the 16 bits of a model on a GPU
+                softmax_dtype="float32",  # else log-probabilities have a GPU model's 16 bits
             )
         self._seed = seed
         self._manager: Any = None
 
     def scorer(self, task: BenchmarkTask, limit: int | None) -> Callable[[str], dict[str, float]]:
-        """Get a task's questions. What comes back asks them, and gives each one's score; its
-        argument is for progress.
+        """Get a task's questions, and return what asks them.
+
+        That takes words for its progress, and gives each question's score.
 
         Raises:
             ValueError: an unknown task or metric, a task that is not scored by likelihood, or
                 questions that cannot be had; when asked: a question longer than the window, or a
-                score that is no number.
+                score that is not a number.
         """
         loaded = self._from_hub(task.name) if task.questions is None else _own(task, task.questions)
         for part in loaded["tasks"].values():
             if part.OUTPUT_TYPE not in BY_LIKELIHOOD:
                 raise ValueError(
-                    f"{part.config.task} asks for written answers: benchmarks here choose among given ones"
+                    f"{part.config.task} asks for written answers: benchmarks here choose among "
+                    "given ones"
                 )
             if task.metric not in part.higher_is_better():
                 raise unknown(f"metric of {part.config.task}", task.metric, part.higher_is_better())
@@ -90,9 +93,7 @@ class Harness:
         if self._manager is None:
             self._manager = TaskManager()
         if name not in self._manager.all_tasks:
-            near = difflib.get_close_matches(
-                name, self._manager.all_tasks, n=3
-            )  # of more than ten thousand
+            near = difflib.get_close_matches(name, self._manager.all_tasks, n=3)  # of thousands
             raise unknown(
                 "task", name, [*near, "another task of the harness", "a .jsonl file of questions"]
             )
@@ -101,18 +102,17 @@ class Harness:
         except Exception as error:  # datasets raises many kinds, its network layer more
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"the questions of {name!r} cannot be had ({reason}): they are on the Hugging Face hub. Without a "
-                "network, name a .jsonl file of questions, make some from a corpus (BenchmarkTask.from_corpus), or "
-                "measure perplexity inside the window with lab.perplexity"
+                f"the questions of {name!r} cannot be had ({reason}): they are on the Hugging Face "
+                "hub. Without a network, name a .jsonl file of questions, make some from a corpus "
+                "(BenchmarkTask.from_corpus), or measure perplexity inside the window with "
+                "lab.perplexity"
             ) from error
 
     def _ask(
         self, task: BenchmarkTask, loaded: Any, limit: int | None, what: str
     ) -> dict[str, float]:
         for part in loaded["tasks"].values():
-            part.set_fewshot_seed(
-                self._seed
-            )  # each time, so that every scaling sees the same shots
+            part.set_fewshot_seed(self._seed)  # each time: every scaling sees the same shots
         self._model.asked, self._model.screen = what, sys.stderr
         with _quiet(), fast_attention():
             by_part = evaluate(self._model, loaded, limit=limit, bootstrap_iters=0)["samples"]
@@ -132,11 +132,8 @@ class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
     screen = sys.stderr
 
     def _loglikelihood_tokens(self, requests: Any, **options: Any) -> Any:
-        check_length(
-            self.asked,
-            max(len(context) + len(answer) for _, context, answer in requests),
-            self.max_length,
-        )
+        longest = max(len(context) + len(answer) for _, context, answer in requests)
+        check_length(self.asked, longest, self.max_length)
         with contextlib.redirect_stderr(self.screen), Progress(self.asked, len(requests)) as shown:
             self.set_cache_hook(_Count(shown))
             return super()._loglikelihood_tokens(requests, **{**options, "disable_tqdm": True})
@@ -180,13 +177,17 @@ def _score(sample: Json, task: BenchmarkTask) -> float:
         score = math.nan
     if not math.isfinite(score):
         raise ValueError(
-            f"{task.name}: its metric {task.metric!r} gives {value!r} for a question, and not one number"
+            f"{task.name}: its metric {task.metric!r} gives {value!r} for a question, and not one "
+            "number"
         )
     return score
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's bars and advice on stderr; what it logs still reaches a log that was asked for."""
+    """Without the harness's bars and advice on stderr.
+
+    What it logs still reaches a log that was asked for.
+    """
     with contextlib.redirect_stderr(io.StringIO()):
         yield

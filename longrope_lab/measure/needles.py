@@ -1,13 +1,14 @@
-"""Passkey retrieval: can the model still read out a number hidden far back? (Mohtashami and Jaggi,
-    arXiv 2305.16300)
+"""Passkey retrieval: can the model still read out a number hidden far back?
 
-The effective window of an extended model, as PI, YaRN and LongRoPE measure it (LongRoPE Figure 4).
+Mohtashami and Jaggi (arXiv 2305.16300) hide it in repeated sentences. PI, YaRN and LongRoPE measure
+the effective window of an extended model so (LongRoPE, Figure 4).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
+from ..common.checks import whole
 from ..common.progress import progress
 from ..models.forward import fast_attention
 from ..models.generation import generate
@@ -39,11 +41,14 @@ QUESTION = "\nWhat is the pass key? The pass key is"
 # Room for the answer at the end of the sequence: a space and five digits take at most six tokens.
 ANSWER_TOKENS = 8
 
-# Tokens of prompts answered together: bounds the memory of a batch, and is enough to keep a CPU
-# busy.
+# Tokens of prompts answered together: so few that a batch's memory is bounded, and enough to keep a
+# CPU busy.
 BATCH_TOKENS = 8192
 
 COLUMNS = ["scaling", "length", "depth", "trial", "expected", "answer", "correct"]
+
+# Where a prompt stands in a table: length, depth, trial.
+Cell = tuple[int, float, int]
 
 
 def passkey(
@@ -56,14 +61,25 @@ def passkey(
     filler: Sequence[Document] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Passkey retrieval at each length and depth, under each scaling; all scalings get the same
-    prompts.
+    """Passkey retrieval at each length and depth, under each scaling.
+
+    >>> model, tokenizer = lab.load_model("lab")  # a window of 512 tokens
+    >>> scalings = {"none": None, "yarn": lab.rope_scaling(lab.rope_spec(model), "yarn", 1024)}
+    >>> table = lab.passkey(model, tokenizer, [256, 1024], [0.25], trials=1, scalings=scalings)
+    >>> table[["scaling", "length", "expected", "correct"]]
+      scaling  length expected  correct
+    0    none     256    25160     True
+    1    none    1024    32352    False
+    2    yarn     256    25160     True
+    3    yarn    1024    32352     True
+
+    All scalings get the same prompts.
 
     Args:
         model, tokenizer: a Hugging Face causal language model and its tokenizer.
         lengths: tokens of prompt and answer together.
         depths: where the key stands, from 0.0 (beginning) to 1.0 (end).
-        trials: prompts a cell, each with its own key.
+        trials: prompts per length and depth, each with its own key.
         scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it
             stands. A schedule is fixed to the set of the prompt's length before anything is
             generated.
@@ -72,22 +88,24 @@ def passkey(
         seed: of keys and places.
 
     Returns:
-        A row a trial: scaling, length, depth, trial, expected, answer (the greedy continuation),
-        correct (its first number is the key).
+        One row per trial: scaling, length, depth, trial, expected, answer (the greedy
+        continuation), correct (whether its first number is the key).
 
     Raises:
-        ValueError: no trials, filler documents shorter than a length, or what `passkey_sequence`
-            refuses.
+        ValueError: lengths or trials that are not whole numbers from 1, filler documents shorter
+            than a length, or what `passkey_sequence` refuses.
     """
-    if trials < 1 or not len(lengths) or not len(depths):
+    if not len(lengths) or not len(depths):
         raise ValueError(
-            f"passkey needs a length, a depth and a trial at least; got {len(lengths)} lengths, {len(depths)} depths "
-            f"and {trials} trials"
+            f"passkey needs at least one length and one depth; got {len(lengths)} lengths and "
+            f"{len(depths)} depths"
         )
     if filler is not None and not len(filler):
         raise ValueError(
             "filler is an empty list: pass documents, or None for the paper's repeated sentences"
         )
+    lengths = [whole("length", length, 1) for length in lengths]
+    trials = whole("trials", trials, 1)
     for depth in depths:
         _check_depth(depth)
     scalings = by_name(scalings)
@@ -95,22 +113,23 @@ def passkey(
         (length, depth, trial) for length in lengths for depth in depths for trial in range(trials)
     ]
     prompts = {cell: passkey_prompt(tokenizer, *cell, filler, seed) for cell in cells}
-    batches = [
-        (name, scaling, same_length[start : start + size])
-        for name, scaling in scalings.items()
-        for length in lengths
-        for same_length in [[cell for cell in cells if cell[0] == length]]
-        for size in [max(1, BATCH_TOKENS // length)]
-        for start in range(0, len(same_length), size)
-    ]
+    work = [(*named, batch) for named in scalings.items() for batch in _batches(cells)]
     rows = []
-    for name, scaling, batch in progress(batches, "passkey"):
+    for name, scaling, batch in progress(work, "passkey"):
         answers = _answers(model, tokenizer, [prompts[cell][0] for cell in batch], scaling)
         for cell, answer in zip(batch, answers, strict=True):
             key = prompts[cell][1]
             number = re.search(r"\d+", answer)
             rows.append((name, *cell, key, answer, number is not None and number.group() == key))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Cells of one length each, as many as are answered together."""
+    for length, together in groupby(cells, key=lambda cell: cell[0]):
+        same_length, size = list(together), max(1, BATCH_TOKENS // length)
+        for start in range(0, len(same_length), size):
+            yield same_length[start : start + size]
 
 
 def _check_depth(depth: float) -> None:
@@ -128,8 +147,7 @@ def passkey_prompt(
     filler: Sequence[Document] | None = None,
     seed: int = 0,
 ) -> tuple[list[int], str]:
-    """The prompt behind a row of a `passkey` table that was made with this tokenizer, filler and
-    seed.
+    """The prompt behind a row of a `passkey` table, made with its tokenizer, filler and seed.
 
     Returns:
         The prompt's token ids and the five-digit key.
@@ -143,8 +161,8 @@ def passkey_prompt(
         document = filler[int(rng.integers(len(filler)))]
         if len(document) < length:
             raise ValueError(
-                f"the filler document {document.title!r} has {len(document):,} tokens and a prompt may need "
-                f"{length:,}: load it with min_tokens={length}"
+                f"the filler document {document.title!r} has {len(document):,} tokens and a prompt "
+                f"may need {length:,}: load it with min_tokens={length}"
             )
         start = int(rng.integers(0, len(document) - length + 1))
         text = document.ids[start : start + length]
@@ -161,31 +179,21 @@ def _answers(
     from transformers import GenerationConfig
 
     ids = torch.tensor(prompts, device=model.device)  # (B, T)
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     greedy = GenerationConfig(
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id
-        if tokenizer.pad_token_id is not None
-        else tokenizer.eos_token_id,
+        do_sample=False, eos_token_id=end, pad_token_id=end if pad is None else pad
     )
     # generate() takes what `greedy` leaves open from the model's own config: a repetition penalty
     # there would forbid the very digits that are asked for.
     before, model.generation_config = model.generation_config, greedy
+    mask = torch.ones_like(ids)
     try:
         with torch.inference_mode(), fast_attention(), quiet_transformers():
-            out = generate(
-                model,
-                ids,
-                scaling,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=ANSWER_TOKENS,
-            )
+            out = generate(model, ids, scaling, attention_mask=mask, max_new_tokens=ANSWER_TOKENS)
     finally:
         model.generation_config = before
-    return [
-        text.strip()
-        for text in tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-    ]
+    texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
 
 
 def passkey_sequence(
@@ -195,8 +203,7 @@ def passkey_sequence(
     rng: np.random.Generator,
     filler: ArrayLike | None = None,
 ) -> tuple[list[int], str]:
-    """A prompt of exactly ``length - ANSWER_TOKENS`` tokens, so that prompt and answer together
-    take `length`.
+    """A prompt of exactly ``length - ANSWER_TOKENS`` tokens, so that there is room for the answer.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -219,15 +226,13 @@ def passkey_sequence(
     def ids_of(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    task, hidden, question = (
-        list(tokenizer(TASK)["input_ids"]),
-        ids_of(KEY.format(key=key)),
-        ids_of(QUESTION),
-    )
+    task = list(tokenizer(TASK)["input_ids"])
+    hidden, question = ids_of(KEY.format(key=key)), ids_of(QUESTION)
     room = length - ANSWER_TOKENS - len(task) - len(hidden) - len(question)
     if room < 0:
         raise ValueError(
-            f"length {length} has no room for a passkey prompt: with this tokenizer it takes at least {length - room}"
+            f"length {length} has no room for a passkey prompt: with this tokenizer it takes at "
+            f"least {length - room}"
         )
     if filler is None:
         unit = ids_of(FILLER)

@@ -1,4 +1,4 @@
-"""Perplexity of long documents, truncated or with a sliding window, under any number of scalings."""
+"""Perplexity of long documents, truncated or with a sliding window, under any scalings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..common.checks import whole
 from ..common.progress import progress
 from ..models.forward import token_losses
 from ..models.rotary import by_name, scaled
@@ -32,10 +33,21 @@ def perplexity(
 ) -> pd.DataFrame:
     """Perplexity at each length, for each document, under each scaling.
 
+    >>> model, tokenizer = lab.load_model("lab")  # a window of 512 tokens
+    >>> docs = lab.load_corpus("kjv", tokenizer, min_tokens=1024, limit=1)
+    >>> yarn = lab.rope_scaling(lab.rope_spec(model), "yarn", 1024)
+    >>> table = lab.perplexity(model, docs, [512, 1024], {"none": None, "yarn": yarn})
+    >>> table[["scaling", "length", "tokens", "perplexity"]].round()
+      scaling  length  tokens  perplexity
+    0    none     512     511        32.0
+    1    none    1024    1023        46.0
+    2    yarn     512     511        30.0
+    3    yarn    1024    1023        28.0
+
     Without `stride`, a document's first `length` tokens are scored. With it, the whole document is
-    scored with a sliding window (Press et al., arXiv 2012.15409; LongRoPE Tables 5 and 6): windows
+    scored with a sliding window (Press et al., arXiv 2012.15409; LongRoPE Tables 5 and 6). Windows
     of `length` tokens, each `stride` tokens further, count the tokens that no earlier window
-    counted, so that all but the first window's have at least ``length - stride`` tokens of context.
+    counted. So all but the first window's have at least ``length - stride`` tokens of context.
     Windows that do not overlap (`stride` the same as the length) leave their first token out: it
     has no context.
 
@@ -48,14 +60,14 @@ def perplexity(
         stride: tokens between two windows, at most the shortest length.
 
     Returns:
-        A row a (scaling, length, document): scaling, length, document, tokens (scored), loss (mean,
-        nats a token), perplexity (its exponential).
+        One row per scaling, length and document: scaling, length, document, tokens (scored), loss
+        (mean, in nats per token), perplexity (its exponential).
 
     Raises:
-        ValueError: no documents or lengths, one shorter than a length, or a stride outside 1 to the
-            length.
+        ValueError: no documents or lengths, one shorter than a length, or a length or stride that
+            is not a whole number in its range.
     """
-    _check(docs, lengths, stride)
+    lengths, stride = _checked(docs, lengths, stride)
     scalings = by_name(scalings)
     work = [
         (name, together, scaling, document)
@@ -73,16 +85,8 @@ def perplexity(
                 measured = [sliding_losses(model, document.ids, together[0], stride)]
         for length, losses in zip(together, measured, strict=True):
             loss = float(losses.mean())
-            rows.append(
-                (
-                    name,
-                    length,
-                    document.title,
-                    len(losses),
-                    loss,
-                    math.exp(loss) if loss < 700 else math.inf,
-                )
-            )
+            value = math.exp(loss) if loss < 700 else math.inf
+            rows.append((name, length, document.title, len(losses), loss, value))
     table = pd.DataFrame(rows, columns=COLUMNS)
     # In the order that was asked for, whatever forward a length came from.
     order = {(n, k): i for i, (n, k) in enumerate((n, k) for n in scalings for k in lengths)}
@@ -93,21 +97,19 @@ def perplexity(
 def sliding_losses(
     model: PreTrainedModel, ids: NDArray[np.int64], length: int, stride: int
 ) -> NDArray[np.float64]:
-    """Losses (T - 1,), nats, of a whole document in windows of `length` tokens, each `stride`
-    further.
+    """Losses of a whole document in windows of `length` tokens, each `stride` further.
 
-    With ``stride == length`` there is one less for each window after the first.
+    Returns:
+        (T - 1,), in nats. With ``stride == length`` there is one less for each window after the
+        first.
     """
     counted = 0
     parts = []
     for start in range(0, len(ids) - 1, stride):
         window = ids[start : start + length]
-        losses = (
-            token_losses(model, window).double().cpu().numpy()
-        )  # of tokens start + 1 ... start + len(window) - 1
-        parts.append(
-            losses[max(counted - start - 1, 0) :]
-        )  # a window's first token has nothing before it
+        # Of tokens start + 1 ... start + len(window) - 1: the first has nothing before it.
+        losses = token_losses(model, window).double().cpu().numpy()
+        parts.append(losses[max(counted - start - 1, 0) :])
         counted = start + len(window)
         if counted == len(ids):
             break
@@ -117,10 +119,11 @@ def sliding_losses(
 def _lengths_of_one_forward(
     scaling: Scaling | None, lengths: Sequence[int], stride: int | None
 ) -> list[list[int]]:
-    """Lengths grouped so that each group needs one forward pass a document.
+    """Lengths grouped so that each group needs one forward pass per document.
 
     A causal model's losses on a prefix do not depend on what follows, unless its rotation depends
-    on the length: then, and with sliding windows, each length is a pass of its own."""
+    on the length. Then, and with sliding windows, each length is a pass of its own.
+    """
     if stride is not None or scaling is None:
         return [[length] for length in lengths]
     groups: dict[RopeScaling, list[int]] = {}
@@ -129,20 +132,24 @@ def _lengths_of_one_forward(
     return list(groups.values())
 
 
-def _check(docs: Sequence[Document], lengths: Sequence[int], stride: int | None) -> None:
-    if not docs or not lengths:
+def _checked(
+    docs: Sequence[Document], lengths: Sequence[int], stride: int | None
+) -> tuple[list[int], int | None]:
+    """The lengths and the stride as whole numbers within their ranges."""
+    if not len(docs) or not len(lengths):
         raise ValueError("perplexity needs at least one document and one length")
-    if min(lengths) < 2:
-        raise ValueError(
-            f"length {min(lengths)} has no token to predict: lengths start at 2 tokens"
-        )
+    start = "lengths start at 2 tokens, of which the second is predicted"
+    lengths = [whole("length", length, 2, start) for length in lengths]
     shortest = min(docs, key=len)
     if len(shortest) < max(lengths):
         raise ValueError(
-            f"the document {shortest.title!r} has {len(shortest):,} tokens and length {max(lengths):,} asks for more: "
-            f"load documents with min_tokens={max(lengths)}, or measure shorter lengths"
+            f"the document {shortest.title!r} has {len(shortest):,} tokens and length "
+            f"{max(lengths):,} asks for more: load documents with min_tokens={max(lengths)}, or "
+            "measure shorter lengths"
         )
-    if stride is not None and not 1 <= stride <= min(lengths):
-        raise ValueError(
-            f"stride is {stride}: it must be from 1 to the shortest length, {min(lengths)}"
-        )
+    if stride is not None:
+        rule = f"it must be a whole number from 1 to the shortest length, {min(lengths)}"
+        stride = whole("stride", stride, 1, rule)
+        if stride > min(lengths):
+            raise ValueError(f"stride is {stride}: {rule}")
+    return lengths, stride

@@ -1,4 +1,4 @@
-"""Multiple-choice questions of one's own: read from a file, or made from a corpus."""
+"""Multiple-choice questions of one's own, from a file or a corpus, and how a benchmark is asked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..common.checks import unknown
+from ..common.checks import unknown, whole
 from ..texts.corpora import iterate_texts
 from ..texts.readers import jsonl_values
 
@@ -37,7 +38,7 @@ class Question:
         answer: index of the right one.
 
     Raises:
-        ValueError: an empty text, a single choice, or an answer that is none of them.
+        ValueError: an empty text, a single choice, or an answer that is not an index of one.
     """
 
     context: str
@@ -47,26 +48,28 @@ class Question:
     def __post_init__(self) -> None:
         if not self.context.strip() or not all(choice.strip() for choice in self.choices):
             raise ValueError(
-                "a context or a choice is empty: a model scores the words of a choice after a context's"
+                "a context or a choice is empty: a model scores the words of a choice after a "
+                "context's"
             )
         if len(self.choices) < 2:
             raise ValueError(f"it has {len(self.choices)} choices: a question has two or more")
-        if not 0 <= self.answer < len(self.choices):
-            raise ValueError(
-                f"answer is {self.answer}: it is the index of a choice, 0 to {len(self.choices) - 1}"
-            )
+        rule = f"it is the index of a choice, 0 to {len(self.choices) - 1}"
+        answer = whole("answer", self.answer, 0, rule)
+        if answer >= len(self.choices):
+            raise ValueError(f"answer is {answer}: {rule}")
+        object.__setattr__(self, "answer", answer)
 
 
 def read_questions(path: str | os.PathLike[str]) -> tuple[Question, ...]:
-    """The questions of a .jsonl file, one a line: {"question": "...", "choices": ["...", "..."],
-        "answer": 0}.
+    """The questions of a .jsonl file, one per line.
 
-    "context" may stand for "question". The answer is the index of the right choice, from 0.
+    A line is {"question": "...", "choices": ["...", "..."], "answer": 0}, where "context" may stand
+    for "question". The answer is the index of the right choice, from 0.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a line that is no such question (it is named), or a file that is not UTF-8 or
-            holds none.
+        ValueError: a line that is not such a question (it is named), or a file that is not UTF-8 or
+            holds no questions.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -75,11 +78,11 @@ def read_questions(path: str | os.PathLike[str]) -> tuple[Question, ...]:
         _question(values, f"{path}, line {number}") for number, values in jsonl_values(path)
     )
     if not found:
-        raise ValueError(f"{path} holds no questions: one JSON object a line")
+        raise ValueError(f"{path} holds no questions: one JSON object per line")
     return found
 
 
-def _question(values: Any, where: str) -> Question:
+def _question(values: object, where: str) -> Question:
     values = values if isinstance(values, dict) else {}
     context, choices = values.get("question", values.get("context")), values.get("choices")
     answer = values.get("answer")
@@ -89,8 +92,9 @@ def _question(values: Any, where: str) -> Question:
         or (not isinstance(answer, int) or isinstance(answer, bool))
     ):
         raise ValueError(
-            f"{where} is no question: it takes a text 'question' (or 'context'), a list of texts 'choices', and as "
-            f"'answer' the right one's index, a whole number from 0; it has {sorted(values) or 'none of these'}"
+            f"{where} is not a question: it takes a text 'question' (or 'context'), a list of "
+            "texts 'choices', and as 'answer' the right one's index, a whole number from 0; it has "
+            f"{sorted(values) or 'none of these'}"
         )
     try:
         return Question(context, tuple(choices), answer)
@@ -108,13 +112,12 @@ def continuation_questions(
     split: str = "test",
     seed: int = 0,
 ) -> tuple[Question, ...]:
-    """Which of these sentences continues the passage? Made from a corpus: HellaSwag in kind,
-    without its filtering.
+    """Which of these sentences continues the passage? Questions made from a corpus.
 
-    The right choice is the sentence that follows in the text. The wrong ones are as long, and from
-    elsewhere in the same document, so that neither length nor style gives the answer away.
-    Sentences end with a full stop, a question or an exclamation mark; those that are asked for have
-    8 to 40 words.
+    They are HellaSwag's in kind, without its filtering. The right choice is the sentence that
+    follows in the text. The wrong ones are as long, and from elsewhere in the same document, so
+    that neither length nor style gives the answer away. Sentences end with a full stop, a question
+    or an exclamation mark; those that are asked for have 8 to 40 words.
 
     Args:
         source, split: as `load_corpus` takes them.
@@ -128,11 +131,8 @@ def continuation_questions(
         ValueError: a number that makes no question, too little text for so many, or what
             `load_corpus` refuses.
     """
-    if count < 1 or choices < 2 or passage_tokens < 16:
-        raise ValueError(
-            f"count is {count}, choices {choices}, passage_tokens {passage_tokens}: at least 1 question of 2 choices "
-            "after 16 tokens"
-        )
+    count, choices = whole("count", count, 1), whole("choices", choices, 2)
+    passage_tokens = whole("passage_tokens", passage_tokens, 16)
     rng = np.random.default_rng(seed)
     documents = [
         re.split(r"(?<=[.?!])\s+", text.strip()) for _, text in iterate_texts(source, split)
@@ -148,16 +148,9 @@ def continuation_questions(
         sentences = documents[document]
         passage = _passage(sentences, right, passage_tokens, tokenizer)
         first = right - len(passage)
-        others = [
-            i
-            for i in fit[document]
-            if not first - NEAR <= i <= right + NEAR
-            and abs(len(sentences[i]) - len(sentences[right]))
-            <= SAME_LENGTH * len(sentences[right])
-        ]
-        if (
-            not passage or first == 0 or len(others) < choices - 1
-        ):  # the text begins in the passage, or is too short
+        others = _others(sentences, fit[document], first, right)
+        # A passage that begins the text may be cut short there.
+        if not passage or first == 0 or len(others) < choices - 1:
             continue
         offered = [sentences[i] for i in (right, *rng.choice(others, choices - 1, replace=False))]
         order = rng.permutation(choices).tolist()
@@ -165,8 +158,9 @@ def continuation_questions(
         if len(made) == count:
             return tuple(made)
     raise ValueError(
-        f"{str(source)!r} gives {len(made)} questions after passages of {passage_tokens:,} tokens, and {count} were "
-        "asked for: ask for fewer or shorter ones, or use a corpus of longer documents"
+        f"{str(source)!r} gives {len(made)} questions after passages of {passage_tokens:,} tokens, "
+        f"and {count} were asked for: ask for fewer or shorter ones, or use a corpus of longer "
+        "documents"
     )
 
 
@@ -175,13 +169,23 @@ def _passage(
 ) -> list[str]:
     """As many whole sentences before `end` as `tokens` hold."""
     start = end
-    while (
-        start > 0
-        and len(tokenizer(" ".join(sentences[start - 1 : end]), verbose=False)["input_ids"])
-        <= tokens
-    ):
+    while start > 0:
+        longer = " ".join(sentences[start - 1 : end])
+        if len(tokenizer(longer, verbose=False)["input_ids"]) > tokens:
+            break
         start -= 1
     return sentences[start:end]
+
+
+def _others(sentences: list[str], fit: NDArray[np.int64], first: int, right: int) -> list[np.int64]:
+    """Of the sentences that fit, those as long as the right one and away from the passage."""
+    length = len(sentences[right])
+    return [
+        i
+        for i in fit
+        if not first - NEAR <= i <= right + NEAR
+        and abs(len(sentences[i]) - length) <= SAME_LENGTH * length
+    ]
 
 
 # What may be asked of questions of one's own.
@@ -195,15 +199,19 @@ class BenchmarkTask:
     Args:
         name: as the harness knows it, or any name for questions of one's own.
         shots: solved questions shown before each one.
-        metric: "acc": is the likeliest choice the right one? "acc_norm": after division of each
-            log-likelihood by the choice's number of characters. "acc_mutual_info": after
-            subtraction of the choice's log-likelihood without the context. A task of the harness
-            may have others, which give one number a question.
+        metric: see below. A task of the harness may have others, which give one number per
+            question.
         questions: one's own; None for a task of the harness.
 
+    The metrics ask whether the likeliest choice is the right one:
+
+        acc               by its log-likelihood
+        acc_norm          by this, divided by the choice's number of characters
+        acc_mutual_info   by this, less the choice's log-likelihood without the context
+
     Raises:
-        ValueError: shots that are no count, or more than there are other questions, or an unknown
-            metric for these.
+        ValueError: shots that are not a count, or more than there are other questions, or an
+            unknown metric for these.
     """
 
     name: str
@@ -212,35 +220,30 @@ class BenchmarkTask:
     questions: tuple[Question, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.shots < 0:
-            raise ValueError(
-                f"shots is {self.shots}: it counts solved questions, so a whole number from 0"
-            )
+        rule = "it counts solved questions, so a whole number from 0"
+        object.__setattr__(self, "shots", whole("shots", self.shots, 0, rule))
         if self.questions is not None and self.metric not in METRICS:
             raise unknown("metric", self.metric, METRICS)
         if self.questions is not None and len(self.questions) <= self.shots:
             raise ValueError(
-                f"the task {self.name!r} has {len(self.questions)} questions: {self.shots} shots need as many others"
+                f"the task {self.name!r} has {len(self.questions)} questions: {self.shots} shots "
+                "need as many others"
             )
 
     @classmethod
     def from_file(
         cls, path: str | os.PathLike[str], *, shots: int = 0, metric: str = "acc_norm"
     ) -> BenchmarkTask:
-        """The questions of a .jsonl file, under its name; its form and the errors are those of `read_questions`."""
+        """The questions of a .jsonl file, under its name; see `read_questions`."""
         return cls(Path(path).stem, shots, metric, read_questions(path))
 
     @classmethod
     def from_corpus(
         cls, source: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase, **options: Any
     ) -> BenchmarkTask:
-        """Which sentence continues the passage? Options and errors are those of `continuation_questions`."""
-        return cls(
-            "continuations",
-            0,
-            "acc_mutual_info",
-            continuation_questions(source, tokenizer, **options),
-        )
+        """Which sentence continues the passage? See `continuation_questions`."""
+        questions = continuation_questions(source, tokenizer, **options)
+        return cls("continuations", 0, "acc_mutual_info", questions)
 
 
 # LongRoPE, Table 8, with its shots. The paper follows the Hugging Face Open LLM Leaderboard, hence
@@ -261,7 +264,8 @@ def check_length(task: str, longest: int, window: int) -> None:
     """
     if longest > window:
         raise ValueError(
-            f"{task}: the longest question has {longest:,} tokens with its shots and answer, and {window:,} are "
-            "allowed (max_length; the trained window unless given): use fewer shots, shorter questions, a model with a "
-            "longer window, or a larger max_length for an extended model"
+            f"{task}: the longest question has {longest:,} tokens with its shots and answer, and "
+            f"{window:,} are allowed (max_length; the trained window unless given): use fewer "
+            "shots, shorter questions, a model with a longer window, or a larger max_length for an "
+            "extended model"
         )

@@ -1,34 +1,38 @@
-"""The log of a search: what each trial measured, one JSON line each, so that a killed search goes
-    on where it was.
+"""The log of a search: what each trial measured, so that a killed search goes on where it was.
 
-A search decides from its seed and the measurements alone, so the measurements are all that must be
-kept: going on means to ask again, and to take from the log what was measured already."""
+A search decides from its seed and the measurements alone, so only the measurements are kept. To go
+on means to ask again, and to take from the log what was measured already.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..common.files import Json
 from ..common.identity import differences
 from .objective import Measured, Trial
 
+# Of the lines and of the identity in the first one; 1 called the window of a space's spec
+# "original_length".
 FORMAT = 2
 
 
 class Log:
     """Measurements by (round, number in the round), in memory and, if there is a path, on disk.
 
-    A line counts once its end is written: a search killed half way through one measures that trial
-        again.
+    The file has one JSON line per measurement, after a first line that holds the identity. A line
+    counts once its end is written: a search killed half way through one measures that trial again.
 
     Args:
-        path: the file, made if missing; None keeps nothing.
+        path: the file, made if missing; None keeps nothing on disk.
         identity: what tells this search from another: flat, JSON.
 
     Raises:
-        ValueError: the file is another search's, or no log.
+        ValueError: the file is another search's, another version's, or not a log.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, identity: Json) -> None:
@@ -45,7 +49,7 @@ class Log:
 
     @property
     def seconds(self) -> float:
-        """What the measurements took in all."""
+        """How long all the measurements took."""
         return sum(seconds for _, _, seconds in self.measured.values())
 
     def get(self, place: tuple[int, int], trial: Trial) -> Measured | None:
@@ -59,13 +63,13 @@ class Log:
         digest, measured, _ = self.measured[place]
         if digest != trial.digest:
             raise ValueError(
-                f"{self.path} holds another trial at round {place[0]}, number {place[1]}: it was written by another "
-                "version of longrope_lab; remove it, or name another checkpoint"
+                f"{self.path} holds another trial at round {place[0]}, number {place[1]}: it was "
+                "written by another version of longrope_lab; remove it, or name another checkpoint"
             )
         return measured
 
     def add(self, place: tuple[int, int], trial: Trial, measured: Measured, seconds: float) -> None:
-        """Keep a measurement, on disk when this returns."""
+        """Keep a measurement; it is on disk when this returns."""
         self.measured[place] = trial.digest, measured, seconds
         if self.path is not None:
             line = {
@@ -89,32 +93,24 @@ class Log:
     def _read(self, path: Path, identity: Json) -> None:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        try:
+        with _refusing(path):
             if not whole and not _line(identity).startswith(content):
-                raise ValueError("it has not one whole line")
+                raise ValueError("it has no whole line")
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [identity]
             theirs = dict(first)
-            for line in lines:
-                gradient = None if line["gradient"] is None else tuple(line["gradient"])
-                measured = Measured(tuple(line["losses"]), gradient, line["dropped"])
-                self.measured[line["round"], line["number"]] = (
-                    line["trial"],
-                    measured,
-                    line["seconds"],
-                )
-        except (ValueError, KeyError, TypeError) as error:
+            version = theirs["format"]
+        if version != FORMAT:
             raise ValueError(
-                f"{path} is no checkpoint of a search, or it is damaged ({error}): remove it, or name another one"
-            ) from None
-        if theirs.get("format") != FORMAT:
-            raise ValueError(
-                f"{path} was written by another version of longrope_lab (format {theirs.get('format')}, and this one "
-                f"writes {FORMAT}): name another checkpoint, or remove this one"
+                f"{path} was written by another version of longrope_lab (format {version}, and "
+                f"this one writes {FORMAT}): name another checkpoint, or remove this one"
             )
         if differ := differences(theirs, identity):
             raise ValueError(
-                f"{path} is the checkpoint of another search ({differ}): name another checkpoint, or remove this one"
+                f"{path} is the checkpoint of another search ({differ}): name another checkpoint, "
+                "or remove this one"
             )
+        with _refusing(path):
+            self.measured = dict(map(_measurement, lines))
         if len(whole) < len(content):  # cut off half way through a line
             with path.open("r+b") as file:
                 file.truncate(len(whole))
@@ -124,3 +120,23 @@ class Log:
 
 def _line(values: Json) -> bytes:
     return json.dumps(values).encode() + b"\n"
+
+
+def _measurement(line: Json) -> tuple[tuple[int, int], tuple[str, Measured, float]]:
+    """What a line says, as an item of `Log.measured`."""
+    gradient = None if line["gradient"] is None else tuple(line["gradient"])
+    measured = Measured(tuple(line["losses"]), gradient, line["dropped"])
+    return (line["round"], line["number"]), (line["trial"], measured, line["seconds"])
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """What goes wrong in reading says that the file is not a checkpoint."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} is not the checkpoint of a search, or it is damaged ({reason}): remove it, or "
+            "name another one"
+        ) from None

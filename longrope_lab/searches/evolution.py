@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
+from ..common.checks import above, whole
 from ..common.files import Json
 from .objective import Measured, Race, Trial
 from .space import Candidate, SearchSpace
+from .starts import start_attention_factor, start_factors, starts_of
 
 # Tries to breed a child that was not measured yet, before the round goes without it.
 TRIES = 100
@@ -20,20 +23,22 @@ TRIES = 100
 class Evolution:
     """Settings; the defaults are the paper's (section 4.1: up to 256k tokens).
 
+    Algorithm 1 as printed breeds once more than it measures; here every child is measured.
+
     Args:
         population: P, individuals of the first round.
         mutations, crossovers: N1 and N2, children of each further round.
         probability: p, the chance of each dimension to change in a mutation, and that of n-hat and
             m.
         top: k, how many survive a round and breed.
-        rounds: T. (Algorithm 1 as printed breeds once more than it measures; here every child is
-            measured.)
-        initial: formulas in the first population; the rest of it are mutations of these, or,
-            without any, random individuals.
+        rounds: T.
+        initial: names of formulas in the first population, or "high" for the space's upper bounds.
+            The rest of it are mutations of these, or, without any, random individuals.
         racing: drop a candidate once it cannot reach the top k any more; see `Race`.
 
     Raises:
-        ValueError: sizes below 1 (rounds: below 0), a probability outside 0 to 1.
+        ValueError: sizes that are not whole numbers from 1 (mutations, crossovers and rounds: from
+            0), a probability outside 0 to 1, or an unknown start.
     """
 
     population: int = 64
@@ -46,17 +51,13 @@ class Evolution:
     racing: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("population", 1),
-            ("mutations", 0),
-            ("crossovers", 0),
-            ("top", 1),
-            ("rounds", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
-        if not 0 < self.probability <= 1:
-            raise ValueError(f"probability is {self.probability}: it must be above 0 and at most 1")
+        keep = partial(object.__setattr__, self)
+        least = {"population": 1, "mutations": 0, "crossovers": 0, "top": 1, "rounds": 0}
+        for name, bound in least.items():
+            keep(name, whole(name, getattr(self, name), bound))
+        if above("probability", self.probability, 0) > 1:
+            raise ValueError(f"probability is {self.probability}: it must be at most 1")
+        keep("initial", starts_of(self.initial))
         if self.population < len(self.initial):
             raise ValueError(
                 f"population is {self.population}: the {len(self.initial)} formulas alone need more"
@@ -67,7 +68,10 @@ class Evolution:
         return EvolutionSearch(self, space, documents, seed)
 
     def identity(self) -> Json:
-        """What tells one search from another: all but the number of rounds, so that a search can be made longer."""
+        """What tells one search from another.
+
+        The number of rounds does not, so that a search can be made longer.
+        """
         return {key: value for key, value in asdict(self).items() if key != "rounds"}
 
 
@@ -80,7 +84,10 @@ PRESETS = {
 
 
 class EvolutionSearch:
-    """Ask for a round of trials, tell what they measured. Its random numbers are its own, from `seed`."""
+    """Ask for a round of trials, tell what they measured.
+
+    Its random numbers are its own, from `seed`.
+    """
 
     def __init__(self, settings: Evolution, space: SearchSpace, documents: int, seed: int) -> None:
         self.settings, self.space = settings, space
@@ -88,14 +95,13 @@ class EvolutionSearch:
         self.rng = np.random.default_rng(seed)
         self.round = 0
         self.seen: set[Candidate] = set()
-        self.top: list[
-            tuple[float, Candidate]
-        ] = []  # best first, earlier ones before later of the same loss
+        # The best come first, and of the same loss the earlier.
+        self.top: list[tuple[float, Candidate]] = []
         self.floors = [math.inf] * documents  # the lowest loss on each document so far
         self._asked: list[Candidate] = []
 
     def ask(self) -> list[Trial]:
-        """The trials of the next round, none of them measured before; empty when the search is over."""
+        """The trials of the next round, none of them measured before; none when it is over."""
         if self.round > self.settings.rounds:
             return []
         bred = self._initial() if self.round == 0 else self._children()
@@ -107,7 +113,7 @@ class EvolutionSearch:
         return [Trial(kind, self.space.scaling(c), self.documents, race=race) for kind, c in bred]
 
     def tell(self, results: Sequence[Measured]) -> None:
-        """What the trials of the last `ask` gave, in their order."""
+        """Learn what the trials of the last `ask` gave, in their order."""
         for result in results:
             for i, loss in enumerate(result.losses):
                 self.floors[i] = min(self.floors[i], loss if math.isfinite(loss) else math.inf)
@@ -119,7 +125,7 @@ class EvolutionSearch:
     def _initial(self) -> list[tuple[str, Candidate]]:
         space, settings = self.space, self.settings
         formulas = [
-            space.candidate(space.formula_factors(name), 0, space.formula_attention_factor(name))
+            space.candidate(start_factors(space, name), 0, start_attention_factor(space, name))
             for name in settings.initial
         ]
         bred = [("initial", c) for c in dict.fromkeys(formulas)]
@@ -153,7 +159,10 @@ class EvolutionSearch:
     def _new(
         self, kind: str, count: int, make: Callable[[], Candidate]
     ) -> list[tuple[str, Candidate]]:
-        """`count` candidates that were not seen before; fewer where the space or the parents give no more."""
+        """`count` candidates that were not seen before.
+
+        They are fewer where the space or the parents give no more.
+        """
         new: list[tuple[str, Candidate]] = []
         for _ in range(count):
             for _ in range(TRIES):
@@ -165,11 +174,11 @@ class EvolutionSearch:
         return new
 
     def _mutate(self, parent: Candidate) -> Candidate:
-        """Each dimension, with probability p, drawn anew between its neighbours: the rule is never
-            broken.
+        """With probability p each dimension is drawn anew, between its neighbours.
 
-        They take turns in a random order, so that a run of equal factors can open in either
-        direction."""
+        So the monotone rule is never broken. The dimensions take turns in a random order, so that a
+        run of equal factors can open in either direction.
+        """
         rng, low, high = self.rng, *self.space.grid
         factors = np.array(parent.factors)
         for i in rng.permutation(len(factors)):
@@ -187,12 +196,14 @@ class EvolutionSearch:
         return Candidate(tuple(factors.tolist()), start_tokens, m)
 
     def _cross(self, one: Candidate, other: Candidate) -> Candidate:
-        """Each value from either parent; where a factor would fall, it or its neighbour is moved to the other."""
+        """Take each value from either parent.
+
+        Where a factor would fall, it or its neighbour is moved to the other.
+        """
         rng = self.rng
         factors = np.where(rng.random(len(one.factors)) < 0.5, one.factors, other.factors)
-        if (
-            self.space.monotone
-        ):  # from either end, so that children are not all larger than their parents
+        if self.space.monotone:
+            # From either end, so that children are not all larger than their parents.
             if rng.random() < 0.5:
                 factors = np.maximum.accumulate(factors)
             else:

@@ -1,26 +1,30 @@
 """Gradient search: descent on the factors through the frozen model.
 
-The loss of a document is differentiable in the factors, so a step learns something about all of
+The loss of a document is differentiable in the factors. So a step learns something about all of
 them at once, where a candidate of the evolution gives one number. Adam moves log lambda, and log m
-if the space says so; after each step the factors are projected on the space: onto the nearest that
+if the space says so. After each step the factors are projected on the space: onto the nearest that
 never fall (isotonic regression), within the bounds. n-hat is a whole number and stays at the
-space's first value."""
+space's first value.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from ..common.checks import above, whole
 from ..common.files import Json
 from ..rope.scaling import RopeScaling
 from ..rope.spec import Floats
 from .objective import Measured, Trial
 from .space import SearchSpace
+from .starts import start_attention_factor, start_factors, starts_of
 
 # Adam's decay rates: a search has tens of steps, not the thousands that (0.9, 0.999) average over.
 BETAS = (0.8, 0.95)
@@ -32,20 +36,22 @@ class Gradient:
 
     Args:
         steps: of Adam.
-        batch: documents a step, drawn in shuffled passes over all.
+        batch: documents per step, drawn in shuffled passes over all.
         learning_rate: Adam's, falling to a tenth along a cosine.
         validate_every: steps between two measurements on all documents; the best of these is the
             result.
         initial: where to start: "none", "pi", "ntk", "yarn", or "high", the space's upper bounds;
             of several names the one that reads the documents best.
-        weighted: find the nearest factors that never fall in Adam's own measure, each dimension
-            weighing as much as the size of its gradients. In plain distance ten dimensions of next
-            to no effect outvote the one that matters wherever the order ties them together, and
-            descent stops short of the constrained minimum. But far out the gradients of fast
-            dimensions are large, and noise: close these (`SearchSpace(keep_rotations=32)`).
+        weighted: find the nearest factors that never fall in Adam's own measure; see below.
+
+    In Adam's measure each dimension weighs as much as the size of its gradients. In plain distance
+    ten dimensions of next to no effect outvote the one that matters wherever the order ties them
+    together, and descent stops short of the constrained minimum. But far out the gradients of fast
+    dimensions are large, and noise: close these (`SearchSpace(keep_rotations=32)`).
 
     Raises:
-        ValueError: a number below 1, a learning rate that is not above 0, or no name of a start.
+        ValueError: a number that is not a whole one from 1, a learning rate that is not above 0, or
+            an unknown start.
     """
 
     steps: int = 64
@@ -56,26 +62,27 @@ class Gradient:
     weighted: bool = False
 
     def __post_init__(self) -> None:
+        keep = partial(object.__setattr__, self)
         for name in ("steps", "batch", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(
-                f"learning_rate is {self.learning_rate}: it must be a finite number above 0"
-            )
-        if not self.initial:
+            keep(name, whole(name, getattr(self, name), 1))
+        keep("learning_rate", above("learning_rate", self.learning_rate, 0))
+        starts = starts_of(self.initial)
+        if not starts:
             raise ValueError(
                 f"initial is {self.initial!r}: name at least one start, such as 'yarn'"
             )
         if not isinstance(self.initial, str):
-            object.__setattr__(self, "initial", tuple(self.initial))
+            keep("initial", starts)
 
     def start(self, space: SearchSpace, documents: int, seed: int) -> GradientSearch:
         """A search with these settings."""
         return GradientSearch(self, space, documents, seed)
 
     def identity(self) -> Json:
-        """What tells one search from another: everything, since the learning rate falls over the steps."""
+        """What tells one search from another.
+
+        Everything does: also the number of steps, over which the learning rate falls.
+        """
         return asdict(self)
 
 
@@ -87,32 +94,27 @@ class GradientSearch:
         self.documents = tuple(range(documents))
         self.rng = np.random.default_rng(seed)
         self.order: list[int] = []
-        names = (settings.initial,) if isinstance(settings.initial, str) else settings.initial
-        starts = [
-            (np.log(space.formula_factors(n)), math.log(space.formula_attention_factor(n)))
-            for n in names
-        ]
-        # Where the descent stands, and, before the first step, where else it could set out.
+        # Where the descent stands, and, before the first step, where else it could start.
         self.starts = [
-            (torch.from_numpy(f), torch.tensor(m, dtype=torch.float64)) for f, m in starts
+            (
+                torch.from_numpy(np.log(start_factors(space, name))),
+                torch.tensor(math.log(start_attention_factor(space, name)), dtype=torch.float64),
+            )
+            for name in starts_of(settings.initial)
         ]
         self.log_factors, self.log_m = (value.clone() for value in self.starts[0])
-        self.adam = torch.optim.Adam(
-            [
-                {"params": [self.log_factors], "pace": 1.0},
-                # m acts on every dimension, so half the pace of one of them.
-                {
-                    "params": [self.log_m],
-                    "pace": 0.0 if space.searched_attention_factors is None else 0.5,
-                },
-            ],
-            betas=BETAS,
-        )
+        # m acts on every dimension, so it moves at half the pace of one of them.
+        pace = 0.0 if space.searched_attention_factors is None else 0.5
+        groups = [
+            {"params": [self.log_factors], "pace": 1.0},
+            {"params": [self.log_m], "pace": pace},
+        ]
+        self.adam = torch.optim.Adam(groups, betas=BETAS)
         self.step = 0
         self.validated = -1  # the step that was last measured on all documents
 
     def ask(self) -> list[Trial]:
-        """One trial a document of the next step, or one on all documents; empty when the search is over."""
+        """One trial per document of the next step, or one on all documents; none at the end."""
         due = self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
         if due and self.validated != self.step:
             points = self.starts if self.step == 0 else [(self.log_factors, self.log_m)]
@@ -126,7 +128,10 @@ class GradientSearch:
         ]
 
     def tell(self, results: Sequence[Measured]) -> None:
-        """What the trials of the last `ask` gave, in their order. A gradient that is not finite moves nothing."""
+        """Learn what the trials of the last `ask` gave, in their order.
+
+        A gradient that is not finite moves nothing.
+        """
         gradients = [result.gradient for result in results if result.gradient is not None]
         if not gradients:
             self.validated = self.step
@@ -159,9 +164,8 @@ class GradientSearch:
             weights = np.ones_like(log_factors)
             if self.settings.weighted:
                 size = self.adam.state[self.log_factors]["exp_avg_sq"].sqrt().numpy()
-                weights = np.maximum(
-                    size, 1e-6 * size.max() or 1.0
-                )  # what sums of float64 can tell apart
+                # At least what sums of float64 can tell apart.
+                weights = np.maximum(size, 1e-6 * size.max() or 1.0)
             log_factors = isotonic(log_factors, weights)
         return np.clip(log_factors, *np.log(self.space.bounds))
 

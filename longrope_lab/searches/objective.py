@@ -1,28 +1,25 @@
-"""What a search minimises, and the measuring of one trial: the part that may run in another
-    process.
+"""What a search minimises, and the measuring of one trial.
 
 The objective is the paper's: the mean token loss of the first `target_length` tokens of a few
-documents (LongRoPE, arXiv 2402.13753, section 3.2), or of the last tokens of them alone."""
+documents (LongRoPE, arXiv 2402.13753, section 3.2), or of the last tokens of them alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..common.files import Json
+from ..common.checks import whole
 from ..common.identity import digest
 from ..models.estimates import saving_memory
 from ..models.forward import fast_attention, mean_loss, token_losses
-from ..models.loading import model_of
 from ..models.rotary import apply_scaling
 from ..rope.scaling import RopeScaling
 from ..texts.tokens import Document
@@ -37,8 +34,9 @@ GRADIENT_FORWARDS = 4
 
 @dataclass(frozen=True)
 class Race:
-    """When to give a trial up: once it misses `limit` even if its remaining documents go as well as
-        any did.
+    """When to give a trial up: no luck on its remaining documents can save it.
+
+    That is once it misses `limit` even if these go as well as they did for any candidate.
 
     Args:
         limit: the mean loss to reach, that of the last of the top k.
@@ -62,7 +60,7 @@ class Trial:
             "validation".
         scaling: what to measure.
         documents: their indices, in the order of measuring.
-        gradient: measure the gradient by the logarithms of the factors and of m too.
+        gradient: also measure the gradient by the logarithms of the factors and of m.
         race: when to give up.
     """
 
@@ -86,26 +84,28 @@ class Trial:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out of a trial: the loss of each document measured (nats a token), and what else it asked for."""
+    """What came out of a trial.
+
+    Args:
+        losses: of each document measured, in nats per token.
+        gradient: of the mean loss by log factors (d/2,), then by log m; None if not asked for.
+        dropped: whether a race was lost before the last document.
+    """
 
     losses: tuple[float, ...]
-    gradient: tuple[float, ...] | None = (
-        None  # of the mean loss by log factors (d/2,), then by log m
-    )
-    dropped: bool = False  # a race was lost before the last document
+    gradient: tuple[float, ...] | None = None
+    dropped: bool = False
 
     @property
     def mean(self) -> float:
-        """Over the documents measured; not a number if one of them is none."""
-        return (
-            math.fsum(self.losses) / len(self.losses)
-            if all(map(math.isfinite, self.losses))
-            else sum(self.losses)
-        )
+        """Over the documents measured; not a number if one of the losses is not."""
+        if all(map(math.isfinite, self.losses)):
+            return math.fsum(self.losses) / len(self.losses)
+        return sum(self.losses)
 
     @property
     def loss(self) -> float:
-        """The mean over documents; infinite for a trial that was dropped or whose loss is not a number."""
+        """The mean over documents; infinite if it is not a number, or if the trial was dropped."""
         return self.mean if math.isfinite(self.mean) and not self.dropped else math.inf
 
 
@@ -129,23 +129,24 @@ class Objective:
             ValueError: no documents, one that is shorter than the target, or `last` outside 1 ...
                 target_length - 1.
         """
-        if not docs:
+        if not len(docs):
             raise ValueError("a search needs at least one document: load some with load_corpus")
         short = [doc for doc in docs if len(doc) < target_length]
         if short:
             raise ValueError(
-                f"{len(short)} of the {len(docs)} documents are shorter than the target of {target_length:,} tokens "
-                f"({short[0].title!r} has {len(short[0]):,}): load them with min_tokens={target_length}, or search "
-                "for a shorter target"
+                f"{len(short)} of the {len(docs)} documents are shorter than the target of "
+                f"{target_length:,} tokens ({short[0].title!r} has {len(short[0]):,}): load them "
+                f"with min_tokens={target_length}, or search for a shorter target"
             )
-        if last is not None and not 1 <= last < target_length:
-            raise ValueError(
-                f"last is {last}: it counts the tokens scored, from 1 to {target_length - 1}"
-            )
+        if last is not None:
+            rule = f"it counts the tokens scored, from 1 to {target_length - 1}"
+            last = whole("last", last, 1, rule)
+            if last >= target_length:
+                raise ValueError(f"last is {last}: {rule}")
         return cls(tuple(doc.ids[:target_length].astype(np.int32) for doc in docs), last)
 
     def measure(self, model: PreTrainedModel, trial: Trial) -> Measured:
-        """Measure a trial on a model; which is left as it was."""
+        """Measure a trial on a model, which is left as it was."""
         if trial.gradient:
             return self._measure_gradient(model, trial)
         losses: list[float] = []
@@ -178,13 +179,8 @@ class Objective:
 
     def digest(self) -> str:
         """Tells these documents from others."""
-        return digest(
-            *(
-                part
-                for ids in self.documents
-                for part in (np.int64(len(ids)).tobytes(), ids.tobytes())
-            )
-        )
+        parts = [(np.int64(len(ids)).tobytes(), ids.tobytes()) for ids in self.documents]
+        return digest(*(part for pair in parts for part in pair))
 
 
 @contextlib.contextmanager
@@ -198,26 +194,3 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for p in training:
             p.requires_grad_(True)
-
-
-# One worker process, one model, loaded by its first task; one task at a time, since a task changes
-# the rotary module.
-_worker: Json = {}
-_one_at_a_time = threading.Lock()
-
-
-def measure_in_worker(
-    key: str, model: str | Callable[[], Any], objective: Objective, trial: Trial
-) -> Measured | str:
-    """`Objective.measure` in a worker process. `key` names the model, so that it is loaded once.
-
-    What goes wrong inside the measuring comes back as text: an exception that the executor raises
-    is then always the executor's own, and worth another try."""
-    with _one_at_a_time:
-        try:
-            if _worker.get("key") != key:
-                _worker.clear()
-                _worker.update(key=key, model=model_of(model))
-            return objective.measure(_worker["model"], trial)
-        except Exception:
-            return traceback.format_exc()

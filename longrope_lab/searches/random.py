@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..common.checks import whole
 from ..common.files import Json
 from .objective import Measured, Trial
 from .space import Candidate, SearchSpace
@@ -23,14 +24,13 @@ class Random:
     """Settings: `candidates` drawn at random from the space, none twice.
 
     Raises:
-        ValueError: fewer than 1 candidate.
+        ValueError: candidates that are not a whole number from 1.
     """
 
     candidates: int = 64
 
     def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise ValueError(f"candidates is {self.candidates}: a search needs at least 1")
+        object.__setattr__(self, "candidates", whole("candidates", self.candidates, 1))
 
     def start(self, space: SearchSpace, documents: int, seed: int) -> RandomSearch:
         """A search with these settings."""
@@ -51,7 +51,10 @@ class RandomSearch:
         self.seen: set[Candidate] = set()
 
     def ask(self) -> list[Trial]:
-        """The next trials, none of them measured before; empty when the search is over or the space exhausted."""
+        """The next trials, none of them measured before.
+
+        The list is empty when the search is over or the space is exhausted.
+        """
         new: list[Candidate] = []
         while len(new) < min(ROUND, self.left):
             drawn = (self.space.random(self.rng) for _ in range(TRIES))
@@ -65,4 +68,4 @@ class RandomSearch:
         return [Trial("random", self.space.scaling(c), self.documents) for c in new]
 
     def tell(self, results: Sequence[Measured]) -> None:
-        """Nothing to learn from."""
+        """Learn nothing: that is what makes it the baseline."""

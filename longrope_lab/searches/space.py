@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..common.checks import above, whole
 from ..common.files import Json
 from ..rope.formulas import longrope_attention_factor
-from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling, compose
 from ..rope.spec import Floats, RopeSpec, check_target
 
@@ -25,7 +26,7 @@ STEP = 0.01
 
 
 def check_rotations(keep_rotations: float | None) -> None:
-    """Refuse what is no number of turns, for whoever takes it."""
+    """Refuse what is not a number of turns, for whoever takes it."""
     if keep_rotations is not None and not keep_rotations > 0:
         raise ValueError(
             f"keep_rotations is {keep_rotations}: it counts turns, so a number above 0, or None"
@@ -34,11 +35,17 @@ def check_rotations(keep_rotations: float | None) -> None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of the space: factors and attention factor in whole steps, so that equal points compare equal."""
+    """One point of the space, in whole steps, so that equal points compare equal.
+
+    Args:
+        factors: of each pair of dimensions, in steps of the space (d/2,).
+        start_tokens: n-hat.
+        attention_factor: m in steps of 0.01; None where the space does not search it.
+    """
 
     factors: tuple[int, ...]
     start_tokens: int
-    attention_factor: int | None  # None: LongRoPE's formula
+    attention_factor: int | None
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,14 @@ class SearchSpace:
     Args:
         spec: the model's rotary embedding.
         target_length: L' in tokens.
-        low: smallest factor, a number or one a dimension (d/2,); at least 1.
+        low: smallest factor, one number or one per pair of dimensions (d/2,); at least 1.
         high: largest factor, likewise; None for 1.25 s (Table 4).
         step: distance between two factors tried by the methods that draw from a grid.
         start_tokens: the values of n-hat to try; the gradient search keeps the first.
         attention_factors: (lowest, highest) m to search in; one number fixes it; None for the
             formula sqrt(1 + ln s / ln L).
-        monotone: demand that factors never fall from a dimension to the next (section 3.2).
+        monotone: demand that factors never fall from one pair of dimensions to the next (section
+            3.2).
         over: an extension that is in place already, whose factors multiply those of this space; see
             `on_top_of`.
         keep_rotations: leave alone the dimensions that turn more often than this inside the model's
@@ -63,8 +71,8 @@ class SearchSpace:
 
     Raises:
         ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step
-            or keep_rotations that is not above 0; start tokens that are no whole numbers from 0, or
-            none.
+            or keep_rotations that is not above 0; start tokens that are not whole numbers from 0,
+            or none at all.
     """
 
     spec: RopeSpec
@@ -79,57 +87,43 @@ class SearchSpace:
     keep_rotations: InitVar[float | None] = None
 
     def __post_init__(self, keep_rotations: float | None) -> None:
-        check_target(self.spec, self.target_length)
-        if not (math.isfinite(self.step) and self.step > 0):
-            raise ValueError(
-                f"step is {self.step}: the distance between two factors must be above 0"
-            )
+        # Whatever came in, plain Python numbers are kept: they can be hashed, and JSON holds them.
+        keep = partial(object.__setattr__, self)
+        keep("target_length", check_target(self.spec, self.target_length))
+        keep("step", above("step", self.step, 0))
         if self.high is None:
-            object.__setattr__(
-                self, "high", max(HIGHEST * self.target_length / self.spec.window, 1.0)
-            )
+            keep("high", max(HIGHEST * self.target_length / self.spec.window, 1.0))
         for name in ("low", "high"):
             value = getattr(self, name)
             if np.ndim(value) < 2:  # `bounds` refuses what has more
-                object.__setattr__(
-                    self, name, tuple(map(float, value)) if np.ndim(value) else float(value)
-                )
-        counts = np.asarray(self.start_tokens, dtype=np.float64)
-        if counts.ndim != 1 or not counts.size or not ((counts >= 0) & (counts % 1 == 0)).all():
-            raise ValueError(
-                f"start_tokens is {self.start_tokens}: name at least one whole number from 0"
-            )
-        object.__setattr__(self, "start_tokens", tuple(int(n) for n in self.start_tokens))
-        if self.attention_factors is not None:
-            ends = np.asarray(self.attention_factors, dtype=np.float64)
-            lowest, highest = (
-                np.broadcast_to(ends, 2).tolist() if ends.shape in ((), (2,)) else (0.0, 0.0)
-            )
-            if not 0 < lowest <= highest < math.inf:
-                raise ValueError(
-                    f"attention_factors is {self.attention_factors}: give (lowest, highest), 0 < lowest <= highest"
-                )
-            if ends.ndim:
-                object.__setattr__(self, "attention_factors", (lowest, highest))
+                keep(name, tuple(map(float, value)) if np.ndim(value) else float(value))
+        keep("start_tokens", _start_tokens(self.start_tokens))
+        keep("attention_factors", _attention_factors(self.attention_factors))
         if self.over is not None and self.start_tokens != (self.over.start_tokens,):
             raise ValueError(
-                f"start_tokens is {self.start_tokens}, and the extension below leaves {self.over.start_tokens} "
-                "start tokens alone: between two counts only one would act; use SearchSpace.on_top_of"
+                f"start_tokens is {self.start_tokens}, and the extension below leaves "
+                f"{self.over.start_tokens} start tokens alone: between two counts only one would "
+                "act; use SearchSpace.on_top_of"
             )
         if keep_rotations is not None:
             check_rotations(keep_rotations)
             low, high = self.bounds
             kept = np.where(self.model_spec.rotations > keep_rotations, low, high)
-            object.__setattr__(self, "high", tuple(kept.tolist()))
+            keep("high", tuple(kept.tolist()))
         self.grid  # noqa: B018 - checks the bounds
 
     @classmethod
     def on_top_of(cls, first: RopeScaling, target_length: int, **options: Any) -> SearchSpace:
-        """The space of a second search (LongRoPE section 3.3), on a model that `first` has
-        extended.
+        """The space of a second search, on a model that `first` has extended (section 3.3).
 
         Its scalings are composed with `first`, so they apply to the model as it was loaded. n-hat
-        stays that of `first`: between two counts only one of the scalings would act."""
+        stays that of `first`: between two counts only one of the scalings would act.
+
+        Args:
+            first: the extension in place.
+            target_length: L' in tokens.
+            options: other fields of the space.
+        """
         spec = replace(first, start_tokens=0).as_spec()
         return cls(spec, target_length, start_tokens=(first.start_tokens,), over=first, **options)
 
@@ -137,10 +131,10 @@ class SearchSpace:
     def below(
         cls, last: RopeScaling, target_length: int, *, free_attention_factor: bool = False
     ) -> SearchSpace:
-        """The space of a recovery (LongRoPE section 3.4): no factor above that of `last`, whose
-        n-hat stays.
+        """The space of a recovery, where no factor is above that of `last` (section 3.4).
 
-        Its m stays, too, unless it is free: then it lies between 1 and that one.
+        n-hat stays that of `last`. Its m stays, too, unless it is free: then it lies between 1 and
+        that one.
         """
         m = last.attention_factor
         return cls(
@@ -164,36 +158,32 @@ class SearchSpace:
 
     @property
     def bounds(self) -> tuple[Floats, Floats]:
-        """Lowest and highest factor of each dimension, both (d/2,); under the monotone rule what it leaves of them."""
+        """Lowest and highest factor of each pair, both (d/2,), narrowed by the monotone rule."""
         pairs = self.spec.rotary_dim // 2
         for name, value in (("low", self.low), ("high", self.high)):
             shape = np.asarray(value).shape
             if shape not in ((), (pairs,)):
                 raise ValueError(
-                    f"{name} has shape {shape}: give one number, or {pairs}, one a pair of dimensions"
+                    f"{name} has shape {shape}: give one number, or {pairs}, one per pair of "
+                    "dimensions"
                 )
         low, high = (
             np.broadcast_to(np.asarray(b, dtype=np.float64), pairs) for b in (self.low, self.high)
         )
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low >= 1).all()):
             raise ValueError(
-                f"low is {self.low}, high is {self.high}: bounds of factors are finite and at least 1"
+                f"low is {self.low}, high is {self.high}: bounds of factors are finite and at "
+                "least 1"
             )
-        crossed = np.flatnonzero(low > high)
-        if crossed.size:
-            i = crossed[0]
-            raise ValueError(
-                f"the space is empty: dimension {i} has low {low[i]:g} above high {high[i]:g}; lower low or raise high"
-            )
+        why = "dimension {i} has low {low:g} above high {high:g}; lower low or raise high"
+        _refuse_empty(low > high, low, high, why)
         if self.monotone:
             low, high = np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
-            crossed = np.flatnonzero(low > high)
-            if crossed.size:
-                i = crossed[0]
-                raise ValueError(
-                    f"the space is empty: factors may not fall, so dimension {i} must reach {low[i]:g} and stay below "
-                    f"{high[i]:g}; change the bounds, or set monotone=False"
-                )
+            why = (
+                "factors may not fall, so dimension {i} must reach {low:g} and stay below "
+                "{high:g}; change the bounds, or set monotone=False"
+            )
+            _refuse_empty(low > high, low, high, why)
         return low.copy(), high.copy()
 
     @property
@@ -202,19 +192,17 @@ class SearchSpace:
         low, high = self.bounds
         lowest = np.ceil(low / self.step - 1e-6).astype(np.int64)
         highest = np.floor(high / self.step + 1e-6).astype(np.int64)
-        crossed = np.flatnonzero(lowest > highest)
-        if crossed.size:
-            i = crossed[0]
-            raise ValueError(
-                f"the space is empty: no multiple of the step {self.step:g} lies between low {low[i]:g} and high "
-                f"{high[i]:g} of dimension {i}; take a smaller step or wider bounds"
-            )
+        why = (
+            f"no multiple of the step {self.step:g} lies between low {{low:g}} and high "
+            "{high:g} of dimension {i}; take a smaller step or wider bounds"
+        )
+        _refuse_empty(lowest > highest, low, high, why)
         return lowest, highest
 
     def candidate(
         self, factors: ArrayLike, start_tokens: int, attention_factor: float | None = None
     ) -> Candidate:
-        """The point of the space nearest to these values; m, where it is searched, in steps of 0.01."""
+        """The point of the space nearest to these values."""
         steps = np.clip(
             np.rint(np.asarray(factors, dtype=np.float64) / self.step).astype(np.int64), *self.grid
         )
@@ -225,36 +213,13 @@ class SearchSpace:
         nearest = min(self.start_tokens, key=lambda n: abs(n - start_tokens))
         return Candidate(tuple(steps.tolist()), nearest, m)
 
-    def formula_factors(self, method: str) -> Floats:
-        """The factors of "none", "pi", "ntk" or "yarn", within the bounds, (d/2,); or "high", the upper bounds."""
-        low, high = self.bounds
-        if method == "high":
-            return high
-        factors: Floats = rope_scaling(self.spec, method, self.target_length).factors
-        return np.clip(factors, low, high)
-
-    def formula_attention_factor(self, method: str) -> float:
-        """The m that goes with `formula_factors`: the default, of "none" 1, within the bounds; of "high" the upper."""
-        if self.searched_attention_factors is None:
-            return self.default_attention_factor
-        lowest, highest = self.searched_attention_factors
-        if method == "high":
-            return highest
-        return float(
-            np.clip(1.0 if method == "none" else self.default_attention_factor, lowest, highest)
-        )
-
     def scaling(self, candidate: Candidate) -> RopeScaling:
         """The scaling that a candidate stands for."""
         factors = np.round(np.array(candidate.factors) * self.step, 12)
         m = None
         if candidate.attention_factor is not None:  # the ends of its range need not be whole steps
-            m = float(
-                np.clip(
-                    candidate.attention_factor * STEP,
-                    *(self.searched_attention_factors or (0, np.inf)),
-                )
-            )
+            limits = self.searched_attention_factors or (0, np.inf)
+            m = float(np.clip(candidate.attention_factor * STEP, *limits))
         return self.scaling_at(np.maximum(factors, 1.0), candidate.start_tokens, m)
 
     def scaling_at(
@@ -263,7 +228,7 @@ class SearchSpace:
         start_tokens: int | None = None,
         attention_factor: float | None = None,
     ) -> RopeScaling:
-        """These values as a scaling; the first start_tokens of the space and the formula's m unless they are given."""
+        """These values as a scaling; those left out are the space's first n-hat and default m."""
         values = np.asarray(factors, dtype=np.float64)
         start_tokens = self.start_tokens[0] if start_tokens is None else start_tokens
         m = self.default_attention_factor if attention_factor is None else attention_factor
@@ -275,12 +240,12 @@ class SearchSpace:
     @property
     def default_attention_factor(self) -> float:
         """The m that is fixed, or sqrt(1 + ln s / ln L)."""
-        if isinstance(self.attention_factors, int | float):
-            return float(self.attention_factors)
+        if isinstance(self.attention_factors, float):
+            return self.attention_factors
         return longrope_attention_factor(self.spec, self.target_length)
 
     def random(self, rng: np.random.Generator) -> Candidate:
-        """A candidate drawn at random: factors uniform within the bounds, sorted under the monotone rule."""
+        """A random candidate: its factors are uniform within the bounds, and sorted if monotone."""
         low, high = self.grid
         steps = rng.integers(low, high + 1)
         if self.monotone:
@@ -312,3 +277,28 @@ class SearchSpace:
             "monotone": self.monotone,
             "over": None if self.over is None else self.over.to_dict(),
         }
+
+
+def _start_tokens(values: Iterable[int]) -> tuple[int, ...]:
+    counts = tuple(values) if isinstance(values, Iterable) else ()
+    if not counts:
+        raise ValueError(f"start_tokens is {values}: name at least one whole number from 0")
+    return tuple(whole("a value of start_tokens", count, 0) for count in counts)
+
+
+def _attention_factors(value: ArrayLike | None) -> tuple[float, float] | float | None:
+    if value is None:
+        return None
+    ends = np.asarray(value, dtype=np.float64)
+    if ends.shape in ((), (2,)):
+        lowest, highest = np.broadcast_to(ends, 2).tolist()
+        if 0 < lowest <= highest < math.inf:
+            return (lowest, highest) if ends.ndim else lowest
+    raise ValueError(f"attention_factors is {value}: give (lowest, highest), 0 < lowest <= highest")
+
+
+def _refuse_empty(crossed: NDArray[np.bool_], low: Floats, high: Floats, why: str) -> None:
+    """Refuse bounds that leave nothing to choose somewhere; `why` may name {i}, {low}, {high}."""
+    if crossed.any():
+        i = int(crossed.argmax())
+        raise ValueError("the space is empty: " + why.format(i=i, low=low[i], high=high[i]))

@@ -1,4 +1,4 @@
-"""Worker processes of one machine, one a GPU, as a `concurrent.futures.Executor`."""
+"""Worker processes of one machine, one per GPU, as a `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
@@ -8,57 +8,58 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TypeVar
 
 import torch
 
-from ..common.files import Json
+from ..common.checks import whole
+
+T = TypeVar("T")
 
 
 class WorkerProcesses(Executor):
     """As many processes as asked for, each with its own GPU where there are any.
 
-    Unlike a `ProcessPoolExecutor`, the death of a process (out of memory, killed) costs the task it
-    was at alone: that one raises `BrokenProcessPool`, and a fresh process takes its place.
+    Unlike in a `ProcessPoolExecutor`, the death of a process (out of memory, killed) costs only the
+    task that it was working on. That one raises `BrokenProcessPool`, and a fresh process takes the
+    dead one's place.
 
     Args:
-        count: processes; None for one a GPU, or without a GPU one a core.
-        threads: CPU threads that each may use.
+        count: processes; None for one per GPU, or without a GPU one per core.
+        threads: CPU threads that each process may use.
 
     Raises:
-        ValueError: fewer than 1 process or thread.
+        ValueError: a count or threads that are not whole numbers from 1.
     """
 
     def __init__(self, count: int | None = None, *, threads: int = 1) -> None:
         gpus = torch.cuda.device_count()
-        count = (gpus or os.cpu_count() or 1) if count is None else count
-        if count < 1 or threads < 1:
-            raise ValueError(f"count is {count} and threads {threads}: both must be at least 1")
+        count = whole("count", (gpus or os.cpu_count() or 1) if count is None else count, 1)
+        self._threads = whole("threads", threads, 1)
         # GPUs that a scheduler has given this process keep the names that it gave them.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         names = visible.split(",") if visible else [str(number) for number in range(gpus)]
-        self._threads = threads
         self._idle: queue.SimpleQueue[tuple[str, ProcessPoolExecutor]] = queue.SimpleQueue()
         for number in range(count):
             device = names[number % gpus] if gpus else ""
             self._idle.put((device, self._process(device)))
         self._waiting = ThreadPoolExecutor(count)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As any executor's.
+    def submit(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> Future[T]:
+        """Run a function in a process that is free, or in the next one that will be.
 
         Raises:
             RuntimeError: after `shutdown`.
         """
-        return self._waiting.submit(self._run, fn, args, kwargs)
+        return self._waiting.submit(self._run, fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the processes; as any executor's."""
+        """End the processes; the arguments are those of any executor."""
         self._waiting.shutdown(wait, cancel_futures=cancel_futures)
         while not self._idle.empty():
             self._idle.get()[1].shutdown(wait)
 
-    def _run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Json) -> Any:
+    def _run(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> T:
         device, process = self._idle.get()
         try:
             return process.submit(fn, *args, **kwargs).result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import math
 import re
 import sys
 from contextlib import nullcontext
@@ -131,7 +132,7 @@ def by_brute_force(model, tokenizer, task, scaling=None):
     return scores
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -212,7 +213,7 @@ def spy(model):
     return seen
 
 
-# --- scaling in place, and out again ----------------------------------------------------------------------------------
+# --- scaling in place, and out again --------------------------------------------------------------
 
 
 def test_the_scaling_is_in_place_while_asked_and_gone_after(model, tokenizer, either):
@@ -260,7 +261,7 @@ def test_the_tokenizer_stays_without_padding(model, tokenizer):
     assert bare.pad_token is None
 
 
-# --- the harness's tasks ----------------------------------------------------------------------------------------------
+# --- the harness's tasks --------------------------------------------------------------------------
 
 
 def test_the_papers_tasks_have_its_shots():
@@ -273,7 +274,7 @@ def test_the_papers_tasks_have_its_shots():
 
 @pytest.fixture
 def few_tasks(monkeypatch):
-    """The harness with the paper's tasks alone: it takes long to list its fourteen thousand others."""
+    """The harness with the paper's tasks alone: it takes long to list its thousands of others."""
     import lm_eval
 
     from longrope_lab.measure import harness
@@ -382,7 +383,7 @@ def test_a_score_that_is_no_number_is_refused(value):
         harness._score({"acc": value}, own_task(2))
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 def test_a_question_longer_than_the_window_is_refused(model, tokenizer, either):
@@ -404,9 +405,13 @@ def test_a_question_longer_than_the_window_is_refused(model, tokenizer, either):
         ({"tasks": []}, "name at least one"),
         ({"tasks": [own_task(), own_task()]}, "each once"),
         ({"tasks": "mmlu"}, "in a list, even one"),
-        ({"limit": 0}, "limit is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"max_length": -1}, "max_length is -1"),
+        ({"limit": 0}, "limit is 0: it must be a whole number from 1"),
+        ({"limit": 1.5}, "limit is 1.5: it must be a whole number from 1"),
+        ({"limit": math.nan}, "limit is nan: it must be a whole number from 1"),
+        ({"batch_size": 0}, "batch_size is 0: it must be a whole number from 1"),
+        ({"batch_size": None}, "batch_size is None: it must be a whole number from 1"),
+        ({"max_length": -1}, "max_length is -1: it must be a whole number from 1"),
+        ({"max_length": 0}, "max_length is 0: it must be a whole number from 1"),
         ({"scalings": ["yarn"]}, "scalings is a list"),
     ],
 )
@@ -418,13 +423,17 @@ def test_settings_that_ask_nothing_are_refused(model, tokenizer, options, words)
 def test_tasks_that_cannot_be_asked_are_refused():
     with pytest.raises(ValueError, match="has 3 questions: 3 shots need as many others"):
         own_task(3, shots=3)
-    with pytest.raises(ValueError, match="shots is -1"):
-        BenchmarkTask("arc_challenge", -1)
+    for shots in (-1, 2.5, math.nan, "five"):
+        with pytest.raises(ValueError, match=f"shots is {shots}: it counts solved questions, so a"):
+            BenchmarkTask("arc_challenge", shots)
+    for answer in (-1, 2, 0.5, math.nan, None):
+        with pytest.raises(ValueError, match=f"answer is {answer}: it is the index of a choice"):
+            Question("He saw that", ("it was good", "nothing"), answer)
     with pytest.raises(ValueError, match=r"unknown metric 'acc_nrom': did you mean 'acc_norm'\?"):
         own_task(metric="acc_nrom")
 
 
-# --- questions from a file --------------------------------------------------------------------------------------------
+# --- questions from a file ------------------------------------------------------------------------
 
 
 def line(**values):
@@ -452,12 +461,12 @@ def test_a_file_of_questions_is_a_task(tmp_path, model, tokenizer, either):
     ("content", "words"),
     [
         ("{", "line 1 is not JSON"),
-        (line() + "\n[1]", r"line 2 is no question.*none of these"),
-        (line(question=None), "is no question"),
-        (line(choices="ab"), "is no question"),
-        (line(choices=["a", 1]), "is no question"),
+        (line() + "\n[1]", r"line 2 is not a question.*none of these"),
+        (line(question=None), "is not a question"),
+        (line(choices="ab"), "is not a question"),
+        (line(choices=["a", 1]), "is not a question"),
         (line(answer="0"), r"whole number from 0; it has \['answer', 'choices', 'question'\]"),
-        (line(answer=True), "is no question"),
+        (line(answer=True), "is not a question"),
         (line(answer=2), "line 1: answer is 2.* 0 to 1"),
         (line(answer=-1), "answer is -1"),
         (line(choices=["a"]), "it has 1 choices"),
@@ -483,7 +492,7 @@ def test_a_file_that_is_missing_or_no_text(tmp_path):
         read_questions(tmp_path / "latin.jsonl")
 
 
-# --- questions made from a corpus -------------------------------------------------------------------------------------
+# --- questions made from a corpus -----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -537,9 +546,17 @@ def test_too_little_text_for_so_many_questions(corpus, tokenizer):
         ValueError, match=r"gives \d+ questions after passages of 60 tokens, and 500 were asked for"
     ):
         continuation_questions(corpus, tokenizer, count=500, passage_tokens=60)
-    for options in ({"count": 0}, {"choices": 1}, {"passage_tokens": 3}):
-        with pytest.raises(ValueError, match="at least 1 question of 2 choices"):
-            continuation_questions(corpus, tokenizer, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "values"),
+    [("count", 1, (0, 2.5)), ("choices", 2, (1, math.nan)), ("passage_tokens", 16, (3, 20.5))],
+)
+def test_numbers_that_make_no_question(name, least, values, corpus, tokenizer):
+    for value in values:
+        message = f"{name} is {value}: it must be a whole number from {least}"
+        with pytest.raises(ValueError, match=message):
+            continuation_questions(corpus, tokenizer, **{name: value})
 
 
 def test_questions_from_the_packaged_corpus_stand_in_its_text(tokenizer):
@@ -552,7 +569,7 @@ def test_questions_from_the_packaged_corpus_stand_in_its_text(tokenizer):
         assert follows.index(True) == q.answer and sum(follows) == 1
 
 
-# --- tables and figures -----------------------------------------------------------------------------------------------
+# --- tables and figures ---------------------------------------------------------------------------
 
 
 def scores(**by_scaling):

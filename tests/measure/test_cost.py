@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,8 @@ from conftest import tiny_model
 from torch.profiler import ProfilerActivity, profile
 
 from longrope_lab.measure import cost as cost_module
-from longrope_lab.measure.cost import attention_share, scoring_cost, training_cost
+from longrope_lab.measure.cost import scoring_cost, training_cost, worker_cost
+from longrope_lab.measure.meters import attention_share
 
 
 def test_scoring_cost_of_the_lab_model(lab):
@@ -27,7 +29,7 @@ def test_scoring_cost_of_the_lab_model(lab):
 
 
 def test_training_cost_of_a_tiny_model():
-    """Two lengths far apart: attention's work grows with their square, all other work in proportion."""
+    """Two lengths far apart: attention's work grows with their square, all other work with them."""
     model = tiny_model()
     passes = []
     model.lm_head.register_forward_hook(lambda module, given, out: passes.append(module.training))
@@ -51,7 +53,9 @@ def test_training_cost_of_a_tiny_model():
 
 
 def test_a_training_step_is_forward_and_backward_pass_of_fine_tuning(monkeypatch):
-    """Where memory is short, layers are computed again; no full logits; the gradients of a plain backward pass."""
+    """The gradients of a plain backward pass, without full logits.
+
+    Where memory is short, layers are computed again."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=0))
     ids = torch.arange(3, 63)
     plain = tiny_model()
@@ -142,3 +146,19 @@ def test_attention_that_goes_another_way_has_no_share():
     assert training_cost(tiny_model(attn_implementation="eager"), [32], repeats=1)[
         "attention_share"
     ].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: scoring_cost(None, [64, 1.5]), "length is 1.5: it must be a whole number from 2"),
+        (lambda: scoring_cost(None, [64], repeats=0), "repeats is 0: it must be a whole number"),
+        (lambda: training_cost(None, [64, 1]), "length is 1: it must be a whole number from 2"),
+        (lambda: training_cost(None, [64], repeats=math.nan), "repeats is nan: it must be"),
+        (lambda: worker_cost("lab", [], 64, counts=[1, 0]), "a count of workers is 0: it must be"),
+        (lambda: worker_cost("lab", [], 64, candidates=2.5), "candidates is 2.5: it must be"),
+    ],
+)
+def test_numbers_that_measure_nothing(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

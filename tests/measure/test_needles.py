@@ -1,6 +1,5 @@
 """Prompts to the token, answers as a reader would mark them, and one real retrieval."""
 
-import importlib
 import re
 from types import SimpleNamespace
 from unittest import mock
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
+from longrope_lab.measure import needles
 from longrope_lab.measure.needles import (
     ANSWER_TOKENS,
     COLUMNS,
@@ -29,10 +29,6 @@ from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import RopeSchedule
 from longrope_lab.texts.corpora import load_corpus
 from longrope_lab.texts.tokens import Document
-
-module = importlib.import_module(
-    "longrope_lab.measure.needles"
-)  # the package's own name for it is the function
 
 
 def key_in(text):
@@ -61,7 +57,7 @@ class Reader:
         return torch.tensor(rows)
 
 
-# --- prompts ----------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=40)
@@ -91,7 +87,8 @@ def test_the_papers_prompt_as_text(tokenizer):
     ids, key = passkey_sequence(tokenizer, 400, 0.5, np.random.default_rng(0))
     text = tokenizer.decode(ids)
     assert text.startswith(
-        "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it."
+        "There is an important info hidden inside a lot of irrelevant text. Find it and memorize "
+        "it."
     )
     assert text.endswith("\nWhat is the pass key? The pass key is")
     assert text.count(f"The pass key is {key}. Remember it. {key} is the pass key.") == 1
@@ -176,7 +173,7 @@ def test_book_filler_starts_at_random_places(tokenizer):
     assert filler in tokenizer.decode(ids)  # running text, not a shuffle
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -205,7 +202,7 @@ def test_a_row_for_each_trial_in_order(tokenizer):
     """Also where they are answered in several batches: each answer belongs to its own prompt."""
     reader = Reader(tokenizer, " {}".format)
     with mock.patch.object(
-        module, "BATCH_TOKENS", 450
+        needles, "BATCH_TOKENS", 450
     ):  # 3 prompts of 150 at a time, 2 of 200, 1 of 500
         table = passkey(
             reader,
@@ -260,7 +257,7 @@ def test_answers_are_greedy_whatever_the_models_generation_config_says(tokenizer
     model.generation_config = own
     table = passkey(model, tokenizer, [150], [0.0, 0.5], trials=2)
     cells = [(depth, trial) for depth in (0.0, 0.5) for trial in range(2)]
-    prompts = [module.passkey_prompt(tokenizer, 150, *cell, None, 0)[0] for cell in cells]
+    prompts = [needles.passkey_prompt(tokenizer, 150, *cell, None, 0)[0] for cell in cells]
     assert table["answer"].tolist() == [greedy(model, tokenizer, prompt) for prompt in prompts]
     assert model.generation_config is own
 
@@ -275,7 +272,7 @@ def test_a_schedule_is_fixed_to_the_prompts_length(tokenizer):
     table = passkey(model, tokenizer, [150, 140], [0.5], trials=2, scalings={"s": schedule})
     with apply_scaling(model, schedule.at(150)):
         prompts = [
-            module.passkey_prompt(tokenizer, 150, 0.5, trial, None, 0)[0] for trial in range(2)
+            needles.passkey_prompt(tokenizer, 150, 0.5, trial, None, 0)[0] for trial in range(2)
         ]
         assert table["answer"].tolist()[:2] == [
             greedy(model, tokenizer, prompt) for prompt in prompts
@@ -296,7 +293,7 @@ def test_a_tokenizer_without_a_padding_token(tokenizer):
     bare = SimpleNamespace(
         eos_token_id=2, pad_token_id=None, batch_decode=lambda rows, skip_special_tokens: [""]
     )
-    module._answers(model, bare, [[5, 6]], None)
+    needles._answers(model, bare, [[5, 6]], None)
     assert (given_to["pad_token_id"], given_to["eos_token_id"], given_to["max_new_tokens"]) == (
         2,
         2,
@@ -316,27 +313,33 @@ def test_the_lab_model_inside_its_window(lab, filler):
     assert table["correct"].mean() >= 0.95
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"trials": 0}, "got 1 lengths, 1 depths and 0 trials"),
-        ({"lengths": []}, "got 0 lengths"),
-        ({"depths": []}, "got 1 lengths, 0 depths"),
+        ({"trials": 0}, "trials is 0: it must be a whole number from 1"),
+        ({"trials": 1.5}, "trials is 1.5: it must be a whole number from 1"),
+        ({"trials": float("nan")}, "trials is nan: it must be a whole number from 1"),
+        ({"lengths": []}, "at least one length and one depth; got 0 lengths and 1 depths"),
+        ({"depths": []}, "at least one length and one depth; got 1 lengths and 0 depths"),
         ({"depths": [0.5, 1.5]}, r"depth is 1\.5: it is a share of the text, from 0\.0"),
         ({"depths": [-0.1]}, r"depth is -0\.1"),
         ({"depths": [float("nan")]}, "depth is nan"),
         (
             {"lengths": [150, 40]},
-            r"length 40 has no room for a passkey prompt: with this tokenizer it takes at least \d+",
+            r"length 40 has no room for a passkey prompt: with this tokenizer it takes at least "
+            r"\d+",
         ),
-        ({"lengths": [-3]}, "length -3 has no room"),
+        ({"lengths": [3]}, "length 3 has no room"),
+        ({"lengths": [-3]}, "length is -3: it must be a whole number from 1"),
+        ({"lengths": [150.5]}, "length is 150.5: it must be a whole number from 1"),
         ({"filler": []}, "filler is an empty list"),
         (
             {"filler": [Document("Short", np.arange(149))]},
-            r"filler document 'Short' has 149 tokens and a prompt may need 150: load it with min_tokens=150",
+            "filler document 'Short' has 149 tokens and a prompt may need 150: load it with "
+            "min_tokens=150",
         ),
     ],
 )

@@ -1,6 +1,5 @@
 """Perplexity against single-token predictions, one forward pass for each."""
 
-import importlib
 import math
 from unittest import mock
 
@@ -11,6 +10,7 @@ from conftest import VOCABULARY, WINDOW, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longrope_lab.measure import perplexity as perplexity_module
 from longrope_lab.measure.perplexity import COLUMNS, perplexity, sliding_losses
 from longrope_lab.models.config import scaling_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
@@ -18,10 +18,6 @@ from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import DynamicNTK, RopeSchedule
 from longrope_lab.texts.tokens import Document
-
-module = importlib.import_module(
-    "longrope_lab.measure.perplexity"
-)  # the package's own name for it is the function
 
 
 def document(length, title="a", seed=0):
@@ -36,7 +32,9 @@ def one_prediction(model, context, target):
 
 
 def by_brute_force(model, ids, length, stride):
-    """Each token in the first window that holds it with something before it; windows go on to the text's end."""
+    """Each token in the first window that holds it with something before it.
+
+    Windows go on to the text's end."""
     losses, window = [], 0
     for t in range(1, len(ids)):
         while window + length <= t:
@@ -55,7 +53,7 @@ def spy(model):
     return seen
 
 
-# --- truncated --------------------------------------------------------------------------------------------------------
+# --- truncated ------------------------------------------------------------------------------------
 
 
 def test_truncated_against_single_predictions():
@@ -147,12 +145,15 @@ def test_the_model_is_left_without_a_scaling():
     pi = rope_scaling(rope_spec(model), "pi", 256)
     assert perplexity(model, [doc], [90], {"pi": pi})["loss"].item() != before
     assert perplexity(model, [doc], [90])["loss"].item() == before
-    with mock.patch.object(module, "token_losses", side_effect=KeyError), pytest.raises(KeyError):
+    with (
+        mock.patch.object(perplexity_module, "token_losses", side_effect=KeyError),
+        pytest.raises(KeyError),
+    ):
         perplexity(model, [doc], [90], {"pi": pi})
     assert perplexity(model, [doc], [90])["loss"].item() == before
 
 
-# --- sliding window ---------------------------------------------------------------------------------------------------
+# --- sliding window -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_every_token_is_counted_once_with_enough_context(data, length, total):
         assert window[0] % stride == 0
         return torch.tensor([100 * int(t) + j + 1 for j, t in enumerate(window[1:])])
 
-    with mock.patch.object(module, "token_losses", position_and_context):
+    with mock.patch.object(perplexity_module, "token_losses", position_and_context):
         scored = sliding_losses(None, np.arange(total), length, stride)
     tokens, context = (scored // 100).astype(int), scored % 100
     if stride < length:
@@ -208,13 +209,21 @@ def test_every_token_is_counted_once_with_enough_context(data, length, total):
     )  # none for tokens that are counted already
 
 
+def test_lengths_may_be_an_array():
+    """And a stride or a length may be a float that is whole, as 4e3 is."""
+    model, doc = tiny_model(), document(50)
+    plain = perplexity(model, [doc], [20, 40], stride=10)
+    assert perplexity(model, [doc], np.array([20, 40]), stride=np.int64(10)).equals(plain)
+    assert perplexity(model, [doc], [2e1, 40.0], stride=10.0).equals(plain)
+
+
 def test_a_window_as_long_as_the_document_is_the_truncated_mode():
     model, doc = tiny_model(), document(50)
     for stride in (1, 20, 50):
         assert perplexity(model, [doc], [50], stride=stride).equals(perplexity(model, [doc], [50]))
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,15 +231,24 @@ def test_a_window_as_long_as_the_document_is_the_truncated_mode():
     [
         ([], [8], None, "at least one document and one length"),
         ([document(20)], [], None, "at least one document and one length"),
-        ([document(20)], [8, 1], None, "length 1 has no token to predict: lengths start at 2"),
+        ([document(20)], [8, 1], None, "length is 1: lengths start at 2 tokens, of which"),
+        ([document(20)], [8, 2.5], None, "length is 2.5: lengths start at 2 tokens, of which"),
+        ([document(20)], [math.nan], None, "length is nan: lengths start at 2 tokens"),
         (
             [document(20), document(11, "short")],
             [8, 12],
             None,
             r"'short' has 11 tokens and length 12 asks for more: load documents with min_tokens=12",
         ),
-        ([document(20)], [12, 8], 0, "stride is 0: it must be from 1 to the shortest length, 8"),
-        ([document(20)], [12, 8], 9, "stride is 9: it must be from 1 to the shortest length, 8"),
+        *(
+            (
+                [document(20)],
+                [12, 8],
+                stride,
+                f"stride is {stride}: it must be a whole number from 1 to the shortest length, 8",
+            )
+            for stride in (0, 9, 2.5, math.nan)
+        ),
     ],
 )
 def test_what_cannot_be_measured(docs, lengths, stride, message):

@@ -31,7 +31,7 @@ def table(losses, length=512, titles=None):
     )
 
 
-# --- bootstrap --------------------------------------------------------------------------------------------------------
+# --- bootstrap ------------------------------------------------------------------------------------
 
 
 def test_bootstrap_against_all_resamples():
@@ -92,12 +92,12 @@ def test_bootstrap_errors(values, confidence, message):
         bootstrap_interval(values, confidence=confidence)
 
 
-# --- Wilson -----------------------------------------------------------------------------------------------------------
+# --- Wilson ---------------------------------------------------------------------------------------
 
 
 @given(trials=st.integers(1, 500), data=st.data())
 def test_wilson_ends_are_where_the_score_test_turns(trials, data):
-    """The interval holds the shares p for which right/trials is less than z standard errors *of p* away."""
+    """It holds the shares p from which right/trials is less than z standard errors *of p* away."""
     right = data.draw(st.integers(0, trials))
     low, high = wilson_interval(right, trials)
     assert 0 <= low <= right / trials <= high <= 1
@@ -128,7 +128,7 @@ def test_wilson_errors(right, trials):
         wilson_interval(right, trials)
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def test_perplexity_summary():

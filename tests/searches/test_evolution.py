@@ -1,7 +1,8 @@
-"""Algorithm 1 without a model: sizes, rules, chance of its own, and that it finds what it is told to find."""
+"""Algorithm 1 without a model: sizes, rules, chance of its own, and what it finds."""
 
 import dataclasses
 import itertools
+import json
 import math
 from fractions import Fraction
 
@@ -45,7 +46,7 @@ LOSS = far([1.1, 1.3, 2.9, 3.7], 16)
 
 
 def rounds_of(method, space, loss=LOSS, documents=1, seed=0, searches=None):
-    """The rounds that a search asks for, each told what `loss` says: a number, or one a document."""
+    """The rounds that a search asks for, told what `loss` says: one number or one per document."""
     search = method.start(space, documents, seed)
     if searches is not None:
         searches.append(search)
@@ -66,7 +67,7 @@ def scalings(rounds):
     return [trial.scaling for trial in flat(rounds)]
 
 
-# --- sizes ------------------------------------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------------------
 
 
 def test_the_papers_sizes():
@@ -127,7 +128,7 @@ def test_trials_measure_every_document():
         )
 
 
-# --- rules ------------------------------------------------------------------------------------------------------------
+# --- rules ----------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=60)
@@ -213,7 +214,7 @@ def test_a_crossing_that_would_fall_is_mended_from_either_end():
     assert lowered > 0 and raised > 0
 
 
-# --- chance -----------------------------------------------------------------------------------------------------------
+# --- chance ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [SMALL, Random(40)])
@@ -236,7 +237,7 @@ def test_what_was_told_decides_what_is_asked():
     assert list(map(key, scalings(one[1:2]))) != list(map(key, scalings(other[1:2])))
 
 
-# --- it works ---------------------------------------------------------------------------------------------------------
+# --- it works -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -279,11 +280,11 @@ def test_ties_keep_the_earlier():
     assert list(map(key, first)) == list(map(key, scalings(asked)[: SMALL.top]))
 
 
-# --- losses that are no numbers ---------------------------------------------------------------------------------------
+# --- losses that are no numbers -------------------------------------------------------------------
 
 
 def test_what_gave_no_number_breeds_nothing():
-    """Crossed children hold their ancestors' values: here those of the four individuals that gave a number."""
+    """Crossed children hold their ancestors' values: here of the four that gave a number."""
     asked, searches = [], []
     method = Evolution(population=12, mutations=0, crossovers=6, top=8, rounds=6, initial=())
 
@@ -330,14 +331,14 @@ def test_one_document_without_a_number_is_enough(losses):
     assert Measured((1.0, 2.0)).loss == 1.5
 
 
-# --- racing -----------------------------------------------------------------------------------------------------------
+# --- racing ---------------------------------------------------------------------------------------
 
 small_numbers = st.integers(-8, 8).map(lambda n: n / 4)
 
 
 @given(floors=st.lists(small_numbers, min_size=1, max_size=5), limit=small_numbers, data=st.data())
 def test_a_race_is_lost_when_no_luck_can_save_it(floors, limit, data):
-    """By definition: with the best that anyone had on each document still to come, the mean misses the limit."""
+    """By definition: the mean misses the limit even with the best that anyone had from here on."""
     losses = data.draw(st.lists(small_numbers, min_size=1, max_size=len(floors)))
     hoped = [Fraction(x) for x in [*losses, *floors[len(losses) :]]]
     assert Race(limit, tuple(floors)).lost(losses) == (sum(hoped) / len(hoped) > Fraction(limit))
@@ -349,7 +350,9 @@ def test_a_race_at_the_limit_goes_on():
 
 
 def raced(method, loss, documents, seed=0):
-    """A search whose trials give up as `Objective.measure` does: its rounds, what they measured, the last top."""
+    """A search whose trials give up as `Objective.measure` does.
+
+    Its rounds with what they measured, and the last top."""
     search, rounds = method.start(SPACE, documents, seed), []
     while trials := search.ask():
         results = []
@@ -368,7 +371,7 @@ def raced(method, loss, documents, seed=0):
 
 
 def test_racing_changes_nothing_where_documents_agree():
-    """If every document ranks alike, nothing is dropped that would have survived; and much is dropped."""
+    """If every document ranks alike, much is dropped, and nothing that would have survived."""
     levels = np.array([3.0, 2.0, 5.0, 4.0])
     method = Evolution(20, 10, 10, top=5, rounds=8)
     fair, fair_top = raced(method, lambda s: LOSS(s) + levels, 4)
@@ -402,20 +405,28 @@ def test_limits_and_floors_are_those_of_the_rounds_start(seed, documents, top):
                 kept.append(np.mean(result.losses))
 
 
-# --- messages ---------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"population": 0, "initial": ()}, "population is 0: it must be at least 1"),
-        ({"mutations": -1}, "mutations is -1: it must be at least 0"),
-        ({"crossovers": -1}, "crossovers is -1: it must be at least 0"),
-        ({"top": 0}, "top is 0: it must be at least 1"),
-        ({"rounds": -1}, "rounds is -1: it must be at least 0"),
-        ({"probability": 0}, "probability is 0: it must be above 0 and at most 1"),
-        ({"probability": 1.1}, "probability is 1.1: it must be"),
+        ({"population": 0, "initial": ()}, "population is 0: it must be a whole number from 1"),
+        ({"mutations": -1}, "mutations is -1: it must be a whole number from 0"),
+        ({"crossovers": -1}, "crossovers is -1: it must be a whole number from 0"),
+        ({"top": 0}, "top is 0: it must be a whole number from 1"),
+        ({"rounds": -1}, "rounds is -1: it must be a whole number from 0"),
+        ({"population": 8.5}, "population is 8.5: it must be a whole number from 1"),
+        ({"rounds": math.inf}, "rounds is inf: it must be a whole number from 0"),
+        ({"mutations": math.nan}, "mutations is nan: it must be a whole number from 0"),
+        ({"crossovers": "many"}, "crossovers is many: it must be a whole number from 0"),
+        ({"top": None}, "top is None: it must be a whole number from 1"),
+        ({"probability": 0}, "probability is 0: it must be a finite number above 0"),
+        ({"probability": 1.1}, "probability is 1.1: it must be at most 1"),
         ({"probability": math.nan}, "probability is nan: it must be"),
+        ({"probability": "often"}, "probability is often: it must be"),
+        ({"initial": ("pi", "yarm")}, "unknown start of a search 'yarm': did you mean 'yarn'"),
+        ({"initial": 5}, "unknown start of a search 5: Known: none, pi, ntk, yarn, .*high"),
         ({"population": 2}, "population is 2: the 3 formulas alone need more"),
     ],
 )
@@ -424,14 +435,21 @@ def test_settings_that_cannot_be(options, message):
         Evolution(**options)
 
 
-def test_an_unknown_formula():
-    with pytest.raises(ValueError, match="unknown method 'yarm': did you mean 'yarn'"):
-        Evolution(initial=("yarm",)).start(SPACE, 1, 0).ask()
+@pytest.mark.parametrize("candidates", [0, -2, 1.5, math.nan, None])
+def test_random_needs_a_candidate(candidates):
+    message = f"candidates is {candidates}: it must be a whole number from 1"
+    with pytest.raises(ValueError, match=message):
+        Random(candidates)
 
 
-def test_random_needs_a_candidate():
-    with pytest.raises(ValueError, match="candidates is 0: a search needs at least 1"):
-        Random(0)
+def test_whole_numbers_of_other_types_are_the_same_settings():
+    """As they come out of an array, or as 1e3 is written."""
+    ours = Evolution(np.int64(12), 6.0, np.float64(6), top=np.int32(6), rounds=5.0)
+    assert ours == SMALL and json.dumps(ours.identity()) == json.dumps(SMALL.identity())
+    assert Evolution(initial=["pi", "ntk", "yarn"]) == Evolution(
+        initial=np.array(["pi", "ntk", "yarn"])
+    )
+    assert Evolution(initial="ntk").initial == ("ntk",)
 
 
 def test_rounds_are_no_part_of_a_searchs_identity():

@@ -1,7 +1,8 @@
-"""Gradients against finite differences, isotonic regression against brute force, and steps that keep the rules."""
+"""Gradients against finite differences, isotonic regression, and steps that keep the rules."""
 
 import dataclasses
 import itertools
+import json
 import math
 from types import SimpleNamespace
 
@@ -16,7 +17,10 @@ from test_space import spaces
 
 from longrope_lab.models.forward import token_losses
 from longrope_lab.models.rotary import apply_scaling, rope_spec
+from longrope_lab.rope import methods
+from longrope_lab.rope.methods import METHODS, register_method
 from longrope_lab.rope.scaling import RopeScaling
+from longrope_lab.rope.schedule import RopeSchedule
 from longrope_lab.rope.spec import RopeSpec
 from longrope_lab.searches import Gradient, SearchSpace, search
 from longrope_lab.searches.gradient import isotonic
@@ -62,7 +66,9 @@ def trial(scaling, documents=(0, 1), gradient=True):
 
 @pytest.fixture
 def float64(monkeypatch):
-    """Nothing is rounded to float32: norms, softmax and losses ask for that even where the weights are float64."""
+    """Nothing is rounded to float32.
+
+    Norms, softmax and losses ask for that even where the weights are float64."""
 
     def doubled(function):
         def call(*args, **kwargs):
@@ -78,14 +84,14 @@ def float64(monkeypatch):
     monkeypatch.setattr(F, "softmax", doubled(F.softmax))
 
 
-# --- the gradient -----------------------------------------------------------------------------------------------------
+# --- the gradient ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last", [None, 40])
 @pytest.mark.parametrize("start_tokens", [0, 20])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "gpt_neox"])
 def test_against_central_differences(family, start_tokens, last, float64):
-    """By every log factor and by log m, of a loss from logits that our code for losses never sees."""
+    """By every log factor and by log m, of a loss from logits that our losses never see."""
     model = tiny_model(family).double()
     scaling = scaling_for(model, start_tokens)
     measured = Objective(DOCUMENTS, last).measure(model, trial(scaling))
@@ -106,7 +112,9 @@ def test_against_central_differences(family, start_tokens, last, float64):
 @pytest.mark.parametrize("free", [0, 2**40])
 @pytest.mark.parametrize("last", [None, 40])
 def test_recomputing_in_chunks_changes_nothing(last, free, family, monkeypatch):
-    """Against one backward pass through everything, in the model's own precision; with little memory and with much."""
+    """Against one backward pass through everything, in the model's own precision.
+
+    With little memory and with much."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
     model = tiny_model(family)
     scaling = scaling_for(model, 5)
@@ -156,7 +164,7 @@ def test_the_loss_is_that_of_measuring_without_a_gradient():
         assert list(without.losses) == expected
 
 
-# --- the model is left as it was --------------------------------------------------------------------------------------
+# --- the model is left as it was ------------------------------------------------------------------
 
 
 def state_of(model):
@@ -203,7 +211,7 @@ def test_a_frozen_model_gives_a_gradient():
     assert not any(p.requires_grad for p in model.parameters())
 
 
-# --- isotonic regression ----------------------------------------------------------------------------------------------
+# --- isotonic regression --------------------------------------------------------------------------
 
 sequences = st.lists(st.floats(-100, 100), min_size=1, max_size=12)
 
@@ -271,11 +279,11 @@ def test_isotonic_by_hand():
         np.testing.assert_allclose(isotonic(values), best)
 
 
-# --- steps ------------------------------------------------------------------------------------------------------------
+# --- steps ----------------------------------------------------------------------------------------
 
 
 def asked_for(method, space, gradient, documents=1, seed=0):
-    """All trials of a search whose documents have the gradient `gradient(scaling)`, as (kind, documents, scaling)."""
+    """All trials, as (kind, documents, scaling), of a search with these gradients."""
     steps, asked = method.start(space, documents, seed), []
     while trials := steps.ask():
         asked += [(t.kind, t.documents, t.scaling) for t in trials]
@@ -397,7 +405,7 @@ def test_on_top_of_another_extension():
 
 
 def test_the_first_step_in_closed_form():
-    """Adam's first step goes by the learning rate along the gradient's sign, whatever its size; m by half."""
+    """Adam's first step is the learning rate, whatever the gradient's size; for m half of it."""
     space = SearchSpace(SPEC, 8 * WINDOW, low=1.0, high=16.0, attention_factors=(0.5, 2.0))
     gradient = np.array([1e-3, -5, 2, -1e-2, 1, -1, 30, -0.2, -4])
     formula = np.full(8, math.log(8))
@@ -431,7 +439,7 @@ def test_steps_get_shorter():
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_it_goes_to_the_nearest_that_is_allowed(weighted):
-    """The gradient of a distance to log factors that fall: the search ends at their isotonic regression."""
+    """Led to log factors that fall, the search ends at their isotonic regression."""
     space, wanted = SearchSpace(SPEC, 8 * WINDOW), np.log([1.2, 1.1, 2.0, 2.5, 2.0, 4.0, 7.0, 6.0])
     method = Gradient(steps=300, learning_rate=0.05, weighted=weighted)
     asked = asked_for(method, space, lambda s: [*(np.log(s.factors) - wanted), 0.0])
@@ -439,7 +447,7 @@ def test_it_goes_to_the_nearest_that_is_allowed(weighted):
 
 
 def test_a_dimension_that_matters_is_not_outvoted():
-    """Four dimensions of next to no effect want to fall below one that matters and wants to rise: it rises."""
+    """Four of next to no effect want to fall below one that matters and wants to rise: it rises."""
     space = SearchSpace(SPEC, 8 * WINDOW)
     weight, wanted = (
         np.array([1, 1, 1, 1.0, 1e-4, 1e-4, 1e-4, 1e-4]),
@@ -461,7 +469,7 @@ def test_gradients_of_nothing_weigh_alike():
 
 
 def test_closed_dimensions_do_not_weigh():
-    """However loud their gradient: the fast dimensions stay, and those above them follow their own."""
+    """However loud their gradient, fast dimensions stay, and those above them follow their own."""
     space = SearchSpace(SPEC, 8 * WINDOW, high=(1.0, 1.0, 1.0, 10, 10, 10, 10, 10))
     gradient = np.array([-1e3, -1e3, -1e3, 1, 1, 1, 1, 1, 0])
     asked = asked_for(Gradient(steps=30, initial="high", weighted=True), space, lambda _: gradient)
@@ -523,7 +531,7 @@ def test_a_batch_moves_by_its_mean():
     assert asked[-1][2] == alone[-1][2] != asked[0][2]
 
 
-# --- a search ---------------------------------------------------------------------------------------------------------
+# --- a search -------------------------------------------------------------------------------------
 
 
 def test_it_improves_the_lab_model(lab):
@@ -545,19 +553,29 @@ def test_it_improves_the_lab_model(lab):
     assert state_of(model) == before
 
 
-# --- messages ---------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps is 0: it must be at least 1"),
-        ({"batch": 0}, "batch is 0: it must be at least 1"),
-        ({"validate_every": -1}, "validate_every is -1: it must be at least 1"),
+        ({"steps": 0}, "steps is 0: it must be a whole number from 1"),
+        ({"batch": 0}, "batch is 0: it must be a whole number from 1"),
+        ({"validate_every": -1}, "validate_every is -1: it must be a whole number from 1"),
+        ({"steps": 1.5}, "steps is 1.5: it must be a whole number from 1"),
+        ({"steps": math.nan}, "steps is nan: it must be a whole number from 1"),
+        ({"steps": math.inf}, "steps is inf: it must be a whole number from 1"),
+        ({"batch": 0.5}, "batch is 0.5: it must be a whole number from 1"),
+        ({"validate_every": "often"}, "validate_every is often: it must be a whole number"),
         ({"learning_rate": 0}, "learning_rate is 0: it must be a finite number above 0"),
         ({"learning_rate": math.inf}, "learning_rate is inf: it must be"),
         ({"learning_rate": math.nan}, "learning_rate is nan: it must be"),
         ({"initial": []}, r"initial is \[\]: name at least one start"),
+        ({"initial": "yarm"}, "unknown start of a search 'yarm': did you mean 'yarn'"),
+        ({"initial": ("pi", "hihg")}, "unknown start of a search 'hihg': did you mean 'high'"),
+        ({"initial": "dynamic_ntk"}, "unknown start of a search 'dynamic_ntk': .*Known: none, pi"),
+        ({"initial": "longrope"}, "unknown start of a search 'longrope': .*Known: none, pi"),
+        ({"initial": None}, "unknown start of a search None: "),
     ],
 )
 def test_settings_that_cannot_be(options, message):
@@ -565,9 +583,29 @@ def test_settings_that_cannot_be(options, message):
         Gradient(**options)
 
 
-def test_an_unknown_formula():
-    with pytest.raises(ValueError, match="unknown method 'nkt': did you mean 'ntk'"):
-        Gradient(initial="nkt").start(SearchSpace(SPEC, LENGTH), 1, 0)
+@pytest.fixture
+def own_methods(monkeypatch):
+    """Two of a user's own: one that gives factors, and one that gives a schedule."""
+    monkeypatch.setattr("longrope_lab.rope.methods.METHODS", {**METHODS})
+    monkeypatch.setattr("longrope_lab.searches.starts.METHODS", methods.METHODS)
+
+    @register_method("root")
+    def root(spec, target_length):
+        factors = np.full(spec.rotary_dim // 2, math.sqrt(target_length / spec.window))
+        return RopeScaling(spec, factors, target_length, "root")
+
+    @register_method("staircase")
+    def staircase(spec, target_length):
+        return RopeSchedule.by_length([root(spec, target_length)])
+
+
+def test_it_may_start_from_a_method_of_ones_own(own_methods):
+    asked = asked_for(
+        Gradient(steps=1, initial="root"), SearchSpace(SPEC, LENGTH), lambda _: [1] * 9
+    )
+    np.testing.assert_allclose(asked[0][2].factors, math.sqrt(2))
+    with pytest.raises(ValueError, match="'staircase' gives a schedule, and a search starts from"):
+        Gradient(initial="staircase").start(SearchSpace(SPEC, LENGTH), 1, 0)
 
 
 def test_everything_is_part_of_its_identity():
@@ -579,3 +617,9 @@ def test_everything_is_part_of_its_identity():
     ]
     assert all(other.identity() != Gradient().identity() for other in others)
     assert hash(Gradient(initial=["pi", "ntk"])) == hash(Gradient(initial=("pi", "ntk")))
+
+
+def test_whole_numbers_of_other_types_are_the_same_settings():
+    ours = Gradient(np.int64(5), 2.0, learning_rate=np.float64(0.25), validate_every=np.float32(3))
+    plain = Gradient(5, 2, learning_rate=0.25, validate_every=3)
+    assert ours == plain and json.dumps(ours.identity()) == json.dumps(plain.identity())

@@ -1,8 +1,7 @@
-"""Whole searches on a tiny model: budgets, history, checkpoints and what a killed search keeps, messages."""
+"""Whole searches on a tiny model: history, budgets, checkpoints, interruptions, messages."""
 
 import dataclasses
 import functools
-import importlib
 import json
 import math
 import os
@@ -23,13 +22,18 @@ from longrope_lab.models.forward import token_losses
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.spec import RopeSpec
-from longrope_lab.searches import PRESETS, Budget, Evolution, Gradient, Random, SearchSpace, search
+from longrope_lab.searches import (
+    PRESETS,
+    Budget,
+    Evolution,
+    Gradient,
+    Random,
+    SearchSpace,
+    measuring,
+    search,
+)
 from longrope_lab.searches.objective import Objective
 from longrope_lab.texts.tokens import Document
-
-module = importlib.import_module(
-    "longrope_lab.searches.run"
-)  # the package's own name `search` is the function
 
 LENGTH = 2 * WINDOW
 SPEC = RopeSpec(rotary_dim=16, window=WINDOW, base=10000.0)
@@ -108,7 +112,7 @@ def lines_of(path):
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-# --- what a search returns --------------------------------------------------------------------------------------------
+# --- what a search returns ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -137,7 +141,7 @@ def test_the_history_says_what_happened(name, undisturbed):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_best_loss_is_one_of_the_losses(name, undisturbed):
-    """To the last bit, so that ``history.query("loss == best_loss")`` finds the rows that were the best so far."""
+    """To the last bit: ``history.query("loss == best_loss")`` finds the rows that were the best."""
     history = undisturbed(name).history
     full = ~history["dropped"] & (history["kind"] != "step")
     np.testing.assert_array_equal(
@@ -250,7 +254,7 @@ def test_a_space_of_ones_own(model):
 
 
 def test_a_second_search_on_top_of_the_first(model, undisturbed, tmp_path):
-    """Its scalings apply to the model as it was loaded, and what is below is part of the search's identity."""
+    """Its scalings apply to the model as loaded, and what is below is part of its identity."""
     first = undisturbed("random").best
     docs = [Document(doc.title, np.tile(doc.ids, 2)) for doc in DOCS]
     space = SearchSpace.on_top_of(first, 2 * LENGTH)
@@ -265,7 +269,7 @@ def test_a_second_search_on_top_of_the_first(model, undisturbed, tmp_path):
         search(model, docs, 2 * LENGTH, EVOLUTION, space=other, checkpoint=tmp_path / "log")
 
 
-# --- losses that are no numbers ---------------------------------------------------------------------------------------
+# --- losses that are no numbers -------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -303,7 +307,7 @@ def test_nothing_but_failures(name):
         search(broken, DOCS, LENGTH, METHODS[name])
 
 
-# --- budgets ----------------------------------------------------------------------------------------------------------
+# --- budgets --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -343,7 +347,7 @@ def test_a_budget_that_just_suffices(name, model, undisturbed):
 def one_second_each(monkeypatch):
     """Time passes by a second with each look at the clock, so that each trial takes one."""
     now = iter(range(10**6))
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: next(now)))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -371,14 +375,19 @@ def test_the_first_limit_reached_counts(model):
     assert len(search(model, DOCS, LENGTH, EVOLUTION, budget=budget).history) == 5
 
 
-@pytest.mark.parametrize("name", ["candidates", "tokens", "seconds"])
-@pytest.mark.parametrize("amount", [0, -1, math.nan])
-def test_a_budget_of_nothing(name, amount):
-    with pytest.raises(
-        ValueError,
-        match=f"the budget's {name} is {amount}: it must be above 0, or None for no limit",
-    ):
+@pytest.mark.parametrize("name", ["candidates", "tokens"])
+@pytest.mark.parametrize("amount", [0, -1, 0.5, math.nan, math.inf, "all"])
+def test_a_budget_that_is_no_count(name, amount):
+    rule = "it must be a whole number from 1, or None for no limit"
+    with pytest.raises(ValueError, match=f"the budget's {name} is {amount}: {rule}"):
         Budget(**{name: amount})
+
+
+@pytest.mark.parametrize("amount", [0, -1, math.nan, math.inf, "long"])
+def test_a_budget_of_no_time(amount):
+    rule = "it must be a finite number above 0"
+    with pytest.raises(ValueError, match=f"the budget's seconds is {amount}: {rule}"):
+        Budget(seconds=amount)
 
 
 @pytest.mark.parametrize("name", ["candidates", "tokens"])
@@ -398,7 +407,7 @@ def test_a_budget_too_small_for_one_trial(name, model, measured):
     assert measured == []
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -477,7 +486,7 @@ for _ in range(10):
 
 
 def test_a_search_killed_ten_times_ends_the_same(model, measured, tmp_path):
-    """By SIGKILL, at random moments; then it goes on for two more rounds, as if nothing had been."""
+    """By SIGKILL, at random moments; then it goes on for two rounds as if nothing had been."""
     path = tmp_path / "log"
     paths = os.pathsep.join(
         map(str, [*Path(__file__).parents[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -564,7 +573,10 @@ def test_the_checkpoint_of_another_search(what, model, measured, tmp_path):
     } | CHANGES[what]
     if what == "model":
         call["model"] = tiny_model(seed=1)
-    pattern = rf"log is the checkpoint of another search \((.*; )?{what}: .* there, .* here.*\): name another"
+    pattern = (
+        rf"log is the checkpoint of another search \((.*; )?{what}: .* there, .* here.*\): name "
+        "another"
+    )
     with pytest.raises(ValueError, match=pattern) as caught:
         search(**call, checkpoint=path)
     named = re.findall(r"(?:[(]|; )(\w+): ", str(caught.value))
@@ -591,7 +603,7 @@ def test_the_same_documents_in_another_order_or_cut_elsewhere(model, tmp_path):
 
 
 def test_the_same_weights_in_another_model(tmp_path):
-    """Cohere multiplies its logits by a number of its config: other losses from the same weights."""
+    """Cohere multiplies its logits by a number of its config: other losses, same weights."""
     models = [tiny_model("cohere", logit_scale=scale) for scale in (0.5, 0.05)]
     losses = [search(model, DOCS, LENGTH, Random(1)).best_loss for model in models]
     assert abs(losses[0] - losses[1]) > 0.1
@@ -625,7 +637,7 @@ def test_a_damaged_checkpoint(how, model, measured, tmp_path):
     path.write_bytes(content)
     with pytest.raises(
         ValueError,
-        match=r"log is no checkpoint of a search, or it is damaged \(.*\): remove it, or",
+        match=r"log is not the checkpoint of a search, or it is damaged \(.*\): remove it, or",
     ):
         search(model, DOCS, LENGTH, EVOLUTION, checkpoint=path)
     assert path.read_bytes() == content and len(measured) == 4
@@ -645,9 +657,7 @@ def test_a_damaged_checkpoint(how, model, measured, tmp_path):
 def test_a_file_that_is_no_checkpoint(content, model, tmp_path):
     path = tmp_path / "log"
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"log is (no checkpoint of a search|the checkpoint of another search)"
-    ):
+    with pytest.raises(ValueError, match=r"log is not the checkpoint of a search"):
         search(model, DOCS, LENGTH, EVOLUTION, checkpoint=path)
     assert path.read_bytes() == content
 
@@ -659,12 +669,47 @@ def test_a_file_without_a_whole_line_is_not_overwritten(content, model, tmp_path
     """It is somebody's, unless it is the beginning of this search's own first line."""
     path = tmp_path / "log"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="log is no checkpoint of a search"):
+    with pytest.raises(ValueError, match="log is not the checkpoint of a search"):
         search(model, DOCS, LENGTH, EVOLUTION, checkpoint=path)
     assert path.read_bytes() == content
 
 
-def test_a_checkpoint_of_another_version(model, tmp_path):
+# What the version before wrote first, when the window was called "original_length".
+FORMAT_1 = (
+    '{"format": 1, "model": "c4a3d0e1b5f60718", "documents": "0123456789abcdef", "last": null, '
+    '"space": {"spec": {"rotary_dim": 16, "original_length": 64, "base": 10000.0, '
+    '"attention_factor": 1.0}, "target_length": 128, "low": 1.0, "high": 2.5, "step": 0.01, '
+    '"start_tokens": [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256], '
+    '"attention_factors": null, "monotone": true, "over": null}, "method": "random", '
+    '"settings": {}, "seed": 4}\n'
+)
+
+
+@pytest.mark.parametrize("more", ["", '{"round": 0, "of": "another shape"}\n', '{"round": 0, "nu'])
+def test_a_checkpoint_of_the_version_before(more, model, measured, tmp_path):
+    """It is refused for its format, whatever its lines look like, and left as it is."""
+    path = tmp_path / "log"
+    path.write_text(FORMAT_1 + more)
+    message = (
+        r"log was written by another version of longrope_lab \(format 1, and this one writes 2\): "
+        "name another checkpoint, or remove this one"
+    )
+    with pytest.raises(ValueError, match=message):
+        search(model, DOCS, LENGTH, Random(2), seed=4, checkpoint=path)
+    assert path.read_text() == FORMAT_1 + more and measured == []
+
+
+def test_the_first_line_of_a_checkpoint(model, tmp_path):
+    search(model, DOCS, LENGTH, Random(1), seed=4, checkpoint=tmp_path / "log")
+    ours, theirs = lines_of(tmp_path / "log")[0], json.loads(FORMAT_1)
+    assert ours["format"] == 2 and ours["space"]["spec"].pop("window") == WINDOW
+    theirs["space"]["spec"].pop("original_length")
+    changed = {"format", "model", "documents"}
+    assert list(ours) == list(theirs)
+    assert {name for name in ours if ours[name] != theirs[name]} == changed
+
+
+def test_a_trial_of_another_version(model, tmp_path):
     path = tmp_path / "log"
     search(model, DOCS, LENGTH, EVOLUTION, checkpoint=path, budget=Budget(candidates=9))
     lines = path.read_text().splitlines()
@@ -686,7 +731,7 @@ def test_numbers_of_numpy(what, model, tmp_path):
     assert_same(search(model, DOCS, method=Random(2), checkpoint=tmp_path / "log", **call), plain)
 
 
-# --- stopped by hand --------------------------------------------------------------------------------------------------
+# --- stopped by hand ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -752,7 +797,7 @@ def test_a_failure_is_not_swallowed_and_loses_nothing(model, undisturbed, monkey
     )
 
 
-# --- messages ---------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 SHORT = [
     Document("one", np.ones(LENGTH - 1, dtype=np.int64)),
@@ -767,8 +812,8 @@ SHORT = [
         ({"docs": []}, "a search needs at least one document: load some with load_corpus"),
         (
             {"docs": SHORT},
-            "2 of the 3 documents are shorter than the target of 128 tokens ('one' has 127): load them with "
-            "min_tokens=128, or search for a shorter target",
+            "2 of the 3 documents are shorter than the target of 128 tokens ('one' has 127): load "
+            "them with min_tokens=128, or search for a shorter target",
         ),
         (
             {"target_length": 1300},
@@ -782,6 +827,18 @@ SHORT = [
             {"method": "evolutoin"},
             "unknown search method 'evolutoin': did you mean 'evolution'? Known: evolution,",
         ),
+        (
+            {"method": None},
+            "method is None: name one of evolution, gradient, random, or pass settings such as",
+        ),
+        ({"method": 5}, "method is 5: name one of evolution, gradient, random, or pass settings"),
+        ({"method": Gradient}, "method is <class 'longrope_lab.searches.gradient.Gradient'>: name"),
+        ({"seed": -1}, "seed is -1: it must be a whole number from 0"),
+        ({"seed": 0.5}, "seed is 0.5: it must be a whole number from 0"),
+        ({"target_length": 100.5}, "target_length is 100.5: it counts tokens, so a whole number"),
+        ({"target_length": None}, "target_length is None: it counts tokens"),
+        ({"last": 1.5}, "last is 1.5: it counts the tokens scored, from 1 to 127"),
+        ({"last": math.nan}, "last is nan: it counts the tokens scored, from 1 to 127"),
         (
             {"preset": "papper"},
             "unknown preset 'papper': did you mean 'paper'? Known: paper, paper_512k, small, tiny",

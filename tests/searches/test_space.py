@@ -1,4 +1,4 @@
-"""What a search may choose from: Table 4's values, candidates that keep the rules, formulas in closed form."""
+"""What a search may choose from: Table 4, candidates that keep the rules, where it may start."""
 
 import dataclasses
 import json
@@ -14,13 +14,14 @@ from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.spec import RopeSpec
 from longrope_lab.searches.space import SearchSpace
+from longrope_lab.searches.starts import start_factors
 
 SPEC = RopeSpec(rotary_dim=8, window=512, base=10000.0)
 
 
 @st.composite
 def spaces(draw, monotone=None):
-    """Any space that is not empty: the bounds lie around a sequence of grid values that never falls."""
+    """Any space that is not empty: its bounds lie around grid values that never fall."""
     pairs, window = draw(st.integers(2, 8)), draw(st.integers(16, 5000))
     spec = RopeSpec(2 * pairs, window, base=draw(st.floats(10, 1e7)))
     target = math.ceil(window * draw(st.floats(1, 32)))
@@ -66,7 +67,7 @@ def assert_inside(space, scaling):
         assert lowest - 1e-9 <= scaling.attention_factor <= highest + 1e-9
 
 
-# --- Table 4 ----------------------------------------------------------------------------------------------------------
+# --- Table 4 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 4, 8, 64, 512])
@@ -88,7 +89,7 @@ def test_a_ratio_that_is_not_whole(ratio):
     assert (highest == math.floor(125 * target / 512 + 1e-6)).all()
 
 
-# --- candidates -------------------------------------------------------------------------------------------------------
+# --- candidates -----------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=100)
@@ -162,9 +163,10 @@ def test_a_number_fixes_m():
     space = SearchSpace(SPEC, 1024, attention_factors=1.0371)
     rng = np.random.default_rng(0)
     drawn = [space.scaling(space.random(rng)) for _ in range(5)] + [space.scaling_at(np.ones(4))]
-    assert {scaling.attention_factor for scaling in drawn} == {
-        1.0371
-    }  # off the grid of those that are searched
+    # Off the grid of those that are searched.
+    assert {scaling.attention_factor for scaling in drawn} == {1.0371}
+    narrow = SearchSpace(SPEC, 1024, attention_factors=np.float32(1.25))
+    assert narrow.scaling_at(np.ones(4)).attention_factor == 1.25
 
 
 def test_a_range_of_m_may_be_a_list():
@@ -220,7 +222,7 @@ def test_fast_dimensions_may_be_left_alone():
     assert (high[fast] == low[fast]).all() and (high[~fast] == 8).all()
 
 
-# --- formulas ---------------------------------------------------------------------------------------------------------
+# --- formulas -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ratio", [2, 4, 16])
@@ -243,28 +245,28 @@ def test_formulas_in_closed_form(spec, ratio):
     }
     m = math.sqrt(1 + math.log(ratio) / math.log(spec.window))  # LongRoPE's, and not YaRN's own
     for name, factors in expected.items():
-        np.testing.assert_allclose(space.formula_factors(name), factors, rtol=1e-12)
-        individual = space.scaling(space.candidate(space.formula_factors(name), 0))
+        np.testing.assert_allclose(start_factors(space, name), factors, rtol=1e-12)
+        individual = space.scaling(space.candidate(start_factors(space, name), 0))
         assert_inside(space, individual)
         assert individual.start_tokens == 0
         np.testing.assert_allclose(individual.factors, factors, atol=0.00501)
         for scaling in (individual, space.scaling_at(factors)):
             assert scaling.attention_factor == pytest.approx(m, rel=1e-12)
-    np.testing.assert_array_equal(space.formula_factors("high"), np.full(d // 2, 1.25 * ratio))
+    np.testing.assert_array_equal(start_factors(space, "high"), np.full(d // 2, 1.25 * ratio))
 
 
 @settings(deadline=None, max_examples=50)
 @given(space=spaces(), name=st.sampled_from(["pi", "ntk", "yarn"]))
 def test_formulas_are_cut_to_the_bounds(space, name):
-    factors, (low, high) = space.formula_factors(name), space.bounds
+    factors, (low, high) = start_factors(space, name), space.bounds
     assert (factors >= low).all() and (factors <= high).all()
     free = rope_scaling(space.spec, name, space.target_length).factors
     inside = (free >= low) & (free <= high)
     np.testing.assert_array_equal(factors[inside], free[inside])
-    np.testing.assert_array_equal(space.formula_factors("high"), high)
+    np.testing.assert_array_equal(start_factors(space, "high"), high)
 
 
-# --- on top of another extension --------------------------------------------------------------------------------------
+# --- on top of another extension ------------------------------------------------------------------
 
 FIRST = RopeScaling(
     SPEC, np.array([1.0, 1.5, 3.0, 4.0]), 2048, start_tokens=8, attention_factor=1.1
@@ -272,7 +274,7 @@ FIRST = RopeScaling(
 
 
 def test_a_second_search_multiplies_the_first():
-    """LongRoPE section 3.3: four times further from 2,048 tokens, and applied to the model as it was loaded."""
+    """LongRoPE section 3.3: four times further, and applied to the model as it was loaded."""
     space = SearchSpace.on_top_of(FIRST, 8192)
     assert space.model_spec == SPEC and space.spec.window == 2048
     np.testing.assert_allclose(space.spec.frequencies, FIRST.frequencies)
@@ -309,7 +311,15 @@ def test_start_tokens_that_differ_from_those_below():
         SearchSpace(spec, 8192, start_tokens=(0, 8), over=FIRST)
 
 
-# --- files and messages -----------------------------------------------------------------------------------------------
+# --- files and messages ---------------------------------------------------------------------------
+
+
+def test_numbers_of_numpy_are_the_same_space():
+    space = SearchSpace(
+        SPEC, np.int64(1024), np.float32(1), 2, step=np.float64(0.1), start_tokens=np.array([0, 4])
+    )
+    same = SearchSpace(SPEC, 1024, 1.0, 2.0, step=0.1, start_tokens=(0, 4))
+    assert space == same and json.dumps(space.to_dict()) == json.dumps(same.to_dict())
 
 
 def test_what_tells_one_space_from_another():
@@ -351,13 +361,13 @@ def test_what_tells_one_space_from_another():
         ({"low": (1, 1, 2.6, 1)}, "dimension 2 has low 2.6 above high 2.5"),
         (
             {"low": (1, 2, 1, 1), "high": (2, 2, 1.5, 2)},
-            "the space is empty: factors may not fall, so dimension 1 must reach 2 and stay below 1.5; change the "
-            "bounds, or set monotone=False",
+            "the space is empty: factors may not fall, so dimension 1 must reach 2 and stay "
+            "below 1.5; change the bounds, or set monotone=False",
         ),
         (
             {"low": 1.011, "high": 1.019},
-            "the space is empty: no multiple of the step 0.01 lies between low 1.011 and high 1.019 of dimension 0; "
-            "take a smaller step or wider bounds",
+            "the space is empty: no multiple of the step 0.01 lies between low 1.011 and high "
+            "1.019 of dimension 0; take a smaller step or wider bounds",
         ),
         (
             {"low": (1, 1, 1, 1.55), "high": 1.8, "step": 0.5},
@@ -368,14 +378,14 @@ def test_what_tells_one_space_from_another():
         ({"low": math.nan}, "bounds of factors are finite"),
         ({"high": math.inf}, "bounds of factors are finite"),
         ({"high": 0.5}, "has low 1 above high 0.5"),
-        ({"low": (1, 1)}, "low has shape (2,): give one number, or 4, one a pair of dimensions"),
+        ({"low": (1, 1)}, "low has shape (2,): give one number, or 4, one per pair of dimensions"),
         ({"high": (2,) * 5}, "high has shape (5,): give one number, or 4"),
         ({"start_tokens": ()}, "start_tokens is (): name at least one whole number from 0"),
         (
             {"start_tokens": (0, -1)},
-            "start_tokens is (0, -1): name at least one whole number from 0",
+            "a value of start_tokens is -1: it must be a whole number from 0",
         ),
-        ({"start_tokens": (1.5,)}, "start_tokens is (1.5,): name at least one whole number"),
+        ({"start_tokens": (1.5,)}, "a value of start_tokens is 1.5: it must be a whole number"),
         (
             {"attention_factors": (1.2, 1.0)},
             "attention_factors is (1.2, 1.0): give (lowest, highest), 0 < lowest",
@@ -388,10 +398,10 @@ def test_what_tells_one_space_from_another():
             "keep_rotations is 0: it counts turns, so a number above 0, or None",
         ),
         ({"keep_rotations": math.nan}, "keep_rotations is nan: it counts turns"),
-        ({"step": 0}, "step is 0: the distance between two factors must be above 0"),
-        ({"step": -0.01}, "step is -0.01: the distance"),
-        ({"step": math.nan}, "step is nan: the distance"),
-        ({"step": math.inf}, "step is inf: the distance"),
+        ({"step": 0}, "step is 0: it must be a finite number above 0"),
+        ({"step": -0.01}, "step is -0.01: it must be"),
+        ({"step": math.nan}, "step is nan: it must be"),
+        ({"step": math.inf}, "step is inf: it must be"),
     ],
 )
 def test_spaces_that_cannot_be(options, message):
@@ -403,7 +413,8 @@ def test_spaces_that_cannot_be(options, message):
     ("options", "message"),
     [
         ({"start_tokens": 4}, "start_tokens is 4"),  # a number alone, where a set of them is wanted
-        ({"start_tokens": (math.nan,)}, "start_tokens is (nan,)"),
+        ({"start_tokens": (math.nan,)}, "a value of start_tokens is nan"),
+        ({"start_tokens": ("four",)}, "a value of start_tokens is four"),
         ({"attention_factors": 0.0}, "attention_factors is 0.0"),
         ({"attention_factors": (1.0, 1.1, 1.2)}, "attention_factors is (1.0, 1.1, 1.2)"),
         ({"low": np.ones((2, 4))}, "low has shape (2, 4)"),

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import multiprocessing
 import os
 import re
@@ -41,7 +42,9 @@ def loads(folder):
 
 
 def load_mortal(folder, parent, seed, dies):
-    """A model that dies in workers: while it is loaded or in its fifth forward pass, the first time or always."""
+    """A model that dies in workers: the first time or always.
+
+    It dies while it is loaded, or in its fifth forward pass."""
     deaths, passes = Path(folder) / "deaths", []
 
     def maybe_die():
@@ -115,7 +118,7 @@ def dead(*numbers):
     return fate
 
 
-# --- the same as in one process ---------------------------------------------------------------------------------------
+# --- the same as in one process -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -202,7 +205,7 @@ def test_a_worker_changes_its_model_when_the_config_alone_differs():
             assert_same(on_worker, search(make(), DOCS, LENGTH, Random(3)))
 
 
-# --- budgets and checkpoints ------------------------------------------------------------------------------------------
+# --- budgets and checkpoints ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("budget", [Budget(candidates=8), Budget(tokens=26 * LENGTH)])
@@ -216,7 +219,7 @@ def test_a_budget_on_workers(budget, expected):
 
 
 def test_a_budget_of_seconds_gives_up_what_is_waiting():
-    """Trials that were not begun are cancelled; those before the first that is missing are the result."""
+    """Trials not begun are cancelled; those before the first that is missing are the result."""
     later = [Future() for _ in range(6)]
     executor = Scripted(lambda number: later[number - 1] if number > 1 else None)
     result = search(
@@ -268,7 +271,7 @@ def test_ctrl_c_while_waiting(expected, tmp_path, capsys):
     assert_same(search(tiny_model, executor=Scripted(), **call), expected("evolution"))
 
 
-# --- deaths -----------------------------------------------------------------------------------------------------------
+# --- deaths ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("numbers", [(1,), (3, 9), tuple(range(1, 7)), (4, 24)])
@@ -301,7 +304,10 @@ def test_dying_twice(tmp_path):
         "method": EVOLUTION,
         "checkpoint": tmp_path / "log",
     }
-    message = r"a worker died twice on the same trial \(BrokenProcessPool: the process was killed\): it may be out of"
+    message = (
+        r"a worker died twice on the same trial \(BrokenProcessPool: the process was killed\): it "
+        "may be out of"
+    )
     with pytest.raises(RuntimeError, match=message):
         search(tiny_model, executor=executor, **call)
     kept = (tmp_path / "log").read_text().count("\n") - 1
@@ -378,7 +384,10 @@ def test_what_goes_wrong_in_measuring_comes_back(tmp_path):
 def test_an_executor_that_was_shut_down(make):
     executor = make()
     executor.shutdown()
-    message = "the executor takes no work (RuntimeError: cannot schedule new futures after shutdown): it was shut down"
+    message = (
+        "the executor takes no work (RuntimeError: cannot schedule new futures after shutdown): it "
+        "was shut down"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         search(tiny_model, DOCS, LENGTH, Random(1), executor=executor)
 
@@ -393,7 +402,7 @@ def test_a_live_model_cannot_go_to_workers():
     assert executor.count == 0
 
 
-# --- WorkerProcesses --------------------------------------------------------------------------------------------------
+# --- WorkerProcesses ------------------------------------------------------------------------------
 
 
 def test_a_death_is_the_deaths_of_one_task(processes):
@@ -454,12 +463,22 @@ def test_a_process_a_core_without_a_gpu(pools, monkeypatch):
     assert len(pools) == 5 and {context.get_start_method() for _, context, *_ in pools} == {"spawn"}
 
 
-@pytest.mark.parametrize(("count", "threads"), [(0, 1), (-1, 1), (2, 0), (None, -2)])
-def test_numbers_that_cannot_be(count, threads):
-    with pytest.raises(
-        ValueError, match=rf"count is -?\d+ and threads {threads}: both must be at least 1"
-    ):
+@pytest.mark.parametrize(
+    ("count", "threads", "message"),
+    [
+        (0, 1, "count is 0"),
+        (-1, 1, "count is -1"),
+        (1.5, 1, "count is 1.5"),
+        (2, 0, "threads is 0"),
+        (None, -2, "threads is -2"),
+        (2, 1.5, "threads is 1.5"),
+        (2, math.nan, "threads is nan"),
+    ],
+)
+def test_numbers_that_cannot_be(count, threads, message, pools):
+    with pytest.raises(ValueError, match=f"{message}: it must be a whole number from 1"):
         WorkerProcesses(count, threads=threads)
+    assert pools == []
 
 
 def test_an_end_without_a_beginning():

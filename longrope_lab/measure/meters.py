@@ -1,0 +1,99 @@
+"""The meters of `cost`: seconds, peak memory, and attention's share of a profile."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from ..models.estimates import GIB
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def seconds_of(
+    function: Callable[[PreTrainedModel, Tensor], Tensor], model: PreTrainedModel, ids: Tensor
+) -> float:
+    """How long a function of a model and token ids (T,) takes."""
+    started = time.perf_counter()
+    function(model, ids).sum().item()  # the sum on the CPU: a GPU has finished when it is there
+    return time.perf_counter() - started
+
+
+class PeakMemory:
+    """The most memory taken since the last reset, above what was in use when this was made.
+
+    On a GPU that is PyTorch's memory. A CPU knows only the most that the process has ever taken,
+    which is an upper bound.
+
+    Args:
+        device: of the model.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.in_use = (
+            int(torch.cuda.memory_allocated(device))
+            if device.type == "cuda"
+            else int(psutil.Process().memory_info().rss)
+        )
+
+    def reset(self) -> None:
+        """Count from here on."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    @property
+    def gib(self) -> float:
+        """The peak in GiB."""
+        if self.device.type == "cuda":
+            most = int(torch.cuda.max_memory_allocated(self.device))
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        # Linux counts the most a few pages behind what is in use.
+        return max(most - self.in_use, 0) / GIB
+
+
+def attention_share(operations: Iterable[Any], clock: str) -> float:
+    """The time in scaled_dot_product_attention, forward and backward, over that in all operations.
+
+    The backward pass of PyTorch's plain attention ("math") is not counted: it has no operation of
+    its own. A machine with a fast kernel does not take that one.
+
+    Args:
+        operations: what `torch.profiler` has recorded, as its `events()` gives it.
+        clock: "cpu", or "device" for what kernels took on a GPU.
+
+    Returns:
+        A number from 0 to 1; NaN if the profiler has seen no time at all, as on a GPU whose
+        counters it cannot read.
+    """
+    attention = whole = 0.0
+    for operation in operations:
+        # A kernel's time is that of the operation that launched it.
+        if operation.device_type.name != "CPU":
+            continue
+        whole += getattr(operation, f"self_{clock}_time_total")
+        if _is_attention(operation) and not any(map(_is_attention, _around(operation))):
+            attention += getattr(operation, f"{clock}_time_total")  # with all that is inside
+    return attention / whole if whole else float("nan")
+
+
+def _is_attention(operation: Any) -> bool:
+    names = r"aten::(scaled_dot_product_attention|_scaled_dot_product_\w+_backward)"
+    return bool(re.fullmatch(names, operation.name))
+
+
+def _around(operation: Any) -> Iterator[Any]:
+    """The operations that it is part of: under autocast one attention is inside another."""
+    while (operation := operation.cpu_parent) is not None:
+        yield operation

@@ -1,0 +1,115 @@
+"""Measures the trials of a round: one after the other in this process, or on workers."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Generator
+from concurrent.futures import Executor, Future, as_completed
+from typing import TYPE_CHECKING
+
+from ..models.loading import ModelSource, model_of
+from .objective import Measured, Objective, Trial
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Measurements as they come: the trial's number in its round, what it gave, seconds.
+Results = Generator[tuple[int, Measured, float], None, None]
+
+# How often a trial is sent to workers that die of it.
+TRIES = 2
+
+# A worker process holds one model, by its key, which its first task loads. Only one task runs at a
+# time, since a task changes the rotary module.
+_loaded: dict[str, PreTrainedModel] = {}
+_one_at_a_time = threading.Lock()
+
+
+def here(model: PreTrainedModel, objective: Objective, trials: dict[int, Trial]) -> Results:
+    """Measure one trial after the other in this process."""
+    for i, trial in trials.items():
+        started = time.perf_counter()
+        measured = objective.measure(model, trial)
+        yield i, measured, time.perf_counter() - started
+
+
+def on_workers(
+    executor: Executor,
+    key: str,
+    model: ModelSource,
+    objective: Objective,
+    trials: dict[int, Trial],
+) -> Results:
+    """Measure on workers, all trials under way at once.
+
+    A trial whose worker dies gets one more try.
+
+    Args:
+        executor: any, of threads, processes or machines.
+        key: names the model, so that a worker loads it once.
+        model: a name for `load_model`, or a function without arguments that returns the model.
+        objective: the documents.
+        trials: by their number in the round.
+    """
+    task = (executor, key, model, objective)
+    waiting = {_submit(*task, trial): (i, TRIES) for i, trial in trials.items()}
+    try:
+        while waiting:
+            future = next(as_completed(waiting))
+            i, tries = waiting.pop(future)
+            try:
+                measured, seconds = future.result()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a cancelled future's is not an Exception
+                if tries == 1:
+                    raise RuntimeError(
+                        f"a worker died twice on the same trial ({type(error).__name__}: {error}): "
+                        "it may be out of memory; what was measured is in the checkpoint"
+                    ) from error
+                waiting[_submit(*task, trials[i])] = i, tries - 1
+                continue
+            if isinstance(measured, str):
+                raise RuntimeError(f"measuring failed on a worker:\n{measured}")
+            yield i, measured, seconds
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _submit(
+    executor: Executor, key: str, model: ModelSource, objective: Objective, trial: Trial
+) -> Future[tuple[Measured | str, float]]:
+    try:
+        return executor.submit(_in_worker, key, model, objective, trial)
+    except Exception as error:
+        raise ValueError(
+            f"the executor takes no work ({type(error).__name__}: {error}): it was shut down, or "
+            "its processes died; make a new one (WorkerProcesses replaces dead processes) and go "
+            "on from the checkpoint"
+        ) from error
+
+
+def _in_worker(
+    key: str, model: ModelSource, objective: Objective, trial: Trial
+) -> tuple[Measured | str, float]:
+    """`Objective.measure` in a worker process, and the seconds that it took.
+
+    What goes wrong inside the measuring comes back as text. An exception that the executor raises
+    is then always the executor's own, and worth another try.
+    """
+    started = time.perf_counter()
+    return _measured(key, model, objective, trial), time.perf_counter() - started
+
+
+def _measured(key: str, model: ModelSource, objective: Objective, trial: Trial) -> Measured | str:
+    with _one_at_a_time:
+        try:
+            if key not in _loaded:
+                _loaded.clear()
+                _loaded[key] = model_of(model)
+            return objective.measure(_loaded[key], trial)
+        except Exception:
+            return traceback.format_exc()

@@ -1,0 +1,230 @@
+"""One search under way: round after round within a budget, and what comes out at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from ..common.checks import above, whole
+from ..common.progress import Progress
+from ..rope.scaling import RopeScaling
+from .checkpoint import Log
+from .measuring import Results
+from .objective import GRADIENT_FORWARDS, Measured, Trial
+from .settings import Searcher
+
+COLUMNS = [
+    "round",
+    "number",
+    "kind",
+    "documents",
+    "loss",
+    "best_loss",
+    "best_perplexity",
+    "dropped",
+    "forwards",
+    "tokens",
+    "start_tokens",
+    "attention_factor",
+]
+
+# The exponential of a larger loss is infinite as a float.
+EXP_MAX = 700.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search stops early; what is None does not count.
+
+    A trial that would exceed the budget is not begun.
+
+    Args:
+        candidates: trials: candidates measured, or documents of gradient steps and validations.
+        tokens: forward tokens; a gradient counts four forward passes.
+        seconds: of measuring, those before an interruption included.
+
+    Raises:
+        ValueError: candidates or tokens that are not whole numbers from 1, or seconds that are not
+            a finite number above 0.
+    """
+
+    candidates: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "tokens"):
+            if getattr(self, name) is not None:
+                rule = "it must be a whole number from 1, or None for no limit"
+                amount = whole(f"the budget's {name}", getattr(self, name), 1, rule)
+                object.__setattr__(self, name, amount)  # 1e6 is a float
+        if self.seconds is not None:
+            object.__setattr__(self, "seconds", above("the budget's seconds", self.seconds, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        best: the best scaling that was measured on all documents.
+        best_loss: its objective, in nats per token.
+        history: one row per trial, in the order in which they were asked for; see below.
+        scalings: the scaling of each row.
+        seconds: how long measuring took, summed over workers.
+        finished: whether the method came to its end, and no budget or interruption before it.
+
+    The columns of the history:
+
+        round, number                where the trial stands: in which round, and where in it
+        kind                         where it comes from; see `Trial`
+        documents                    how many were measured
+        loss                         the mean over these, in nats per token
+        best_loss, best_perplexity   of all so far
+        dropped                      whether racing gave the trial up
+        forwards                     passes of one document, all so far; a gradient counts 4
+        tokens                       the same in tokens
+        start_tokens, attention_factor
+    """
+
+    best: RopeScaling
+    best_loss: float
+    history: pd.DataFrame
+    scalings: list[RopeScaling] = field(repr=False)
+    seconds: float
+    finished: bool
+
+
+class Rounds:
+    """The log, the budget and the history of a search.
+
+    Args:
+        log: what was measured before, and where to keep what will be.
+        budget: when to stop early.
+        length: tokens per document.
+        measure: measures trials, given by their number in the round.
+    """
+
+    def __init__(
+        self, log: Log, budget: Budget, length: int, measure: Callable[[dict[int, Trial]], Results]
+    ) -> None:
+        self.log, self.budget, self.length, self.measure = log, budget, length, measure
+        self.rows: list[tuple[object, ...]] = []
+        self.scalings: list[RopeScaling] = []
+        self.best: tuple[float, RopeScaling | None] = (math.inf, None)
+        self.forwards = 0
+
+    def result(self, searcher: Searcher, name: str) -> SearchResult:
+        """Let a searcher ask and tell until its end or the budget's.
+
+        Raises:
+            RuntimeError: no trial gave a finite loss.
+            ValueError: the budget is too small for one trial.
+        """
+        finished = False
+        with Progress(f"{name} search", self.budget.candidates) as bar:
+            for number in itertools.count():
+                trials = searcher.ask()
+                if not trials:
+                    finished = True
+                    break
+                affordable = trials[: self._affordable(trials)]
+                results = self._round(number, affordable, bar)
+                if len(results) < len(trials):
+                    break
+                searcher.tell(results)
+        best_loss, best = self.best
+        if best is None:
+            raise RuntimeError(
+                f"none of the {len(self.rows)} trials gave a finite loss on all documents: check "
+                "the model, its dtype and the documents, or give the search a larger budget"
+            )
+        history = pd.DataFrame(self.rows, columns=COLUMNS)
+        return SearchResult(best, best_loss, history, self.scalings, self.log.seconds, finished)
+
+    def _affordable(self, trials: Sequence[Trial]) -> int:
+        """How many of a round's trials the budget has room for, each at its full cost."""
+        candidates, tokens = self.budget.candidates, self.budget.tokens
+        count = len(trials) if candidates is None else min(len(trials), candidates - len(self.rows))
+        if tokens is not None:
+            costs = np.cumsum([trial.forwards for trial in trials])
+            left = tokens // self.length - self.forwards
+            count = min(count, int(np.searchsorted(costs, left, side="right")))
+        if count == 0 and not self.rows:
+            needed = trials[0].forwards * self.length
+            raise ValueError(
+                f"the budget of {tokens:,} tokens is too small for one trial of {needed:,}: give "
+                "more, or fewer or shorter documents"
+            )
+        return count
+
+    def _round(self, number: int, trials: list[Trial], bar: Progress) -> list[Measured]:
+        """Results of the trials in order, up to the first that was not measured."""
+        known = {i: self.log.get((number, i), trial) for i, trial in enumerate(trials)}
+        done = {i: measured for i, measured in known.items() if measured is not None}
+        missing = {i: trial for i, trial in enumerate(trials) if i not in done}
+        bar.advance(len(done))
+        if missing and not self._out_of_time:
+            self._measure(number, missing, done, bar)
+        in_order = [done[i] for i in itertools.takewhile(done.__contains__, range(len(trials)))]
+        for i, (trial, measured) in enumerate(zip(trials, in_order, strict=False)):
+            self._note(number, i, trial, measured)
+        return in_order
+
+    @property
+    def _out_of_time(self) -> bool:
+        return self.budget.seconds is not None and self.log.seconds >= self.budget.seconds
+
+    def _measure(
+        self, number: int, missing: dict[int, Trial], done: dict[int, Measured], bar: Progress
+    ) -> None:
+        """Add to `done` what is missing, unless the time is up or Ctrl-C comes before."""
+        lowest = self.best[0]
+        with contextlib.closing(self.measure(missing)) as results:
+            try:
+                for i, measured, seconds in results:
+                    self.log.add((number, i), missing[i], measured, seconds)
+                    done[i] = measured
+                    if not missing[i].gradient:
+                        lowest = min(lowest, measured.loss)
+                    known = lowest < EXP_MAX
+                    bar.advance(1, f"best perplexity {math.exp(lowest):.4g}" if known else "")
+                    if self._out_of_time:
+                        break
+            except KeyboardInterrupt:
+                if not (self.rows or done):
+                    raise  # there is nothing to return
+                bar.say(
+                    f"stopped by hand after {len(self.log.measured)} trials; with a checkpoint, "
+                    "call again to go on"
+                )
+
+    def _note(self, number: int, i: int, trial: Trial, measured: Measured) -> None:
+        """A row of the history."""
+        if not trial.gradient and measured.loss < self.best[0]:
+            self.best = measured.loss, trial.scaling
+        self.forwards += len(measured.losses) * (GRADIENT_FORWARDS if trial.gradient else 1)
+        best_loss = self.best[0]
+        self.scalings.append(trial.scaling)
+        self.rows.append(
+            (
+                number,
+                i,
+                trial.kind,
+                len(measured.losses),
+                measured.mean,
+                best_loss,
+                math.exp(best_loss) if best_loss < EXP_MAX else math.inf,
+                measured.dropped,
+                self.forwards,
+                self.forwards * self.length,
+                trial.scaling.start_tokens,
+                trial.scaling.attention_factor,
+            )
+        )
