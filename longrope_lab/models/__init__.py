@@ -1,1 +1,1 @@
-"""Live Hugging Face models: loading, config, rotary embedding, forward passes, generation, estimates."""
+"""Live models: loading, their rotary embedding, forward passes, generation, estimates of memory."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Config: TypeAlias = "PreTrainedConfig | Mapping[str, Any]"
 
-# Models such as Gemma 3 have parameters for each layer type. Long range is the business of this one.
+# Models such as Gemma 3 have parameters for each layer type; this one sees the whole text.
 FULL_ATTENTION = "full_attention"
 
 KINDS = ("default", "linear", "dynamic", "yarn", "longrope")

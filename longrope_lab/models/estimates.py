@@ -1,4 +1,7 @@
-"""What a model takes of a machine's memory, told from its config before a weight is loaded."""
+"""What a model takes of memory and of work, estimated from its config before anything runs.
+
+No weight is loaded for an estimate of memory.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,19 @@ GIB = 2**30
 def memory_shortage(
     config: PreTrainedConfig, length: int, device: torch.device, dtype: torch.dtype
 ) -> str | None:
-    """What a model would take to score `length` tokens, in words, if the machine does not have it;
-    None if it does.
+    """What a model would take to score so many tokens, in words, if the machine does not have it.
 
-    The least that it can take: weights, and the activations of one layer. Gradients and a cache of
-        keys come on top.
+    It is the least that the model can take: weights, and the activations of one layer. Gradients
+    and a cache of keys come on top.
 
     Args:
         config: a transformers config.
         length: tokens; 0 counts the weights alone.
-        device: of the model: a GPU's whole memory counts, or the memory that the machine has free.
+        device: of the model; what counts is a GPU's whole memory, or what a machine has free.
         dtype: of the weights.
+
+    Returns:
+        None if the machine has it.
     """
     if getattr(config, "quantization_config", None) is not None:
         return None  # how much smaller its weights are is known to its quantiser alone
@@ -43,13 +48,13 @@ def memory_shortage(
         return None
     more = f" and {above / GIB:.3g} GiB to score {length:,} tokens" if length else ""
     return (
-        f"at least {weights / GIB:.3g} GiB for {parameters:,} weights in {str(dtype).removeprefix('torch.')}{more}, "
-        f"and {where} {available / GIB:.3g} GiB"
+        f"at least {weights / GIB:.3g} GiB for {parameters:,} weights in "
+        f"{str(dtype).removeprefix('torch.')}{more}, and {where} {available / GIB:.3g} GiB"
     )
 
 
 def parameter_count(config: PreTrainedConfig) -> int:
-    """Weights of the model that a config describes, tied ones once; none of them is made."""
+    """Weights of the model that a config describes, counting tied ones once; none is made."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -57,31 +62,34 @@ def parameter_count(config: PreTrainedConfig) -> int:
 
 
 def activation_bytes(config: PreTrainedConfig, length: int, dtype: torch.dtype) -> int:
-    """What a model holds at once to score `length` tokens: an estimate from its widths; attention
-        is memory-efficient.
+    """What a model holds at once to score so many tokens, beside its weights, from its widths.
 
-    The embeddings, a layer's input, sum and norm, and the widest of what it computes from them:
-    three tensors of the MLP, or attention's inputs and outputs. For SmolLM2-135M in bfloat16 it
-    says 0.84 GiB at 65,536 tokens and 6.8 at 524,288; measured were 0.89 and 6.9."""
+    These are the embeddings, a layer's input, sum and norm, and the widest of what it computes from
+    them: three tensors of the MLP, or the inputs and outputs of attention, which is
+    memory-efficient. For SmolLM2-135M at 65,536 tokens in bfloat16 it says 0.84 GiB, and 0.89 were
+    measured.
+    """
     config = config.get_text_config()
     widest = max(_inner(config), sum(projected_widths(config)))
     return dtype.itemsize * length * (4 * int(config.hidden_size) + 3 * widest)
 
 
 def peak_bytes(model: PreTrainedModel, length: int, *, backward: bool, trained: int = 0) -> float:
-    """Estimated peak memory of `token_losses`, or of a gradient under `recomputing`, weights and
-    all.
+    """Estimated peak memory of `token_losses`, or of a gradient under `recomputing`, with weights.
 
-    Counted from a Llama's layer at the model's dtype. Above its weights SmolLM2 on an H100 needed
-    1.02 to 1.06 of it to score 65,536 tokens and more, 0.95 for gradients of the factors at 16,384,
-    and above weights and moments 0.90 to train on 65,536 (results/gpu/90_cost).
+    It is counted from a Llama's layer at the model's dtype. What SmolLM2 needed on an H100, as a
+    share of the estimate (results/gpu/90_cost):
+
+        scoring 65,536 tokens and more          1.02 to 1.06, above the weights
+        gradients of the factors at 16,384      0.95, above the weights
+        training on 65,536                      0.90, above weights and moments
 
     Args:
-        model: a Hugging Face causal language model; it may be a "meta" one.
+        model: a Hugging Face causal language model; it may be on the "meta" device.
         length: tokens.
         backward: whether there is a backward pass.
         trained: weights that are fine-tuned, each with a gradient and Adam's two moments; all of
-            the model's are then held in float32, and cast for the products.
+            the model's weights are then held in float32, and cast for the products.
     """
     config = model.config.get_text_config()
     width, size = config.hidden_size, model.dtype.itemsize
@@ -90,24 +98,21 @@ def peak_bytes(model: PreTrainedModel, length: int, *, backward: bool, trained: 
     held = (4 + (size if wide else 0)) * weights + 12 * trained if trained else size * weights
     chunk = min(length, HEAD_CHUNK) * model.get_input_embeddings().weight.shape[0]
     if not backward:
-        head = (
-            chunk * (size + wide + 4) + 2 * length * size * width
-        )  # logits, as float32, their losses; hidden states
+        # Logits, the same as float32, their losses; and the hidden states twice.
+        head = chunk * (size + wide + 4) + 2 * length * size * width
         return float(held + max(activation_bytes(config, length, model.dtype), head))
     # Each layer's input (weights in float32 make it float32), attention's output there, and the
     # logarithm of its denominator for each head, in float32.
     attended = size * projected_widths(config)[0] + 4 * config.num_attention_heads
     inputs = (4 if trained else size) * width * (config.num_hidden_layers + 1)
     kept = length * (inputs + attended * config.num_hidden_layers)
-    head = chunk * (
-        2 * (size + wide) + 4
-    )  # logits, as float32, their softmax, a gradient of the first two
+    # Logits, the same as float32, a gradient of each, and their softmax.
+    head = chunk * (2 * (size + wide) + 4)
     return float(held + kept + max(_layer_bytes(config, length, size), head))
 
 
 def saving_memory(model: PreTrainedModel, length: int) -> contextlib.AbstractContextManager[None]:
-    """`recomputing`, unless a quarter of the free memory holds what all layers compute on so many
-    tokens.
+    """`recomputing`, unless a quarter of the free memory holds what all layers compute.
 
     Gradients are the same either way; to compute nothing twice is faster.
     """
@@ -122,17 +127,13 @@ def _layer_bytes(config: PreTrainedConfig, length: int, size: int) -> int:
     """What a Llama's layer keeps for its backward pass, and what that takes on top."""
     # Two norms in float32; of attention its inputs and outputs, of the MLP four tensors and three
     # gradients.
-    return int(
-        length
-        * (
-            24 * config.hidden_size
-            + size * (2 * sum(projected_widths(config)) + 7 * _inner(config))
-        )
-    )
+    norms = 24 * config.hidden_size
+    products = size * (2 * sum(projected_widths(config)) + 7 * _inner(config))
+    return int(length * (norms + products))
 
 
 def projected_widths(config: PreTrainedConfig) -> tuple[int, int]:
-    """Width of a layer's queries, and of its keys, which grouped heads share."""
+    """The width of a layer's queries, and of its keys, which groups of heads share."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return heads * head_dim, (getattr(config, "num_key_value_heads", None) or heads) * head_dim
@@ -143,12 +144,12 @@ def _inner(config: PreTrainedConfig) -> int:
 
 
 def forward_flops(model: PreTrainedModel, length: int) -> float:
-    """Estimated floating point operations of one forward pass over `length` tokens; the model may
-    be a "meta" one.
+    """Estimated floating point operations of one forward pass; the model may be a "meta" one.
 
-    Two a weight and token, the head's included and the embedding's, which is a look-up, not; and
-    attention's two products over the tokens before each, which are half of all. A mixture of
-    experts counts as if all were at work."""
+    Counted are two per weight and token, without the embedding, which is a look-up. On top come
+    attention's two products with the tokens before each one, which are half of all. A mixture of
+    experts counts as if all of them were at work.
+    """
     config = model.config.get_text_config()
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     weights: int = sum(p.numel() for p in model.parameters() if p.ndim > 1)

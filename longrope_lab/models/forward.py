@@ -1,9 +1,8 @@
-"""Token losses of a long sequence in bounded memory: the one place that runs a model forward for
-    scoring.
+"""Forward passes over long sequences in bounded memory, and stand-ins for a module's `forward`.
 
 The logits of 256k tokens over a vocabulary of 49k would take 51 GB in float32. Here the decoder
-runs once over the whole sequence, and the head runs over its hidden states a few hundred rows at a
-time."""
+runs once over the whole sequence, and the head over its hidden states, a thousand rows at a time.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 # Head rows at a time: 1024 rows of a 49k vocabulary are 0.2 GB in float32.
 HEAD_CHUNK = 1024
 
-# cuDNN's kernel is the fastest on recent GPUs, then flash; the others take what these two refuse
-# (float32, masks).
+# cuDNN's kernel is the fastest on recent GPUs, then flash. The others take what these two refuse,
+# such as float32 and masks.
 FASTEST_FIRST = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -72,7 +71,7 @@ class StandIn:
 
     @property
     def in_place(self) -> bool:
-        """Whether it is what the module calls now; False once something else was put on top of it."""
+        """Whether the module calls it now, and nothing else was put on top of it."""
         return vars(self.module).get("forward") is self.forward
 
     def restore(self) -> None:
@@ -96,7 +95,14 @@ def remove_stand_in(module: nn.Module) -> None:
 def token_losses(
     model: PreTrainedModel, ids: ArrayLike | Tensor, *, head_chunk: int = HEAD_CHUNK
 ) -> Tensor:
-    """The loss of each token given all before it.
+    """The loss of each token, given all the tokens before it.
+
+    >>> model, tokenizer = lab.load_model("lab")
+    >>> ids = tokenizer("In the beginning God created").input_ids
+    >>> [tokenizer.decode(i) for i in ids[1:]]
+    [' the', ' beginning', ' God', ' creat', 'ed']
+    >>> [round(loss, 1) for loss in lab.token_losses(model, ids).tolist()]  # "ed" had to come
+    [1.8, 5.8, 9.6, 6.9, 0.1]
 
     Args:
         model: a Hugging Face causal language model.
@@ -104,17 +110,18 @@ def token_losses(
         head_chunk: tokens whose logits are held at a time.
 
     Returns:
-        (T - 1,) float32 on the model's device, in nats: entry t is minus the log-probability of
+        (T - 1,), float32, on the model's device, in nats: entry t is minus the log-probability of
         token t + 1.
 
     Raises:
-        ValueError: not a single row of at least 2 token ids of the model's vocabulary, or
-            head_chunk below 1.
+        ValueError: `ids` are not a single row of at least 2 ids of the model's vocabulary, or
+            `head_chunk` is below 1.
     """
     ids = torch.as_tensor(ids)
     if ids.ndim != 1 or len(ids) < 2 or ids.is_floating_point():
         raise ValueError(
-            f"ids are {ids.dtype} of shape {tuple(ids.shape)}: token losses take one row of at least 2 whole token ids"
+            f"ids are {ids.dtype} of shape {tuple(ids.shape)}: token losses take one row of at "
+            "least 2 whole token ids"
         )
     if head_chunk < 1:
         raise ValueError(f"head_chunk is {head_chunk}: it counts tokens, so a whole number from 1")
@@ -133,20 +140,19 @@ def token_losses(
 def mean_loss(
     model: PreTrainedModel, ids: Tensor, *, last: int | None = None, head_chunk: int = HEAD_CHUNK
 ) -> Tensor:
-    """The mean token loss of sequences of one length, differentiable, in the memory of the hidden
-    states.
+    """The mean token loss of sequences of one length, differentiable.
 
-    The backward pass computes the head again, a chunk at a time; inside `recomputing` the decoder's
-    layers too.
+    Logits are never held for all tokens: the backward pass computes the head again, a chunk at a
+    time. Inside `recomputing` it computes the decoder's layers again, too.
 
     Args:
         model: a Hugging Face causal language model.
         ids: token ids, shape (B, T), T at least 2, on the model's device.
-        last: count only so many tokens at the end of each; None: all T - 1.
+        last: count only so many tokens at the end of each sequence; None counts all T - 1.
         head_chunk: tokens whose logits are held at a time.
 
     Returns:
-        (), float32, nats a token.
+        (), float32, in nats per token.
     """
     hidden = hidden_states(model, ids)[:, :-1]  # (B, T - 1, width)
     first = 0 if last is None else max(hidden.shape[1] - last, 0)
@@ -163,7 +169,7 @@ def mean_loss(
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """What the decoder hands to the head, (B, T) -> (B, T, width), without a key-value cache."""
+    """What the decoder hands to the head, (B, T) -> (B, T, width); no keys are cached."""
     hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden
 
@@ -171,7 +177,10 @@ def hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
 def chunked_logits(
     model: PreTrainedModel, hidden: Tensor, chunk: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """(start, logits) for `chunk` rows at a time of hidden (1, T, width); logits (rows, V), float32."""
+    """(start, logits) for `chunk` rows at a time of hidden states (1, T, width).
+
+    Logits are (rows, V), float32.
+    """
     for start in range(0, hidden.shape[1], chunk):
         yield start, _logits(model, hidden[:, start : start + chunk])[0].float()
 
@@ -179,8 +188,8 @@ def chunked_logits(
 def _logits(model: PreTrainedModel, rows: Tensor) -> Tensor:
     """Logits (B, rows, V) of hidden states (B, rows, width).
 
-    The model's own forward computes them, with its decoder replaced by a stand-in that hands over
-    the rows: whatever a model does to its logits (a scale, a soft cap, a bias) is so done here too.
+    The model's own forward computes them, with a stand-in for its decoder that hands over the rows.
+    Whatever a model does to its logits (a scale, a soft cap, a bias) is so done here, too.
     """
     # A mixture of experts looks for router_logits, which this output has.
     from transformers.modeling_outputs import MoeModelOutputWithPast
@@ -194,15 +203,16 @@ def _logits(model: PreTrainedModel, rows: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def recomputing(model: PreTrainedModel) -> Iterator[None]:
-    """Keep only the inputs of the decoder's layers and what attention gave; the backward pass
-    computes the rest again.
+    """Compute most of each layer again in the backward pass, to save memory.
 
-    Of a long text attention is nearly all the work, and what it gives is about as large as a
-    layer's input: to compute it once saves up to two ninths of a gradient's time.
+    Kept are only the inputs of the decoder's layers and what attention gave. Over a long text,
+    attention is nearly all the work, and what it gives is about as large as a layer's input: to
+    compute it once saves up to two ninths of a gradient's time.
 
     transformers' own switch acts in training mode alone, where a model may also drop activations at
-    random, and leaves a hook at the embedding; here the layers that it would wrap are wrapped, and
-    nothing else changes."""
+    random, and leaves a hook at the embedding. Here the layers that it would wrap are wrapped, and
+    nothing else changes.
+    """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     keeping_attention = partial(create_selective_checkpoint_contexts, ATTENTION)
@@ -218,20 +228,19 @@ def recomputing(model: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_float32(model: PreTrainedModel) -> Iterator[None]:
-    """Hold weights of 16 bits in 32 while they are trained: in 16, most small updates would be
-        rounded away.
+    """Hold weights of 16 bits in 32 while they are trained: in 16, small updates are rounded away.
 
-    Buffers stay as they are: a frequency of a rotary embedding that is rounded once is not put
-    right again."""
-    halves = [
-        (p, p.dtype) for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)
-    ]
-    for p, _ in halves:
+    Buffers stay as they are: a frequency of a rotary embedding that was rounded once does not get
+    its digits back.
+    """
+    halves = [p for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)]
+    dtypes = [p.dtype for p in halves]
+    for p in halves:
         p.data = p.data.float()
     try:
         yield
     finally:
-        for p, dtype in halves:
+        for p, dtype in zip(halves, dtypes, strict=True):
             p.grad = None
             p.data = p.data.to(dtype)
 

@@ -1,13 +1,16 @@
-"""Generation that is right where a schedule changes its factors.
+"""Generation that stays right where a schedule changes its factors.
 
 Keys in the cache keep the rotation they were made with. If the factors change while tokens are
 added (at the border between short and long factors, or with every token under Dynamic NTK), queries
-of one rotation meet keys of another: transformers lets that happen in all but the Phi models. Here
-each row of a batch has one set from its first token to its last, so that every step gives the
-logits of a forward pass from scratch under that set."""
+of one rotation meet keys of another. transformers lets that happen in all but the Phi models.
+
+Here each row of a batch has one set of factors from its first token to its last. So every step
+gives the logits of a forward pass from scratch under that set.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +18,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..common.checks import whole
-from ..common.files import Json
 from ..rope.schedule import Scaling
 from .rotary import scaled
 
@@ -35,13 +37,11 @@ def generate(
     max_new_tokens: int,
     **options: Any,
 ) -> Any:
-    """The model's own `generate`, each row under the scaling for its prompt and `max_new_tokens`
-    together.
+    """The model's own `generate`, each row under one scaling from its first token to its last.
 
-    In force for a row, from its first token to its last, is ``schedule.at(prompt tokens +
-    max_new_tokens)``: also where the answer ends early, and while the row is still short. A prompt
-    that stays inside the original window with all its new tokens is so read with the short factors,
-    and one that may cross the border with the long ones from the start. So ask for no more new
+    That is ``schedule.at(prompt tokens + max_new_tokens)``, also where the answer ends early. A
+    prompt that stays inside the window with all its new tokens is read with the short factors, and
+    one that may cross the border is read with the long ones from the start. So ask for no more new
     tokens than are needed.
 
     Args:
@@ -51,7 +51,7 @@ def generate(
         schedule: the scaling for each length; a single scaling; or None for the model as it stands.
         attention_mask: (B, T), 1 for the tokens of a prompt and 0 for padding; positions are
             counted from it. Without one, all are tokens.
-        max_new_tokens: at most so many tokens are added to each row.
+        max_new_tokens: the most tokens that are added to each row.
         options: as the model's `generate` takes them: sampling, beams, `num_return_sequences`, an
             assistant. Rows that it repeats keep the scaling of the row they come from.
 
@@ -60,25 +60,25 @@ def generate(
         an option asks for more.
 
     Raises:
-        ValueError: prompts that are not (B, T), a mask of another shape, with padding elsewhere
-            than on the left or without a token, padding without a mask, `max_new_tokens` below 1,
-            an option that brings its own keys, positions or embeddings, or a scaling for another
+        ValueError: prompts that are not (B, T); a mask of another shape, with padding elsewhere
+            than on the left, or without a token; padding without a mask; `max_new_tokens` below 1;
+            an option that brings its own keys, positions or embeddings; a scaling for another
             model.
     """
     ids = torch.as_tensor(input_ids, device=model.device)
     if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
         raise ValueError(
-            f"input_ids are {ids.dtype} of shape {tuple(ids.shape)}: prompts are whole token ids (B, T), at least one "
-            "token each"
+            f"input_ids are {ids.dtype} of shape {tuple(ids.shape)}: prompts are whole token ids "
+            "(B, T), at least one token each"
         )
-    max_new_tokens = whole(
-        "max_new_tokens", max_new_tokens, 1, "it counts tokens, a whole number from 1"
-    )
+    rule = "it counts tokens, a whole number from 1"
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1, rule)
     given = [name for name in REFUSED if options.get(name) is not None]
     if given:
         raise ValueError(
-            f"{', '.join(given)} cannot be passed: keys and positions follow from the prompts and their mask, so that "
-            "all of a row are under one scaling; pass the whole text so far as input_ids"
+            f"{', '.join(given)} cannot be passed: keys and positions follow from the prompts and "
+            "their mask, so that all of a row are under one scaling; pass the whole text so far as "
+            "input_ids"
         )
     mask = _mask(model, ids, attention_mask, options)
     with scaled(model, schedule, length=mask.sum(dim=1) + max_new_tokens):
@@ -86,42 +86,49 @@ def generate(
 
 
 def _mask(
-    model: PreTrainedModel, ids: Tensor, attention_mask: ArrayLike | Tensor | None, options: Json
+    model: PreTrainedModel,
+    ids: Tensor,
+    attention_mask: ArrayLike | Tensor | None,
+    options: Mapping[str, Any],
 ) -> Tensor:
-    """The mask (B, T) of whole numbers, each row zeros and then ones."""
+    """The mask (B, T) of whole numbers, in each row zeros and then ones."""
     if attention_mask is None:
         _check_no_padding(ids, options.get("pad_token_id", model.generation_config.pad_token_id))
         return torch.ones_like(ids)
     mask = torch.as_tensor(attention_mask, device=ids.device)
     if mask.shape != ids.shape:
         raise ValueError(
-            f"attention_mask has shape {tuple(mask.shape)} and input_ids {tuple(ids.shape)}: give one number a token"
+            f"attention_mask has shape {tuple(mask.shape)} and input_ids {tuple(ids.shape)}: give "
+            "one number per token"
         )
     if ((mask != 0) & (mask != 1)).any():
         raise ValueError(
-            "attention_mask holds other numbers than 0 and 1: 1 marks a token of the prompt, 0 padding"
+            "attention_mask holds other numbers than 0 and 1: 1 marks a token of the prompt, 0 "
+            "padding"
         )
     mask = mask.long()
     empty = (mask.sum(dim=1) == 0).nonzero()
     if len(empty):
         raise ValueError(
-            f"row {int(empty[0])} of attention_mask is all padding: a prompt needs at least one token"
+            f"row {int(empty[0])} of attention_mask is all padding: a prompt needs at least one "
+            "token"
         )
     after = (mask.diff(dim=1) < 0).any(dim=1).nonzero()
     if len(after):
         raise ValueError(
-            f"row {int(after[0])} of attention_mask has padding after a token: new tokens follow the last column, so "
-            "pad on the left (tokenizer.padding_side = 'left')"
+            f"row {int(after[0])} of attention_mask has padding after a token: new tokens follow "
+            "the last column, so pad on the left (tokenizer.padding_side = 'left')"
         )
     return mask
 
 
 def _check_no_padding(ids: Tensor, pad: int | None) -> None:
-    """Rows that begin or end with different numbers of padding tokens were padded: a mask must say so."""
+    """Refuse rows that begin or end with different numbers of padding tokens, without a mask."""
     for side, rows in (("left", ids), ("right", ids.flip(1))):
         count = torch.zeros(1) if pad is None else (rows == pad).long().cumprod(dim=1).sum(dim=1)
         if count.min() < count.max():
             raise ValueError(
-                f"the prompts have {int(count.min())} to {int(count.max())} padding tokens ({pad}) on the {side}, and "
-                "there is no mask: pass attention_mask as the tokenizer returns it (all ones if they are text)"
+                f"the prompts have {int(count.min())} to {int(count.max())} padding tokens ({pad}) "
+                f"on the {side}, and there is no mask: pass attention_mask as the tokenizer "
+                "returns it (all ones if they are text)"
             )

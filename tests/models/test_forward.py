@@ -1,6 +1,10 @@
-"""Token losses against cross-entropy of all logits at once, and proof that those are never held."""
+"""Token losses against cross-entropy of all logits at once, which are proved never to be held.
+
+And stand-ins for a module's `forward`.
+"""
 
 import contextlib
+import copy
 
 import numpy as np
 import pytest
@@ -14,10 +18,12 @@ from torch.utils._pytree import tree_leaves
 from longrope_lab.models import forward as losses_module
 from longrope_lab.models.forward import (
     HEAD_CHUNK,
+    StandIn,
     chunked_logits,
     hidden_states,
     mean_loss,
     recomputing,
+    remove_stand_in,
     token_losses,
 )
 from longrope_lab.models.rotary import apply_scaling, rope_spec
@@ -33,7 +39,7 @@ def by_full_logits(model, ids):
 
 @pytest.mark.parametrize("chunk", [7, 60, HEAD_CHUNK])
 def test_cross_entropy_of_the_full_logits(family, chunk):
-    """Gemma 2 caps its logits, Cohere scales them, the mixtures of experts hand on more than hidden states."""
+    """Gemma 2 caps its logits, Cohere scales them, mixtures of experts hand on more than states."""
     model = tiny_model(family)
     ids = IDS[:60]
     losses = token_losses(model, ids, head_chunk=chunk)
@@ -157,7 +163,7 @@ def test_ids_of_any_kind(kind):
 
 
 def test_the_order_of_kernels_changes_no_result(monkeypatch):
-    """With a GPU, attention kernels are taken in an order of ours; what a machine lacks is passed over."""
+    """With a GPU, attention kernels are taken in our order; what a machine lacks is passed over."""
     model = tiny_model()
     expected = token_losses(model, IDS)
     asked = []
@@ -231,7 +237,7 @@ def test_the_mean_loss_of_several_rows_is_the_mean_of_theirs(last, family):
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "gpt_oss"])
 def test_the_gradient_of_the_mean_loss(family, again):
-    """Of every weight, in chunks and with layers computed again, against one pass through all logits."""
+    """Of every weight, in chunks and with layers computed again, against a pass for all logits."""
     gradients = []
     for ours in (True, False):
         model = tiny_model(family)
@@ -314,11 +320,12 @@ def test_recomputing_ends_with_its_block():
         ([[5, 6], [7, 8]], r"of shape \(2, 2\): token losses take one row"),
         (
             [5.0, 6.5],
-            r"ids are torch\.float32 of shape \(2,\): token losses take one row of at least 2 whole token ids",
+            r"ids are torch\.float32 of shape \(2,\): token losses take one row of at least 2 "
+            r"whole token ids",
         ),
         (
             [5, VOCABULARY],
-            rf"token id 97 is outside the model's vocabulary of {VOCABULARY}: tokenise with this model's",
+            rf"token id 97 is outside the model's vocabulary of {VOCABULARY}: tokenise with this",
         ),
         ([5, -1], r"token id -1 is outside"),
     ],
@@ -343,3 +350,58 @@ def test_the_lab_model(lab):
     torch.testing.assert_close(
         token_losses(model, ids), by_full_logits(model, ids), atol=1e-4, rtol=0
     )
+
+
+# --- stand-ins ---
+
+
+def twice(x):
+    return 2 * x
+
+
+def test_a_stand_in_is_called_until_the_block_ends():
+    module = torch.nn.Identity()
+    with StandIn(module, twice) as stand_in:
+        assert module(21) == 42
+        assert stand_in.stock(21) == 21
+        assert stand_in.in_place
+    assert module(21) == 21
+    assert not stand_in.in_place
+    assert "forward" not in vars(module)
+
+
+def test_a_stand_in_gives_way_after_an_error():
+    module = torch.nn.Identity()
+    with pytest.raises(ValueError, match="inside"), StandIn(module, twice):
+        raise ValueError("inside")
+    assert "forward" not in vars(module)
+
+
+def test_stand_ins_are_put_on_top_of_each_other():
+    module = torch.nn.Identity()
+    lower = StandIn(module, twice)
+    upper = StandIn(module, lambda x: 10 + lower.forward(x))
+    assert (module(1), upper.stock(1)) == (12, 2)
+    assert upper.in_place and not lower.in_place
+    upper.restore()
+    assert module(1) == 2 and lower.in_place
+    lower.restore()
+    assert module(1) == 1
+
+
+def test_a_copy_takes_a_stand_in_with_it_until_that_is_removed():
+    module = torch.nn.Identity()
+    with StandIn(module, twice):
+        taken = copy.deepcopy(module)
+        assert taken(21) == 42
+        remove_stand_in(taken)
+        assert taken(21) == 21 and module(21) == 42
+    remove_stand_in(module)  # there is none to remove
+
+
+def test_a_stand_in_changes_nothing_of_a_model():
+    model = tiny_model()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with StandIn(model, lambda **_: None):
+        assert model.state_dict().keys() == before.keys()
+        assert all(torch.equal(model.state_dict()[name], w) for name, w in before.items())

@@ -1,4 +1,7 @@
-"""Every step of a generation against forward passes from scratch, on both sides of where a schedule changes."""
+"""Every step of a generation against forward passes from scratch.
+
+They lie on both sides of the length at which a schedule changes its factors.
+"""
 
 import math
 
@@ -56,7 +59,7 @@ def schedules(spec):
 
 @torch.no_grad()
 def from_scratch(model, scaling, ids, new=NEW):
-    """Logits (new, V) for the last `new` of ids (T,), by a forward pass without a cache or padding."""
+    """Logits (new, V) for the last `new` of ids (T,), by a pass without a cache or padding."""
     with apply_scaling(model, scaling):
         return model(ids[None], use_cache=False).logits[0, -new - 1 : -1]
 
@@ -73,7 +76,7 @@ def assert_each_step_is_from_scratch(model, schedule, out, lengths, repeats=1):
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
-# --- logits -----------------------------------------------------------------------------------------------------------
+# --- logits ---
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_an_answer_that_may_reach_the_border_is_long_from_the_start():
             torch.testing.assert_close(first, model(ids).logits[:, -1], atol=2e-5, rtol=0)
 
 
-# --- what transformers does at the border -----------------------------------------------------------------------------
+# --- what transformers does at the border ---
 
 LONGROPE = {
     "rope_type": "longrope",
@@ -143,7 +146,7 @@ def carrying(family, rope):
 
 
 def steps_off(model, out):
-    """How far each step of a stock generation is from a stock forward pass over the tokens so far, (new,)."""
+    """How far each step of a stock generation is from a stock pass over the text so far, (new,)."""
     ids = out.sequences
     expected = torch.stack(
         [model(ids[:, :n]).logits[0, -1] for n in range(ids.shape[1] - NEW, ids.shape[1])]
@@ -154,7 +157,7 @@ def steps_off(model, out):
 @torch.no_grad()
 @pytest.mark.parametrize("rope", [LONGROPE, DYNAMIC], ids=["longrope", "dynamic"])
 def test_stock_transformers_is_wrong_at_the_border_and_this_is_not(rope):
-    """The same Llama, whose config carries the schedule: its own generate mixes two sets of factors in the cache."""
+    """A Llama with the schedule in its config: its own generate mixes two sets in the cache."""
     model = carrying("llama", rope)
     ids, _ = prompts(WINDOW - 3)
     stock = steps_off(model, model.generate(ids, **STEPS))
@@ -167,7 +170,7 @@ def test_stock_transformers_is_wrong_at_the_border_and_this_is_not(rope):
 
 
 def test_phi3_drops_its_cache_at_the_border_and_loses_nothing():
-    """Its own way to be right at the border, for all rows at once; ours holds on both sides of it."""
+    """It is right at the border for all rows at once; ours is right on both sides of it."""
     model = carrying("phi3", LONGROPE)
     schedule = scaling_from_config(model.config)
     ids, mask = prompts(
@@ -177,7 +180,7 @@ def test_phi3_drops_its_cache_at_the_border_and_loses_nothing():
     assert_each_step_is_from_scratch(model, schedule, out, LENGTHS[:3])
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
+# --- tokens ---
 
 
 @torch.no_grad()
@@ -238,7 +241,7 @@ def test_several_answers_a_row():
 
 @pytest.mark.parametrize("returned", [1, 2])
 def test_beams(returned):
-    """Each row's beams are those of the row alone, and score what a forward pass from scratch gives them."""
+    """Each row's beams are those of the row alone, and score as in a pass from scratch."""
     model = tiny_model()
     schedule = schedules(rope_spec(model))["recovery"]
     ids, mask = prompts(*LENGTHS)
@@ -263,7 +266,7 @@ def test_beams(returned):
         assert own.tolist() == alone.tolist()
 
 
-# --- the model and its options ----------------------------------------------------------------------------------------
+# --- the model and its options ---
 
 
 def test_a_scaling_in_place_comes_back_and_none_keeps_it():
@@ -321,7 +324,7 @@ ONES = torch.ones(2, 5, dtype=torch.long)
         ({"max_new_tokens": 2.5}, r"max_new_tokens is 2\.5"),
         (
             {"attention_mask": ONES[:1]},
-            r"attention_mask has shape \(1, 5\) and input_ids \(2, 5\): give one number a",
+            r"attention_mask has shape \(1, 5\) and input_ids \(2, 5\): give one number per",
         ),
         ({"attention_mask": ONES[0]}, r"attention_mask has shape \(5,\)"),
         ({"attention_mask": 2 * ONES}, "holds other numbers than 0 and 1"),

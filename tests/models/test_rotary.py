@@ -1,4 +1,7 @@
-"""Scalings on live models, against transformers' own scaled models, a loop in numpy, and longer arithmetic."""
+"""Scalings on live models.
+
+They are compared with transformers' own scaled models, a loop in numpy, and longer arithmetic.
+"""
 
 import copy
 import math
@@ -14,7 +17,8 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longrope_lab.models.config import scaling_from_config
-from longrope_lab.models.rotary import apply_scaling, find_rotary, rope_spec, scaled
+from longrope_lab.models.rotary import apply_scaling, rope_spec, scaled
+from longrope_lab.models.rotary_modules import find_rotary
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling, compose
 from longrope_lab.rope.schedule import RopeSchedule
@@ -36,7 +40,7 @@ def cos_sin(model, positions, dtype=torch.float32):
 
 
 def with_rope(family, rope, **fields):
-    """A tiny model as transformers builds it from a scaled config; Gemma 3 has parameters for each layer type."""
+    """A tiny model as transformers builds it from a config, of Gemma 3 for each layer type."""
     plain = tiny_config(family).rope_parameters
     if (
         family == "phi3" and rope["rope_type"] != "longrope"
@@ -88,7 +92,7 @@ def carrying(kind):
     return with_rope("llama", rope, max_position_embeddings=longest)
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading ---
 
 
 def test_the_spec_of_each_family(family):
@@ -212,7 +216,7 @@ def test_a_layout_that_is_not_known_is_refused():
         rope_spec(model)
 
 
-# --- scaling ----------------------------------------------------------------------------------------------------------
+# --- scaling ---
 
 
 def test_none_gives_the_stock_logits(family):
@@ -279,7 +283,7 @@ def test_a_phi3_with_longrope_factors():
 
 
 def test_extending_a_model_that_was_extended_before():
-    """PI by 4 in the config and by 2 on top is PI by 8; `compose` says so in one scaling of the plain model."""
+    """PI by 4 in the config and by 2 on top is PI by 8, and `compose` says so in one scaling."""
     once = carrying("linear")
     again = rope_scaling(rope_spec(once), "pi", 8 * WINDOW)
     with apply_scaling(once, again):
@@ -310,7 +314,7 @@ def test_gemma3_local_layers_are_left_alone():
 
 
 def reference_logits(model, ids, angles, m):
-    """A Llama's logits (T, V) in float64, head by head and position by position; angles (T, d/2)."""
+    """A Llama's logits (T, V) in float64, by head and by position; angles (T, d/2)."""
     weights = {name: w.double().numpy() for name, w in model.state_dict().items()}
     config, count = model.config, len(ids)
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -374,7 +378,7 @@ def test_start_tokens_in_every_attention_score(start_tokens):
     layout=st.sampled_from(["llama", "cohere", "gpt_oss"]),
 )
 def test_cos_and_sin_of_any_scaling(factors, start_tokens, m, positions, layout):
-    """In numpy's longest float, from the formula alone; to a rounding of float32 at any position."""
+    """In numpy's longest float, from the formula alone: to a rounding of float32 everywhere."""
     model = _layout_model(layout)
     base = FAMILIES[layout][3]
     wide = np.longdouble
@@ -421,7 +425,7 @@ def test_angles_near_two_million_are_not_rounded():
     assert np.abs(stock[:, :8].numpy() - np.cos(angles)).max() > 0.03
 
 
-# --- installing and restoring -----------------------------------------------------------------------------------------
+# --- installing and restoring ---
 
 
 def test_with_and_without_a_block():
@@ -502,11 +506,11 @@ def test_restoring_out_of_order_is_refused():
     assert torch.equal(logits(model), stock)
 
 
-# --- data types -------------------------------------------------------------------------------------------------------
+# --- data types ---
 
 
 def test_a_cast_that_rounds_the_frequencies_is_seen_through(family):
-    """`model.to(bfloat16)` rounds inv_freq, too; a model loaded in bfloat16 keeps it. Ours is the latter in both."""
+    """`model.to(bfloat16)` rounds inv_freq, and loading in bfloat16 does not; ours never does."""
     cast = tiny_model(family).to(torch.bfloat16)
     loaded = tiny_model(family)
     for weight in loaded.parameters():
@@ -523,7 +527,7 @@ def test_a_cast_that_rounds_the_frequencies_is_seen_through(family):
 
 
 def test_rounded_frequencies_matter_far_out():
-    """That the test above could not tell: near position 1000 the stock cast is far off, ours is not."""
+    """Which the test above could not tell: near position 1000 the stock cast is far off."""
     cast = tiny_model().to(torch.bfloat16)
     expected, _ = cos_sin(tiny_model(), [1000])
     stock, _ = cos_sin(cast, [1000])
@@ -552,12 +556,12 @@ def test_the_data_type_of_cos_and_sin_is_the_models_own():
         assert stock.dtype == ours.dtype == expected
 
 
-# --- caches, schedules, batches ---------------------------------------------------------------------------------------
+# --- caches, schedules, batches ---
 
 
 @torch.no_grad()
 def step_by_step(model, ids, prompt):
-    """Logits of the last positions, from a prompt's pass and then one token at a time over the cache."""
+    """Logits of the last positions, from a prompt's pass and then token by token over the cache."""
     out = model(ids[:, :prompt], use_cache=True)
     steps = [out.logits[:, -1]]
     for t in range(prompt, ids.shape[1]):
@@ -637,7 +641,7 @@ def test_generate_with_a_schedule():
 
 
 def test_rows_on_both_sides_of_a_border():
-    """A batch of 70 and 40 tokens, padded on the left: each row gets the factors of its own length."""
+    """A batch of 70 and 40 tokens, padded on the left: each row gets the factors of its length."""
     model = tiny_model()
     schedule = recovery(rope_spec(model))
     long, short = IDS[:, :70], IDS[:, 100:140]
@@ -669,7 +673,9 @@ def test_one_row_that_crosses_the_border_is_enough():
 
 
 def test_tokens_taken_back_do_not_hide_the_border():
-    """Assisted decoding tries tokens 60 to 62, keeps one, and goes on from 61 to 65 over keys of the short set."""
+    """Assisted decoding tries tokens 60 to 62, keeps one, and goes on from 61 to 65.
+
+    The keys are those of the short set."""
     model = tiny_model()
     module = model.model.rotary_emb
     x = torch.zeros(1, 1)
@@ -689,7 +695,7 @@ def padded(*lengths):
 
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_a_length_for_each_row(repeats):
-    """Rows of very different lengths, each with its own n-hat and m; three times each, as beams repeat them."""
+    """Rows of very different lengths, each with its own n-hat and m; repeated, as by beams."""
     model = tiny_model()
     spec = rope_spec(model)
     schedule = RopeSchedule.by_length(
@@ -726,16 +732,16 @@ def test_lengths_that_are_none():
     assert "forward" not in vars(model.model.rotary_emb)
     with apply_scaling(model, schedule, length=[40, 70]):
         with pytest.raises(
-            ValueError, match="2 lengths were given, one a row, and this batch has 3 rows"
+            ValueError, match="2 lengths were given, one per row, and this batch has 3 rows"
         ):
             logits(model, IDS[:, :10].expand(3, -1))
         with pytest.raises(
-            ValueError, match="2 lengths were given, one a row, and this batch has 1 rows"
+            ValueError, match="2 lengths were given, one per row, and this batch has 1 rows"
         ):
             logits(model)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals ---
 
 
 @pytest.mark.parametrize(
@@ -762,7 +768,7 @@ def test_lengths_that_are_none():
                 num_local_experts=1,
                 pad_token_id=0,
             ),
-            r"rotary_emb' \(Llama4TextRotaryEmbedding\) does not answer \(x, position_ids\) with cos and sin",
+            r"rotary_emb' \(Llama4TextRotaryEmbedding\) does not answer \(x, position_ids\) with",
         ),
         (
             tiny_config("gemma3", layer_types=["sliding_attention"] * 2),
@@ -831,7 +837,7 @@ def test_a_spec_that_forgets_the_models_attention_factor_is_refused():
         apply_scaling(model, rope_scaling(forgetful, "pi", 8 * WINDOW))
 
 
-# --- offsets ----------------------------------------------------------------------------------------------------------
+# --- offsets ---
 
 
 @pytest.mark.parametrize("start_tokens", [0, 20])
@@ -866,7 +872,9 @@ def test_offsets_are_added_to_the_logarithms(start_tokens, family):
 
 
 def test_gradients_flow_to_the_offsets():
-    """In closed form: d cos(n theta exp(-x)) / dx = n theta sin(n theta), and m is its own derivative by its log."""
+    """In closed form: d cos(n theta exp(-x)) / dx = n theta sin(n theta).
+
+    And m is its own derivative by its logarithm."""
     model = tiny_model()
     scaling = RopeScaling(
         rope_spec(model), np.linspace(1, 3, 8), 4 * WINDOW, start_tokens=4, attention_factor=1.3

@@ -1,0 +1,166 @@
+"""Writes a scaling into a Hugging Face config, so that stock transformers turns by its angles."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..common.files import Json
+from ..rope.formulas import yarn_factors
+from ..rope.scaling import RopeScaling
+from ..rope.schedule import DynamicNTK, Scaling, sets_of
+from ..rope.spec import Floats, RopeSpec
+from .config import FULL_ATTENTION, spec_from_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+# What a scaling replaces in a config's rope parameters; the rest (base, share of dimensions) is the
+# model's own.
+SCALING_FIELDS = (
+    "rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor",
+    "short_factor", "long_factor", "short_mscale", "long_mscale", "beta_fast", "beta_slow",
+    "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor",
+)  # fmt: skip
+
+# What a live model holds is float32: nearer than this, two frequencies are the same.
+SAME = 1e-6
+
+
+def config_with_scaling(config: PreTrainedConfig, scaling: Scaling) -> PreTrainedConfig:
+    """A copy of a config that carries a scaling: `scaling_from_config` the other way round.
+
+    It gets the simplest rope type that turns by the same angles and that its class accepts:
+    "default", "linear" or "yarn", else "longrope" (Phi-3's class knows "longrope" alone). Factors
+    and attention factor are relative to the config's own base, whatever embedding the scaling
+    starts from.
+
+    `max_position_embeddings` becomes the target length. The window before it is kept as
+    `original_max_position_embeddings`; for "longrope" that is the length that the short factors
+    serve. For "dynamic" both are the window, which its formula divides by.
+
+    Args:
+        config: a transformers config object; parameters of other layer types than full attention
+            stay.
+        scaling: a `RopeScaling`, a schedule of at most two sets of factors, or Dynamic NTK.
+
+    Raises:
+        ValueError: what a config cannot express: start tokens, other schedules, two attention
+            factors, Dynamic NTK over a model that was already extended, another rotary dimension.
+    """
+    if not isinstance(scaling, Scaling):
+        raise ValueError(
+            f"scaling is a {type(scaling).__name__}: pass a RopeScaling or a RopeSchedule"
+        )
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    plain = spec_from_config(text)
+    if scaling.spec.rotary_dim != plain.rotary_dim:
+        raise ValueError(
+            f"this scaling is for rotary_dim {scaling.spec.rotary_dim}; the config has "
+            f"{plain.rotary_dim}: make it from rope_spec(model)"
+        )
+    before = text.rope_parameters
+    nested = FULL_ATTENTION in before
+    own = before[FULL_ATTENTION] if nested else before
+    kept = {name: value for name, value in own.items() if name not in SCALING_FIELDS}
+    refusal: Exception | None = None
+    for parameters, original, longest in _rope_parameters(scaling, plain):
+        ours = kept | parameters
+        text.rope_parameters = before | {FULL_ATTENTION: ours} if nested else ours
+        text.max_position_embeddings = longest
+        # "linear" has no such field among its parameters; Phi-3's stands beside them, and is the
+        # one that counts.
+        if parameters["rope_type"] == "linear" or hasattr(text, "original_max_position_embeddings"):
+            text.original_max_position_embeddings = original
+        try:
+            text.validate_rope()
+        except (ValueError, KeyError) as error:
+            refusal = error
+        else:
+            return config
+    raise ValueError(
+        f"a {text.model_type} config does not take rope type {parameters['rope_type']!r}: {refusal}"
+    )
+
+
+def _rope_parameters(scaling: Scaling, plain: RopeSpec) -> Iterator[tuple[Json, int, int]]:
+    """The rope parameters that express a scaling, the simplest first.
+
+    With each come the original window and the longest input, both in tokens.
+    """
+    if isinstance(scaling, DynamicNTK):
+        spec = scaling.spec
+        if not (_same(spec.frequencies, plain.frequencies) and _same(spec.attention_factor, 1)):
+            raise ValueError(
+                "Dynamic NTK over a model that was already extended cannot be written: a config's "
+                "dynamic type starts from its base; make it from spec_from_config(model.config)"
+            )
+        yield {"rope_type": "dynamic", "factor": scaling.alpha}, spec.window, spec.window
+        return
+    short, long = _two_sets(scaling)
+    m = long.spec.attention_factor * long.attention_factor
+    low, high = _factors_over(plain, short), _factors_over(plain, long)
+    target = long.target_length
+    original = plain.window if short is long else short.target_length
+    ratio = target / original
+    common = {"factor": ratio, "original_max_position_embeddings": original, "attention_factor": m}
+    if short is long:
+        if _same(high, 1) and _same(m, 1):
+            yield {"rope_type": "default"}, target, target
+        if _same(high, ratio) and _same(m, 1):
+            yield {"rope_type": "linear", "factor": ratio}, original, target
+        if _same(high, yarn_factors(plain, ratio)):
+            yield {"rope_type": "yarn"} | common, original, target
+    factors = {"short_factor": low.tolist(), "long_factor": high.tolist()}
+    yield {"rope_type": "longrope"} | factors | common, original, target
+
+
+def _two_sets(scaling: Scaling) -> tuple[RopeScaling, RopeScaling]:
+    """The scalings of short and of long inputs: one and the same, where only one is given."""
+    sets = sets_of(scaling)
+    if not sets:
+        raise ValueError(
+            f"a {type(scaling).__name__} cannot be written into a config: it takes a RopeScaling, "
+            "a schedule of two sets of factors, or Dynamic NTK"
+        )
+    short, long = sets[0], sets[-1]
+    if len(sets) > 2:
+        lengths = ", ".join(str(s.target_length) for s in sets)
+        kept = f"schedule.at({sets[-2].target_length}), schedule.at({long.target_length})"
+        raise ValueError(
+            f"this schedule has {len(sets)} sets of factors (up to {lengths} tokens), and a config "
+            "holds two, one for short and one for long inputs: keep two, for example "
+            f"RopeSchedule.by_length([{kept}])"
+        )
+    start_tokens = max(s.start_tokens for s in sets)
+    if start_tokens:
+        raise ValueError(
+            f"this scaling keeps {start_tokens} start tokens, for which a config has no place: "
+            "save_pretrained(..., drop_start_tokens=True) leaves them out, and with docs= measures "
+            "what that costs"
+        )
+    if not _same(short.attention_factor, long.attention_factor):
+        raise ValueError(
+            f"the sets have attention factors {short.attention_factor:.6g} (up to "
+            f"{short.target_length} tokens) and {long.attention_factor:.6g}, and a config holds "
+            "one, for short inputs too: search the short set again at the long one's, as "
+            "extended.for_config(model, search_docs) does after a plan, or give it the long one's, "
+            f"dataclasses.replace(short, attention_factor={long.attention_factor!r}), and measure "
+            "it"
+        )
+    return short, long
+
+
+def _factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
+    """Factors (d/2,) that take the frequencies of `plain` to the scaling's own."""
+    over_spec = plain.frequencies / scaling.spec.frequencies  # exactly 1 where the base is the same
+    over_spec[np.isclose(over_spec, 1, rtol=SAME, atol=0)] = 1
+    return scaling.factors * over_spec
+
+
+def _same(a: Floats | float, b: Floats | float) -> bool:
+    return np.allclose(a, b, rtol=SAME, atol=0)
