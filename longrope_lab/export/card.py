@@ -22,7 +22,8 @@ pipeline_tag: text-generation
 
 # {name}
 
-{title}, its context window extended {reach} with longrope_lab (`{method}`).
+{title}, its context window extended {reach}
+with longrope_lab (`{method}`).
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

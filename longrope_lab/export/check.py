@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.rotary import apply_scaling, find_rotary
+from ..models.rotary import apply_scaling
+from ..models.rotary_modules import find_rotary
 from ..rope.schedule import Scaling, sets_of
 
 if TYPE_CHECKING:

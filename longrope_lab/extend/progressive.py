@@ -52,7 +52,7 @@ def progressive(
     >>> import longrope_lab as lab
     >>> model, tokenizer = lab.load_model("lab", device="cpu")
     >>> docs = lab.PLANS["tiny"].documents(
-    ...     tokenizer, search="kjv", train="kjv", train_split="validation"
+    ...     tokenizer, search="kjv", train="kjv", train_split="validation", limit=2
     ... )
     >>> extended = progressive(model, tokenizer, "tiny", "run", **docs)
     >>> extended

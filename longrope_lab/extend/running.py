@@ -152,10 +152,10 @@ def documents_for(stage: Search | Recover, docs: Sequence[Document]) -> list[Doc
     """
     fit = [doc for doc in docs if len(doc) >= stage.length]
     if len(fit) < stage.documents:
+        wanted, longest = counted(stage.documents, "document"), max(map(len, docs), default=0)
         raise ValueError(
-            f"it takes {counted(stage.documents, 'document')} of that length, and {len(fit)} of the "
-            f"{len(docs)} in search_docs have it (the longest has "
-            f"{max(map(len, docs), default=0):,}): load longer ones, or shorten the stage"
+            f"it takes {wanted} of that length, and {len(fit)} of the {len(docs)} in search_docs "
+            f"have it (the longest has {longest:,}): load longer ones, or shorten the stage"
         )
     return fit[: stage.documents]
 

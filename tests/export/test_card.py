@@ -32,7 +32,8 @@ tags: [long-context, rope, longrope_lab]
 
 # my model
 
-owner/base-1b, its context window extended from 4,096 to 65,536 tokens with longrope_lab (`longrope`).
+owner/base-1b, its context window extended from 4,096 to 65,536 tokens
+with longrope_lab (`longrope`).
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,8 +41,8 @@ model = AutoModelForCausalLM.from_pretrained("my model")
 tokenizer = AutoTokenizer.from_pretrained("my model")
 ```
 
-The scaling is in `config.json`, and nothing else is needed. `scaling.json` holds the exact numbers it was made of, for
-`longrope_lab`.
+The scaling is in `config.json`, and nothing else is needed. `scaling.json` holds the exact numbers
+it was made of, for `longrope_lab`.
 
 ## Rotary embedding
 
@@ -83,18 +84,14 @@ def test_two_sets_of_factors():
         for line in lines
         if "The first factors serve inputs of up to 8,192 tokens, the second" in line
     )
-    assert (
-        "`longrope_lab.generate(model, ids, longrope_lab.scaling_from_config(model.config), max_new_tokens="
-        in told
-    )
+    schedule = "longrope_lab.scaling_from_config(model.config)"
+    assert f"`longrope_lab.generate(model, ids, {schedule}, max_new_tokens=" in told
 
 
 def test_dynamic_ntk():
     text = card(DynamicNTK(SPEC, 2.5))
-    assert (
-        "its context window extended as far as each input reaches with longrope_lab (`dynamic_ntk`)"
-        in text
-    )
+    assert "its context window extended as far as each input reaches\nwith longrope_lab (" in text
+    assert "(`dynamic_ntk`)" in text
     assert "| ratio at l tokens, past the window L | 1 + 2.5 (l / L - 1) |" in text
 
 

@@ -1,4 +1,4 @@
-"""What the tests of fine-tuning share: four segments of text, a scaling, a recipe, and a run of them."""
+"""What the tests of fine-tuning share: four segments of text, a scaling, a recipe, and a run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def weights(model):
 
 
 def fail_at(call, action, monkeypatch):
-    """Let `action(loss)` take the place of the loss at that call, counted from 1; lists what every pass read."""
+    """Let `action(loss)` take the place of the loss at that call, counted from 1.
+
+    Returns a list of what every pass reads.
+    """
     calls, stock = [], trainer_module.mean_loss
 
     def loss(model, ids):

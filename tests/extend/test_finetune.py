@@ -32,9 +32,11 @@ from finetuning import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longrope_lab.extend import arguments as arguments_module
 from longrope_lab.extend import trainer as trainer_module
-from longrope_lab.extend.finetune import finetune, segments
+from longrope_lab.extend.finetune import finetune
 from longrope_lab.extend.recipe import RECIPES, Recipe
+from longrope_lab.extend.segments import segments
 from longrope_lab.models.forward import in_float32, token_losses
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
@@ -70,7 +72,7 @@ def rates(recipe):
 
 
 def plain_loop(model, recipe):
-    """Losses of the steps, and the gradient of the first (unclipped); all four segments a step, in one batch."""
+    """Losses of the steps, each of all four segments, and the first one's unclipped gradient."""
     optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), eps=1e-8, weight_decay=0)
     losses, gradient = [], None
     for rate in rates(recipe):
@@ -130,23 +132,22 @@ def test_the_loss_inside_is_that_of_full_logits(family):
             torch.testing.assert_close(
                 model(input_ids=rows, labels=rows)["loss"], expected, atol=1e-5, rtol=0
             )
-            assert torch.equal(
-                model(input_ids=rows[:1, :9]).logits, logits
-            )  # without labels it is the stock model
+            # Without labels it is the stock model.
+            assert torch.equal(model(input_ids=rows[:1, :9]).logits, logits)
     assert "forward" not in vars(model)
 
 
 @pytest.mark.parametrize("given_", ["scaling", "schedule"])
 def test_every_second_segment_in_pieces_of_the_window(given_, tmp_path):
-    """Against two stock models of the same weights, one scaled in its config; one of them reads, the pieces as rows."""
+    """Against two stock models of the same weights, one scaled in its config.
+
+    The other one reads the pieces, as rows.
+    """
     scaled, plain = tiny_model(**PI), tiny_model()
-    rng = np.random.default_rng(
-        0
-    )  # by the seed, a shuffled pass over all segments, and one over all pieces
-    order, pieces = (
-        ROWS[rng.permutation(len(ROWS))],
-        ROWS.view(-1, WINDOW)[rng.permutation(2 * len(ROWS))],
-    )
+    # By the seed, a shuffled pass over all segments, and one over all pieces.
+    rng = np.random.default_rng(0)
+    order = ROWS[rng.permutation(len(ROWS))]
+    pieces = ROWS.view(-1, WINDOW)[rng.permutation(2 * len(ROWS))]
     losses = [full_logits(scaled, row[None]) for row in order[:2]]
     losses += [full_logits(plain, two) for two in pieces.split(2)[:2]]
     expected = torch.stack(losses).mean()
@@ -198,7 +199,10 @@ def test_shares_are_spread_evenly_and_begin_long(share, count):
 )
 @pytest.mark.parametrize("length", [2 * WINDOW, 3 * WINDOW - 1])
 def test_long_and_short_rows_in_one_pass(marks, length):
-    """As on a GPU, where a pass takes several; what is left over after the last whole piece is not read."""
+    """As on a GPU, where a pass takes several.
+
+    What is left over after the last whole piece is not read.
+    """
     model, plain, scaled = tiny_model(), tiny_model(), tiny_model(**PI)
     rows = torch.randint(3, VOCABULARY, (3, length), generator=torch.Generator().manual_seed(1))
     schedule = RopeSchedule.by_length(
@@ -214,7 +218,10 @@ def test_long_and_short_rows_in_one_pass(marks, length):
 
 @pytest.mark.parametrize(("window", "target"), [(WINDOW // 2, LENGTH), (WINDOW, WINDOW)])
 def test_the_window_is_that_of_the_scaling(window, target, tmp_path, monkeypatch):
-    """Which may say another one than the config; and one that aims no further serves the pieces, too."""
+    """Which may say another one than the config.
+
+    A scaling that aims no further than the window serves the pieces, too.
+    """
     model, seen = tiny_model(), fail_at(0, None, monkeypatch)
     spec = dataclasses.replace(rope_spec(model), window=window)
     recipe = dataclasses.replace(RECIPE, steps=1, short_share=0.5)
@@ -288,7 +295,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 
 @pytest.mark.parametrize("batch", [3, 5])
 def test_each_step_takes_its_segments_from_shuffled_passes_over_all(batch, tmp_path, monkeypatch):
-    """Four segments, and a batch that does not divide them, or is larger than all of them together."""
+    """Four segments, and a batch that does not divide them, or is larger than all together."""
     seen = fail_at(0, None, monkeypatch)
     tune(tiny_model(), tmp_path / "run", batch=batch, steps=4)
     order = [next(n for n, row in enumerate(ROWS) if torch.equal(row[None], ids)) for ids in seen]
@@ -300,9 +307,12 @@ def test_each_step_takes_its_segments_from_shuffled_passes_over_all(batch, tmp_p
 
 @pytest.mark.parametrize("short_share", [0, 0.25])
 def test_short_segments_are_computed_several_at_once(short_share, tmp_path, monkeypatch):
-    """As a GPU does: the same steps up to rounding, in equal parts of the batch, none with too many tokens."""
+    """As a GPU does: the same steps up to rounding, in equal parts of the batch.
+
+    None of these has too many tokens.
+    """
     one = undisturbed(tmp_path / "one", batch=6, short_share=short_share)
-    monkeypatch.setitem(trainer_module.AT_ONCE, "cpu", 4 * LENGTH + LENGTH // 2)
+    monkeypatch.setitem(arguments_module.AT_ONCE, "cpu", 4 * LENGTH + LENGTH // 2)
     seen = fail_at(0, None, monkeypatch)
     several = undisturbed(tmp_path / "several", batch=6, short_share=short_share)
     shapes = [ids.shape for ids in seen]
@@ -317,7 +327,10 @@ def test_short_segments_are_computed_several_at_once(short_share, tmp_path, monk
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_computing_layers_again_changes_nothing(dropout, tmp_path, monkeypatch):
-    """Not even where activations are dropped at random; and only where memory is short are they computed again."""
+    """Not even where activations are dropped at random.
+
+    Only where memory is short are they computed again.
+    """
     runs, passes = [], []
     for again in (True, False):
         free = 10_000 if again else 2**40
@@ -366,42 +379,29 @@ def test_segments_are_the_text_between_bos_and_eos(docs, length, bos, eos):
 def test_the_papers_recipes(tmp_path):
     """LongRoPE, section 4.1, and for AdamW and the warm-up YaRN, section 4.1."""
     llama2, mistral = RECIPES["llama2"], RECIPES["mistral"]
-    assert (llama2.learning_rate, llama2.decay, llama2.batch, llama2.steps) == (
-        2e-5,
-        "linear",
-        32,
-        400,
-    )
-    assert (mistral.learning_rate, mistral.decay, mistral.batch, mistral.steps) == (
-        1e-6,
-        "constant",
-        64,
-        400,
-    )
+    assert (llama2.learning_rate, llama2.decay) == (2e-5, "linear")
+    assert (llama2.batch, llama2.steps) == (32, 400)
+    assert (mistral.learning_rate, mistral.decay) == (1e-6, "constant")
+    assert (mistral.batch, mistral.steps) == (64, 400)
     for recipe in (llama2, mistral):
         assert recipe.warmup == 20 and recipe.lora_rank == 0
-        arguments = trainer_module.training_arguments(
+        arguments = arguments_module.training_arguments(
             tiny_model(), tmp_path / "run", recipe, 4096, 0
         )
-        assert (arguments.adam_beta1, arguments.adam_beta2, arguments.weight_decay) == (
-            0.9,
-            0.95,
-            0.0,
-        )
-        assert (
-            arguments.per_device_train_batch_size == 1
-            and arguments.gradient_accumulation_steps == recipe.batch
-        )
+        assert (arguments.adam_beta1, arguments.adam_beta2) == (0.9, 0.95)
+        assert arguments.weight_decay == 0.0
+        assert arguments.per_device_train_batch_size == 1
+        assert arguments.gradient_accumulation_steps == recipe.batch
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps is 0: it must be a whole number of at least 1"),
+        ({"steps": 0}, "steps is 0: it must be a whole number from 1"),
         ({"steps": 2.5}, r"steps is 2\.5: it must be a whole number"),
         ({"batch": 0}, "batch is 0"),
-        ({"warmup": -1}, "warmup is -1: it must be a whole number of at least 0"),
+        ({"warmup": -1}, "warmup is -1: it must be a whole number from 0"),
         ({"lora_rank": -4}, "lora_rank is -4"),
         ({"save_every": 0}, "save_every is 0"),
         ({"short_share": -0.1}, "short_share is -0.1: it must be a share of the segments, from 0"),
@@ -411,7 +411,7 @@ def test_the_papers_recipes(tmp_path):
         ({"decay": "linaer"}, "unknown decay 'linaer': did you mean 'linear'"),
         (
             {"steps": 20},
-            r"warmup is 20 and steps 20: the learning rate would never reach 2e-05; pass a shorter warmup",
+            r"warmup is 20 and steps 20: the learning rate would never reach 2e-05; pass a shorter",
         ),
         ({"lora_rank": 4, "lora_modules": ()}, "lora_rank is 4 and lora_modules is empty"),
     ],
@@ -422,10 +422,8 @@ def test_recipes_that_cannot_be(settings, message):
 
 
 def test_numbers_of_a_recipe_may_be_numpys(tmp_path):
-    table = tune(
-        tiny_model(), tmp_path / "run", steps=np.int64(2), batch=np.int32(1), seed=np.int64(1)
-    )
-    assert len(table) == 2
+    numbers = {"steps": np.int64(2), "batch": np.int32(1), "learning_rate": np.float64(1e-3)}
+    assert len(tune(tiny_model(), tmp_path / "run", seed=np.int64(1), **numbers)) == 2
     assert Recipe(lora_modules=["q_proj"]) == Recipe(lora_modules=("q_proj",))
 
 
@@ -439,7 +437,10 @@ LORA = {
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_low_rank_updates(tied, tmp_path):
-    """Named layers by a matrix of the rank, norms and embedding in full, nothing else; and no layer of peft stays."""
+    """Named layers change by a matrix of the rank, norms and embedding in full, nothing else.
+
+    No layer of peft stays.
+    """
     model = tiny_model(tie_word_embeddings=tied)
     before, classes = weights(model), {name: type(module) for name, module in model.named_modules()}
     tune(model, tmp_path / "run", **LORA)
@@ -459,7 +460,10 @@ def test_low_rank_updates(tied, tmp_path):
 
 @pytest.mark.parametrize("changes", [LORA, {"decay": "constant"}])
 def test_what_is_left_is_what_was_trained(changes, tmp_path):
-    """The fourth step begins with the loss of the model that three steps leave: so updates are merged at their size."""
+    """The fourth step begins with the loss of the model that three steps leave.
+
+    So updates are merged at their size.
+    """
     table = tune(tiny_model(), tmp_path / "four", steps=4, **changes)
     model = tiny_model()
     tune(model, tmp_path / "three", steps=3, **changes)
@@ -499,7 +503,10 @@ def state_of(model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("changes", [{}, LORA])
 def test_only_weights_are_other_than_before(dtype, changes, tmp_path):
-    """Neither frozen weights nor the mode, hooks, config or frequencies (which a cast would round) of a model."""
+    """Neither frozen weights nor the mode, hooks or config of a model, nor its frequencies.
+
+    A cast would round these.
+    """
     model = transformers.AutoModelForCausalLM.from_config(tiny_config("llama"), dtype=dtype).eval()
     model.model.norm.weight.requires_grad_(False)
     before, values = state_of(model), weights(model)
@@ -550,7 +557,10 @@ def test_in_float32_gives_back_each_type():
 
 
 def test_a_second_training_of_the_same_model_is_like_the_first(tmp_path, monkeypatch):
-    """accelerate marks what it has wrapped, and would not wrap it again: here a cast to bfloat16, as on a GPU."""
+    """accelerate marks what it has wrapped, and would not wrap it again.
+
+    Here it is a cast to bfloat16, as on a GPU.
+    """
     exact, _ = undisturbed(tmp_path / "exact")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     model = tiny_model()
@@ -608,6 +618,7 @@ def frozen():
             {"recipe": "lama2"},
             r"unknown recipe 'lama2': did you mean 'llama2'\? Known: llama2, mistral, small, tiny",
         ),
+        ({"recipe": None}, "recipe is None: pass a Recipe, or one of RECIPES"),
         (
             {"scaling": None},
             "a segment's length follows from a RopeScaling alone: pass length= in tokens",
@@ -623,12 +634,12 @@ def frozen():
         ),
         (
             {"docs": [Document("other", np.full(200, VOCABULARY))]},
-            "hold token ids from 1 to 97, and the model has 97: tokenise with this model's own tokenizer",
+            "token id 97 is outside the model's vocabulary of 97: tokenise with this model's own",
         ),
         (
             {"recipe": Recipe(lora_rank=2)},  # GPT-NeoX has one layer for queries, keys and values
-            r"has no linear layers named q_proj, k_proj, v_proj, o_proj: set the recipe's lora_modules to some of "
-            r"dense, dense_4h_to_h, dense_h_to_4h, ",
+            r"has no linear layers named q_proj, k_proj, v_proj, o_proj: set the recipe's "
+            r"lora_modules to some of dense, dense_4h_to_h, dense_h_to_4h, ",
         ),
         (
             {"model": frozen},
@@ -640,7 +651,8 @@ def frozen():
                     RopeSpec(rotary_dim=16, base=5e5, window=WINDOW), "pi", LENGTH
                 )
             },
-            r"this scaling is for rotary_dim 16, base 500000; the model has rotary_dim 16, base 10000: make it from",
+            r"this scaling is for rotary_dim 16, base 500000; the model has rotary_dim 16, "
+            r"base 10000: make it from",
         ),
     ],
 )

@@ -54,7 +54,10 @@ for place, when in (("mean_loss", 11), ("save", 1)):
             torch.save = kill  # the weights are written, the optimiser's moments are next
         else:
             calls, stock = [], trainer.mean_loss
-            trainer.mean_loss = lambda *args: kill() if calls.append(1) or len(calls) == when else stock(*args)
+            def loss(*args):
+                calls.append(1)
+                return kill() if len(calls) == when else stock(*args)
+            trainer.mean_loss = loss
         finetuning.undisturbed(folder)
         os._exit(0)
     print(os.WTERMSIG(os.waitpid(child, 0)[1]), *sorted(path.name for path in folder.glob("*/*")))
@@ -109,7 +112,8 @@ def attempt(folder, **changes):
 attempt("odd", batch=3)
 attempt("foreign")
 attempt("single", steps=4)
-with pytest.MonkeyPatch.context() as patch:  # not a number on the second process alone, in the fourth step
+# Not a number on the second process alone, in the fourth step.
+with pytest.MonkeyPatch.context() as patch:
     calls = fail_at(7 if state.process_index else 0, lambda loss: loss * float("nan"), patch)
     attempt("full")
 if state.is_main_process:
@@ -138,7 +142,10 @@ def assert_close(found, expected, start):
 
 
 def test_two_processes(tmp_path):
-    """The same script under `accelerate launch`: the same steps, each process with two of their four segments."""
+    """The same script under `accelerate launch` takes the same steps.
+
+    Each process has two of their four segments.
+    """
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("precious")

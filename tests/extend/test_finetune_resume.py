@@ -1,9 +1,10 @@
-"""Fine-tuning that is stopped, runs out of disk or of finite numbers, and goes on; and folders of others."""
+"""Fine-tuning that is stopped, runs out of disk or finite numbers, goes on; folders of others."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import math
 import os
 import re
@@ -52,7 +53,10 @@ def failing(error):
 @pytest.mark.parametrize("call", [3, 14])
 @pytest.mark.parametrize("changes", [{}, LORA, {"short_share": 1 / 3}])
 def test_stopped_by_hand_the_same_call_goes_on(call, changes, tmp_path, monkeypatch):
-    """With the same model, which is as it was; before the first checkpoint and after it; with random numbers in use."""
+    """With the same model, which is as it was, before the first checkpoint and after it.
+
+    Random numbers are in use.
+    """
     models = [tiny_model(attention_dropout=0.2) for _ in range(2)]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         fail_at(call, failing(KeyboardInterrupt), patch)
@@ -89,7 +93,7 @@ def with_infinite_gradient(loss):
         (14, 2, with_infinite_gradient, "the gradient's norm became (nan|inf) at step 4"),
     ],
 )
-def test_numbers_that_are_none(call, good, action, message, tmp_path, monkeypatch):
+def test_what_is_not_a_number(call, good, action, message, tmp_path, monkeypatch):
     folder, model = tmp_path / "run", tiny_model()
     before = weights(model)
     state = re.escape(
@@ -121,7 +125,7 @@ def test_weights_that_overflow_are_not_kept(tmp_path):
 
 @pytest.fixture
 def largest_file():
-    """Sets the largest file that this process can write, in bytes: a real failure of the system's own."""
+    """Sets the largest file that this process can write, in bytes: a real failure."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -129,7 +133,10 @@ def largest_file():
 
 @pytest.mark.parametrize("place", ["weights", "moments", "errno", "loss.csv"])
 def test_a_full_disk(place, tmp_path, monkeypatch, largest_file):
-    """Whatever is written when it is full: what was kept is whole, and the same call goes on from there."""
+    """Whatever is written when it is full, what was kept is whole.
+
+    The same call goes on from there.
+    """
     folder, model = tmp_path / "run", tiny_model()
     size = 4 * sum(p.numel() for p in model.parameters())
     no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -155,6 +162,20 @@ def test_a_full_disk(place, tmp_path, monkeypatch, largest_file):
     largest_file(resource.RLIM_INFINITY)
     assert names(folder) == ["checkpoint-2", "finetune.json", "loss.csv", "scaling.json"]
     assert_same((tune(model, folder), weights(model)), undisturbed(tmp_path / "whole"))
+
+
+def test_a_folder_of_the_version_before(run_before, tmp_path):
+    """Its finetune.json had no "format", and another digest of the scaling."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    theirs = json.loads((run_before / "finetune.json").read_text())
+    del theirs["format"]
+    (folder / "finetune.json").write_text(json.dumps(theirs))
+    message = r"run holds a fine-tuning of another version of longrope_lab \(format 1, and this one"
+    with pytest.raises(ValueError, match=message):
+        tune(tiny_model(), folder, steps=2)
+    assert json.loads((folder / "finetune.json").read_text()) == theirs
+    assert names(folder) == ["finetune.json"]
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def stock(model, **fields):
     return theirs
 
 
-# --- a fresh model ----------------------------------------------------------------------------------------------------
+# --- a fresh model --------------------------------------------------------------------------------
 
 
 def test_a_fresh_model_is_a_stock_llama(model):
@@ -143,7 +143,7 @@ def test_other_dtypes_keep_the_scaling(extended):
     assert (half.float() - exact).abs().mean() < 0.02 * exact.abs().mean()
 
 
-# --- extending --------------------------------------------------------------------------------------------------------
+# --- extending ------------------------------------------------------------------------------------
 
 
 def test_the_scaling_found_acts_on_every_position(extended):
@@ -234,7 +234,7 @@ def test_a_scaling_can_be_assigned_and_taken_out(model):
     assert "forward" not in vars(model.lm.model.rotary_emb)
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_a_packaged_corpus(model, tokenizer):
     assert found.history.equals(search(LongRoPEModel(**SIZES).lm, [doc], TARGET, QUICK).history)
 
 
-# --- saving and copying -----------------------------------------------------------------------------------------------
+# --- saving and copying ---------------------------------------------------------------------------
 
 
 def test_a_state_dict_holds_the_scaling(extended, tmp_path):
@@ -336,7 +336,7 @@ def test_the_model_inside_goes_into_the_other_rooms(extended):
     assert model.scaling == found.best
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_sizes_that_make_no_model(sizes, message):
         (torch.zeros(1, 0, 32), r"shape \(1, 0, 32\)"),
         (
             torch.tensor([[1, 4096]]),
-            "token id 4096 is outside the vocabulary of 4096: .* vocab_size=len",
+            "token id 4096 is outside the model's vocabulary of 4096: .* vocab_size=len",
         ),
         (torch.tensor([[-1, 5]]), "token id -1 is outside"),
     ],
@@ -415,7 +415,7 @@ def test_inputs_that_do_not_fit(inputs, message, model):
         ({"data": [0.5] * 100}, r"data are torch\.float32"),
         ({"data": None}, "data are a NoneType that holds no token ids"),
         ({"data": ["some", "texts"]}, "data are a list that holds no token ids"),
-        ({"data": IDS[0] + 4000}, r"token id \d+ is outside the vocabulary of 4096"),
+        ({"data": IDS[0] + 4000}, r"token id \d+ is outside the model's vocabulary of 4096"),
     ],
 )
 def test_data_that_cannot_be_searched_on(arguments, message, model):

@@ -28,14 +28,17 @@ ARCHITECTURES = {
 
 def sizes(window):
     return {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": window,
-        "initializer_range": 0.1, "vocab_size": 4096, "pad_token_id": 0,
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 4096,
+        "max_position_embeddings": window, "initializer_range": 0.1, "pad_token_id": 0,
     }  # fmt: skip
 
 
 @pytest.fixture
 def scaled_down(tmp_path, tokenizer, monkeypatch):
-    """Runs a notebook with the profile on a random model of an architecture; returns the folder of its results."""
+    """Runs a notebook with the profile on a random model of an architecture.
+
+    Returns the folder of its results.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the kernel's: such models lose by a second thread
     assert len(tokenizer) == 4096
 
@@ -47,7 +50,7 @@ def scaled_down(tmp_path, tokenizer, monkeypatch):
         return runs.run(
             notebook,
             "paper",
-            {"model": str(tmp_path / "model"), **parameters},
+            {"model_name": str(tmp_path / "model"), **parameters},
             tmp_path / "results",
         )
 
@@ -81,7 +84,7 @@ def test_quickstart_on_mistral(scaled_down):
     )
     own, profile = settings(folder)
     # All of them had to be scaled down.
-    assert set(profile) == {"model", "corpus", "documents", "lengths", "key_lengths", "trials"}
+    assert set(profile) == {"model_name", "corpus", "documents", "lengths", "key_lengths", "trials"}
     table = pd.read_csv(folder / "perplexity.csv")
     assert table["perplexity"].notna().all()
     assert len(table) == 2 * len(own["ratios"]) * len(lengths) * len(own["methods"])
@@ -90,8 +93,8 @@ def test_quickstart_on_mistral(scaled_down):
 
 def test_nonuniformity_on_llama2(scaled_down):
     folder = scaled_down(
-        "02", "LLaMA2", 32, corpora=["kjv"], search_corpora=["kjv"], targets=[64, 128, 256], documents=2,
-        search_documents=1, search_rounds=1, start_tokens=[0, 2, 4, 8, 16, 32],
+        "02", "LLaMA2", 32, corpora=["kjv"], search_corpora=["kjv"], targets=[64, 128, 256],
+        documents=2, search_documents=1, search_rounds=1, start_tokens=[0, 2, 4, 8, 16, 32],
         start_tokens_tried=[0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32],
     )  # fmt: skip
     own, profile = settings(folder)
@@ -105,9 +108,8 @@ def test_nonuniformity_on_llama2(scaled_down):
     }
     searches = pd.read_csv(folder / "search_table.csv")
     assert searches["target"].tolist() == [64, 128, 256]
-    assert (
-        searches["forward passes"] == 64 + 32
-    ).all()  # the paper's population, and a round of 16 + 16 more
+    # The paper's population, and a round of 16 + 16 more.
+    assert (searches["forward passes"] == 64 + 32).all()
     for name in ("t1", "t2", "t3", "t11"):
         assert pd.read_csv(folder / f"{name}.csv")["perplexity"].notna().all()
     assert "attention slid" not in printed(folder)

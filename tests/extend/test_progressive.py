@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ from planning import (
     weights,
 )
 
+from longrope_lab.extend import extended as extended_module
 from longrope_lab.extend import running as module
 from longrope_lab.extend.finetune import finetune
 from longrope_lab.extend.plan import Plan
@@ -346,6 +348,24 @@ def short(tmp_path_factory):
     return folder
 
 
+def test_a_folder_of_the_version_before_is_refused(short, tmp_path):
+    """Its plan.json had no "format", and its formulas were searches: so were their folders."""
+    folder = tmp_path / "plan"
+    folder.mkdir()
+    theirs = json.loads((short / "plan.json").read_text())
+    del theirs["format"]
+    formula = "Search(length=128, method='yarn', documents=5, attention_factors=None, "
+    theirs["stage 0"] = formula + "on_top_of=None, keep_rotations=None)"
+    (folder / "plan.json").write_text(json.dumps(theirs))
+    message = (
+        r"plan holds a plan of another version of longrope_lab \(format 1, and this one writes 2"
+    )
+    with pytest.raises(ValueError, match=message):
+        run(tiny_model(), SHORT, folder)
+    assert json.loads((folder / "plan.json").read_text()) == theirs
+    assert [path.name for path in folder.iterdir()] == ["plan.json"]
+
+
 def test_a_folder_of_anything_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("three years")
     with pytest.raises(ValueError, match="is not empty and holds no plan"):
@@ -365,6 +385,104 @@ def test_a_checkpoint_of_other_settings_is_refused(papers, tmp_path):
     )
     with pytest.raises(ValueError, match=r"checkpoint of another search .*population"):
         run(tiny_model(), plan, tmp_path / "plan")
+
+
+# --- what a plan made -----------------------------------------------------------------------------
+
+
+def test_it_prints_what_it_holds(papers):
+    done = papers.done
+    first, second, last = done.schedule.scalings
+    lines = str(done).splitlines()
+    assert lines[0] == "Extended from 64 to 256 tokens; weights at 192 tokens:"
+    for line, scaling in zip(lines[1:], (first, second, last), strict=True):
+        factors = f"{scaling.factors.min():.4g} to {scaling.factors.max():.4g}"
+        m = f"m {scaling.attention_factor:.4g}"
+        assert line == f"  up to {scaling.target_length} tokens: factors {factors}, {m}"
+    untrained = dataclasses.replace(done, tuned=None)
+    assert repr(untrained).startswith("Extended from 64 to 256 tokens; weights not trained:\n")
+
+
+def test_the_loss_of_all_trainings(papers):
+    """As notebook 05 had it: tokens go on where the training before ended."""
+    done = papers.done
+    starts = [0, 3 * 2 * 128]
+    tables = [table for stage, table in done.histories.items() if "finetune" in stage]
+    expected = pd.concat(
+        [t.assign(tokens=t["tokens"] + start) for t, start in zip(tables, starts, strict=True)]
+    )
+    pd.testing.assert_frame_equal(done.training_loss, expected)
+    assert done.training_loss["tokens"].tolist() == [256, 512, 768, 896, 1024, 1152]
+    first = dataclasses.replace(done, folders=done.folders[:3])
+    assert first.training_loss["tokens"].tolist() == [256, 512, 768]
+    with pytest.raises(ValueError, match="no fine-tuning was run"):
+        _ = dataclasses.replace(done, folders=done.folders[:2]).training_loss
+
+
+def as_in_notebook_06(network, extended, recovery, search_docs, seed):
+    """The schedule that the notebook handed over, as it was written there."""
+    switch = extended.schedule.scalings[0].target_length
+    short, long = extended.schedule.scalings[-2:]
+    if short.attention_factor != long.attention_factor:
+        same_m = SearchSpace.below(long, switch)
+        docs = [doc for doc in search_docs if len(doc) >= switch][: recovery.documents]
+        short = search(network, docs, switch, recovery.method, space=same_m, seed=seed).best
+    return RopeSchedule.by_length([short, long])
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_a_schedule_for_a_config_is_that_of_notebook_06(free, tmp_path, monkeypatch):
+    from_none = dataclasses.replace(DOWN, initial="none")
+    plan = Plan(
+        (
+            Formula(2 * WINDOW),
+            FineTune(2 * WINDOW, RECIPE),
+            Search(LONG, GRADIENT, documents=1, attention_factors=(1.0, 1.5)),
+            Recover(2 * WINDOW, from_none, documents=2, free_attention_factor=free),
+        )
+    )
+    model = tiny_model()
+    extended = run(model, plan, tmp_path / "plan")
+    ms = {scaling.attention_factor for scaling in extended.schedule.scalings}
+    assert len(ms) == (2 if free else 1)
+    expected = as_in_notebook_06(model, extended, plan.stages[-1], DOCS, 5)
+    seen = []
+    real = extended_module.search
+    monkeypatch.setattr(
+        extended_module, "search", lambda *a, **k: seen.append((a, k)) or real(*a, **k)
+    )
+    found = extended.for_config(model, DOCS, seed=5)
+    assert found == expected and len(found.scalings) == 2
+    assert len({s.attention_factor for s in found.scalings}) == 1
+    assert (found != extended.schedule) == free == bool(seen)
+    if free:
+        (_, docs, length, _), options = seen[0]
+        assert [doc.title for doc in docs] == ["book 0", "book 1"] and length == 2 * WINDOW
+        assert options["seed"] == 5
+        other = extended.for_config(model, DOCS[1:], seed=5)
+        assert other != found and other.at(LONG) == found.at(LONG)
+        with pytest.raises(ValueError, match="Recover at 128 tokens: it takes 2 documents"):
+            extended.for_config(model, DOCS[:1])
+
+
+def test_a_schedule_for_a_config_keeps_the_longest_two_sets(papers):
+    """Of three here; one alone stays as it is."""
+    done = papers.done
+    same_m = {n: dataclasses.replace(s, attention_factor=1.1) for n, s in done.recovered.items()}
+    last = dataclasses.replace(done.scalings[LONG], attention_factor=1.1)
+    three = RopeSchedule.by_length([*same_m.values(), last])
+    extended = dataclasses.replace(done, schedule=three)
+    two = RopeSchedule.by_length([same_m[128], last])
+    assert extended.for_config(papers.model, DOCS) == two
+    alone = RopeSchedule.by_length([last])
+    assert dataclasses.replace(done, schedule=alone).for_config(papers.model, DOCS) is alone
+
+
+def test_a_stopped_search_for_a_config_says_so(papers, monkeypatch):
+    stopped = SimpleNamespace(best=papers.done.recovered[128], finished=False)
+    monkeypatch.setattr(extended_module, "search", lambda *args, **kwargs: stopped)
+    with pytest.raises(KeyboardInterrupt, match="stopped by hand while it looked"):
+        papers.done.for_config(papers.model, DOCS)
 
 
 # --- formulas -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The shipped model keeps what its card says, on text that every installation has; and its recipe trains."""
+"""The shipped model keeps what its card says, on text that is everywhere; its recipe trains."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_loads_with_transformers_alone():
     )  # single digits
 
 
-def test_bits_a_character_and_collapse(lab):
+def test_bits_per_character_and_collapse(lab):
     model, tokenizer = lab
     docs = load_corpus("kjv", tokenizer, min_tokens=2048, max_tokens=2048, limit=4)
     windows = [doc.ids[start : start + 512] for doc in docs for start in range(0, 2048, 512)]
@@ -57,7 +57,10 @@ def test_passkey_inside_the_window(lab, filler):
 
 
 def test_the_recipe_trains(tmp_path):
-    """A few steps of the real recipe, of one layer on a small text: the loss falls, and the folder it leaves loads."""
+    """A few steps of the real recipe, of one layer on a small text.
+
+    The loss falls, and the folder that it leaves loads.
+    """
     from transformers import AutoTokenizer
 
     book = tmp_path / "book.txt"
@@ -76,9 +79,8 @@ def test_the_recipe_trains(tmp_path):
     assert next(data).shape == (4, pretrain.WINDOW + 1)
     torch.manual_seed(0)
     model = pretrain.new_model(tokenizer)
-    model.model.layers = model.model.layers[
-        :1
-    ]  # Muon computes in bfloat16, which not every processor does fast
+    # Muon computes in bfloat16, which not every processor does fast.
+    model.model.layers = model.model.layers[:1]
     model.config.num_hidden_layers = 1
     history = pretrain.train(model, data, steps=6, lr=6e-3, log_every=3)
     assert history[-1]["loss"] < history[0]["loss"] - 0.5
@@ -108,6 +110,5 @@ def test_the_cards_figures_are_measured(lab):
     assert figures["windows"] == 16 and 1 < figures["bits_per_character"] < 2
     inside, *beyond = [row["perplexity"] for row in figures["perplexity_without_scaling"]]
     assert beyond[-1] > 2 * inside
-    assert {row["trials"] for rows in figures["passkey"].values() for row in rows} == {
-        5
-    }  # a trial a depth
+    # One trial per depth.
+    assert {row["trials"] for rows in figures["passkey"].values() for row in rows} == {5}
