@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,11 @@ from .plan import Plan
 from .progressive import progressive
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def run_plans(
-    model_name: str,
+    model: str | Callable[[], PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     plans: Mapping[str, Plan],
     folder: str | os.PathLike[str],
@@ -31,7 +31,8 @@ def run_plans(
     """Run each plan on a model of its own, as `progressive` does; finished stages are not repeated.
 
     Args:
-        model_name: for `load_model`, which loads the model anew for each plan.
+        model: its name for `load_model`, or a function without arguments that returns it; it is
+            loaded anew for each plan.
         tokenizer: the model's.
         plans: by name.
         folder: gets a folder per plan, under its name with ``_`` for spaces.
@@ -49,12 +50,12 @@ def run_plans(
     options = {"train_docs": train_docs, "search_docs": search_docs, "seed": seed}
     if processes == 1:
         return {
-            name: progressive(model_name, tokenizer, plan, places[name], **options)  # type: ignore[arg-type]
+            name: progressive(model, tokenizer, plan, places[name], **options)  # type: ignore[arg-type]
             for name, plan in plans.items()
         }
     with WorkerProcesses(processes) as workers:
         tasks = {
-            name: workers.submit(progressive, model_name, tokenizer, plan, places[name], **options)
+            name: workers.submit(progressive, model, tokenizer, plan, places[name], **options)
             for name, plan in plans.items()
         }
         return {name: task.result() for name, task in tasks.items()}
