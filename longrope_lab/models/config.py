@@ -133,7 +133,7 @@ def _linear(spec: RopeSpec, parameters: Json, ratio: float) -> Scaling:
 
 def _yarn(spec: RopeSpec, parameters: Json, ratio: float) -> Scaling:
     betas = parameters.get("beta_fast") or 32.0, parameters.get("beta_slow") or 1.0
-    factors = yarn_factors(spec, ratio, *betas, truncate=parameters.get("truncate", True))
+    factors = yarn_factors(spec, ratio, betas, parameters.get("truncate", True))
     m = parameters.get("attention_factor", _yarn_attention_factor(parameters, ratio))
     target = round(spec.window * ratio)
     return RopeScaling(spec, factors, target, "yarn", attention_factor=m)

@@ -41,8 +41,7 @@ def yarn_attention_factor(ratio: float, scale: float = 1.0) -> float:
 def yarn_factors(
     spec: RopeSpec,
     ratio: float,
-    beta_fast: float = 32.0,
-    beta_slow: float = 1.0,
+    betas: tuple[float, float] = (32.0, 1.0),
     truncate: bool = True,
 ) -> Floats:
     """YaRN's NTK-by-parts factors, shape (d/2,) (section 3.2).
@@ -50,15 +49,22 @@ def yarn_factors(
     Fast pairs keep their frequencies, slow ones get those of Position Interpolation, and between
     the two a ramp mixes both frequencies.
 
+    Args:
+        spec: the embedding.
+        ratio: s.
+        betas: the turns inside the window from which on a pair is fast, and up to which it is slow.
+        truncate: whether the ends of the ramp are rounded outwards to whole pairs.
+
     Raises:
         ValueError: not ``beta_fast >= beta_slow > 0``, or base frequencies that do not fall.
     """
+    beta_fast, beta_slow = betas
     if not (math.isfinite(beta_fast) and beta_fast >= beta_slow > 0):
         raise ValueError(
             f"beta_fast is {beta_fast} and beta_slow {beta_slow}: they are turns inside the "
             "window, beta_fast those of the dimensions left alone, so beta_fast >= beta_slow > 0"
         )
-    low, high = (_index_of_rotations(spec, beta) for beta in (beta_fast, beta_slow))
+    low, high = (_index_of_rotations(spec, beta) for beta in betas)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, spec.rotary_dim - 1)  # the authors' bound, not d/2 - 1

@@ -143,7 +143,7 @@ def yarn_scaling(
     ratio = target_length / spec.window
     if attention_factor is None:
         attention_factor = yarn_attention_factor(ratio)
-    factors = yarn_factors(spec, ratio, beta_fast, beta_slow, truncate)
+    factors = yarn_factors(spec, ratio, (beta_fast, beta_slow), truncate)
     return RopeScaling(spec, factors, target_length, "yarn", attention_factor=attention_factor)
 
 

@@ -162,7 +162,7 @@ def test_yarn_finds_its_ramp_in_any_falling_frequencies():
         turns[5] ** 2 / turns[4],
     )
     for beta_slow, end in ((slow, 3.5), (beyond, 6)):
-        s = yarn_factors(spec, 8.0, fast, beta_slow, truncate=False)
+        s = yarn_factors(spec, 8.0, (fast, beta_slow), truncate=False)
         ramp = [min(max((i - 1.5) / (end - 1.5), 0), 1) for i in range(6)]
         np.testing.assert_allclose(1 / s, [1 - r * 7 / 8 for r in ramp], rtol=1e-12)
 
