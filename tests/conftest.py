@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, a cache of their own, and small models that need no download."""
+"""Shared by all tests: no network, a cache for each, and small models that need no download."""
 
 import gc
 import os
@@ -25,7 +25,7 @@ WINDOW = 64
 VOCABULARY = 97
 
 # What the tests know of each family without asking our code: the config's class, its own fields,
-# how many dimensions turn, and the base.
+# the number of rotary dimensions, and the base.
 FAMILIES = {
     "llama": ("LlamaConfig", {"num_key_value_heads": 2}, 16, 10_000.0),
     "mistral": ("MistralConfig", {"num_key_value_heads": 2, "sliding_window": None}, 16, 10_000.0),
@@ -79,7 +79,8 @@ def tiny_config(family, **fields):
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": WINDOW,
-        "initializer_range": 0.1,  # five times the usual, so that attention is no plain average and positions matter
+        # Five times the usual, so that attention is not a plain average, and positions matter.
+        "initializer_range": 0.1,
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -88,7 +89,7 @@ def tiny_config(family, **fields):
 
 
 def tiny_model(family="llama", *, seed=0, **fields):
-    """A random model of a family; the same seed gives the same weights, whatever its rope parameters are."""
+    """A random model of a family; a seed gives the same weights with all rope parameters."""
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(tiny_config(family, **fields)).eval()
 
@@ -101,7 +102,7 @@ def family(request):
 
 @pytest.fixture(autouse=True)
 def _threads(request):
-    """Two for the lab model; the tiny ones lose more to waiting for a second thread than it does for them."""
+    """Two for the lab model; tiny ones lose more by waiting for a second thread than they gain."""
     torch.set_num_threads(2 if "lab" in request.fixturenames else 1)
 
 
@@ -125,7 +126,10 @@ def _quiet_transformers():
 
 @pytest.fixture
 def light_heap():
-    """Fine-tuning collects garbage twice a run; what the imports have left to look through would take most of it."""
+    """What the imports left is not looked through when fine-tuning collects garbage.
+
+    That would take most of the time of a short run.
+    """
     gc.freeze()
     yield
     gc.unfreeze()
@@ -148,21 +152,25 @@ def own_notebooks(tmp_path, monkeypatch):
     """A folder of two tiny notebooks, and where their results go.
 
     `00_tiny` fails if its parameters say so; `01_small`, which has no model, sleeps when it is
-    done."""
+    done.
+    """
     folder = tmp_path / "notebooks"
     write_notebook(
         folder / "00_tiny.ipynb",
         "# A tiny notebook",
         "number: int = 1  # a number\nfail: bool = False  # whether to fail\n"
-        'seed: int = 0  # unused\nlengths: list = [64]  # tokens\nmodel: str = "lab"  # unused\n'
+        "seed: int = 0  # unused\nlengths: list = [64]  # tokens\n"
+        'model_name: str = "lab"  # unused\n'
         'out: str = "x"  # folder',
         "import pathlib\n\n"
-        'pathlib.Path(out, "table.csv").write_text(f"number\\n{number}\\n")\nprint(out)\nassert not fail',
+        'pathlib.Path(out, "table.csv").write_text(f"number\\n{number}\\n")\nprint(out)\n'
+        "assert not fail",
     )
     write_notebook(
         folder / "01_small.ipynb",
         "# A small one",
-        'number: int = 1  # a number\nsleep: int = 0  # seconds at the end\nout: str = "x"  # folder',
+        "number: int = 1  # a number\nsleep: int = 0  # seconds at the end\n"
+        'out: str = "x"  # folder',
         "import pathlib\nimport time\n\n"
         'pathlib.Path(out, "table.csv").write_text(f"number\\n{number}\\n")\ntime.sleep(sleep)',
     )
@@ -188,7 +196,10 @@ def write_notebook(path, title, parameters, work):
 
 @pytest.fixture
 def no_kernel(monkeypatch):
-    """In papermill's place, the work of the tiny notebooks, done at once; the names of those that ran."""
+    """In papermill's place, the work of the tiny notebooks, done at once.
+
+    Gives the names of those that ran.
+    """
     ran = []
 
     def execute(source, target, parameters, **_):

@@ -17,7 +17,8 @@ import longrope_lab as lab
 from longrope_lab.runs import notebooks as runs
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -55,42 +56,74 @@ def test_constraints_pin_every_requirement_inside_its_range():
         assert requirement.specifier.contains(version), requirement
 
 
-def test_version_and_public_names():
+def test_version():
     assert lab.__version__ == PROJECT["version"]
-    assert all(hasattr(lab, name) for name in lab.__all__)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_conventions(path):
-    notebook = nbformat.read(path, as_version=4)
+def test_an_installation_has_every_file_of_the_package():
+    package_data = SETTINGS["tool"]["setuptools"]["package-data"]
+    patterns = {
+        name.replace(".", "/") + "/" + pattern
+        for name, of in package_data.items()
+        for pattern in of
+    }
+    for path in (ROOT / "longrope_lab").rglob("*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            assert any(path.relative_to(ROOT).match(pattern) for pattern in patterns), path
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    """Each notebook in turn."""
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_of(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_a_notebook_opens_with_a_title_and_its_parameters(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
-    tagged = [
-        i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])
-    ]
-    assert tagged == [1]
+    tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
+    assert [i for i, these in enumerate(tags) if "parameters" in these] == [1]
     for line in notebook.cells[1].source.splitlines():
         assert re.fullmatch(r"\w+: \w+ = .+  # .+", line), (
             f"not 'name: type = default  # help': {line}"
         )
+
+
+def test_a_notebook_is_committed_without_outputs(notebook):
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code_of(notebook))
+
+
+def test_a_notebook_holds_no_logic(notebook):
+    """It belongs in the package: a cell calls it, in a few lines."""
+    for cell in code_of(notebook):
+        assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE), cell.source
+        assert len(cell.source.splitlines()) <= 15 or cell == notebook.cells[1], cell.source
+
+
+def test_a_notebook_uses_no_old_names(notebook):
     for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == [] and cell.execution_count is None
-            assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE), (
-                "logic belongs in the package"
-            )
+        assert not re.search(r"RopeSchedule\.stages|\boriginal_length\b", cell.source), cell.source
+    parameters = runs.RENAMED.keys()
+    assert not any(re.search(rf"^{old}: ", notebook.cells[1].source, re.M) for old in parameters)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("profile", runs.PROFILES)
 def test_every_profile_sets_only_what_the_notebook_has(path, profile):
-    import papermill
-
-    assert set(runs.profile_parameters(path, profile)) <= set(papermill.inspect_notebook(str(path)))
+    defaults = runs.parameters_of(path)
+    for name, value in runs.profile_parameters(path, profile).items():
+        runs.check_parameter(path.stem, name, value, defaults)
 
 
 def kept_results(pattern):
-    """Files under results/ that are committed: not what notebooks go on from (.gitignore names the folders)."""
+    """Files under results/ that are committed.
+
+    What notebooks go on from is not: .gitignore names its folders.
+    """
     unkept = {"scratch", "checkpoints", "stages", "extended"}
     files = [path for path in (ROOT / "results").rglob(pattern) if path.is_file()]
     return [path for path in files if unkept.isdisjoint(path.relative_to(ROOT).parts)]
@@ -99,9 +132,8 @@ def kept_results(pattern):
 def test_results_name_their_origin():
     for folder in {path.parent for path in kept_results("*.csv")}:
         origin = json.loads((folder / "run.json").read_text())
-        assert re.fullmatch(r"[0-9a-f]{40}", origin["commit"]), (
-            f"{folder} comes from uncommitted code"
-        )
+        uncommitted = f"{folder} comes from code that was not committed"
+        assert re.fullmatch(r"[0-9a-f]{40}", origin["commit"]), uncommitted
         assert (folder / f"{origin['notebook']}.ipynb").is_file()
 
 

@@ -1,21 +1,18 @@
 """Whether a finding showed: claims about recorded tables, and what they come to together.
 
-A claim holds, or not, at each of several places, such as a corpus and a length. Whatever is called
-above or below is so with the whole of a 95 % interval, over the same documents; what was not
-measured, or not often enough, satisfies nothing."""
+A claim holds, or does not, at each of several places, such as a corpus and a length. What was not
+measured satisfies no claim.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import pandas as pd
-
-from ..measure.stats import paired_comparison
 from ..plots.style import STYLES, tokens
-from ..rope.methods import FORMULAS, METHODS
+from ..rope.methods import METHODS
 from .experiments import experiment
 from .recorded import NotMeasuredError, Results
 
@@ -23,18 +20,28 @@ YES, PARTLY, NO, NOT_MEASURED = "yes", "partly", "no", "not measured"
 
 # place -> whether the claim holds there; None where it was not measured.
 Places = Mapping[str, bool | None]
+# What decides a claim from the results of a profile.
+Rule = Callable[[Results], Places]
 
-# An interval over fewer documents is no 95 % one: the bootstrap of two or three spans what they
-# are, and no more.
-ENOUGH = 4
-
-# Columns of the tables that `stats.paired_comparison` and `perplexity` make.
-PAIRED = ("baseline", "length", "documents", "ratio", "low", "high")
-LOSSES = ("scaling", "length", "document", "loss")
-
-# What is not LongRoPE's besides: the model as it came, or trained inside its window; and YaRN with
-# another m.
-OTHERS = (*FORMULAS, "as loaded", "no scaling", "control", "YaRN's factors")
+# A method "stays low" below this multiple of the unscaled model's perplexity inside its window; in
+# the paper's Table 6 Mistral ends at 1.92 times where it began.
+LOW = 2.0
+# A second extension "works" below this multiple of the perplexity before it (the paper's Table 9:
+# 7.08 / 6.17 = 1.15).
+EXTENDS = 1.25
+# Smaller gains from start tokens do not count: those of the paper's Table 2, each at its best n̂,
+# are 0.8 to 4 %.
+GAIN = 0.005
+# Accuracy that an extension may cost: in the paper's Table 8 it costs up to 3.2 points.
+LOSS = 0.05
+# Fewer questions cannot tell: where none of n scores differs, up to 3/n of all questions may (with
+# 95 % confidence).
+QUESTIONS = math.ceil(3 / LOSS)
+# Share of the keys that the paper's best model finds at every length, and of how many (Figure 4).
+FOUND, KEYS = 0.9, 10
+# What is left of the perplexity that a search began with: what counts as a fall, and what the paper
+# finds (Figure 6).
+FALLS, HALVES = 0.9, 0.5
 
 
 @dataclass(frozen=True)
@@ -43,22 +50,20 @@ class Claim:
 
     Args:
         says: in words, for all of its places.
-        holds: the places, from the results of a profile; raises NotMeasuredError.
+        holds: gives the places; raises NotMeasuredError.
     """
 
     says: str
-    holds: Callable[[Results], Places]
+    holds: Rule
 
 
 CLAIMS: dict[str, list[Claim]] = {}
 
 
-def claim(
-    names: str, says: str
-) -> Callable[[Callable[[Results], Places]], Callable[[Results], Places]]:
+def claim(names: str, says: str) -> Callable[[Rule], Rule]:
     """Register a function as a claim of the experiments named, such as "T6 F1"."""
 
-    def register(function: Callable[[Results], Places]) -> Callable[[Results], Places]:
+    def register(function: Rule) -> Rule:
         for name in names.split():
             CLAIMS.setdefault(experiment(name).id, []).append(Claim(says, function))
         return function
@@ -67,19 +72,23 @@ def claim(
 
 
 def judge(name: str, results: Results) -> tuple[str, list[Places]]:
-    """Whether a finding shows in a profile's results, and where each of its claims (in their order)
-    does.
+    """Whether an experiment's finding shows in a profile's results.
 
     Returns:
-        `verdict` of all places together; and the places of each claim, none where nothing was
-        measured.
+        The `verdict` on all places together; and the places of each claim, in the order of the
+        claims. A claim has no places where nothing was measured.
     """
     outcomes = [_places(each, results) for each in CLAIMS[experiment(name).id]]
     return verdict(holds for places in outcomes for holds in (places.values() or [None])), outcomes
 
 
 def verdict(holds: Iterable[bool | None]) -> str:
-    """ "yes": all hold; "partly": some do; "no": all were measured, and none does; otherwise "not measured"."""
+    """What several places come to together.
+
+    Returns:
+        "yes" if the claim holds at all of them, "partly" if it does at some, "no" if all were
+        measured and it holds at none, otherwise "not measured".
+    """
     known = list(holds)
     if known and all(known):
         return YES
@@ -96,40 +105,10 @@ def _places(each: Claim, results: Results) -> Places:
 
 
 def at(*parts: Any) -> str:
-    """The name of a place, or of a row or column: methods as figures call them, lengths as people say them."""
+    """The name of a place, row or column, from methods (as figures call them) and lengths."""
     return " ".join(
         tokens(p) if not isinstance(p, str) else STYLES[p][3] if p in STYLES else p for p in parts
     )
-
-
-def below(rows: pd.DataFrame, limit: float = 1.0) -> bool | None:
-    """Whether the intervals of all these ratios lie below `limit`; None if there are none, or of too few documents."""
-    return bool((rows["high"] < limit).all()) if _enough(rows) else None
-
-
-def above(rows: pd.DataFrame, limit: float) -> bool | None:
-    """Whether the intervals of all these ratios lie above `limit`; None as in `below`."""
-    return bool((rows["low"] > limit).all()) if _enough(rows) else None
-
-
-def _enough(rows: pd.DataFrame) -> bool:
-    return bool(
-        len(rows)
-        and rows[["low", "high"]].notna().all(axis=None)
-        and (rows["documents"] >= ENOUGH).all()
-    )
-
-
-def below_all(paired: pd.DataFrame, baselines: Iterable[str]) -> bool | None:
-    """`below` for the rows of these baselines; None if one of them is missing."""
-    wanted = set(baselines)
-    rows = paired[paired["baseline"].isin(wanted)]
-    return below(rows) if wanted == set(rows["baseline"]) else None
-
-
-def both(first: bool | None, second: bool | None) -> bool | None:
-    """Whether both hold; None if either was not measured."""
-    return None if first is None or second is None else first and second
 
 
 def formulas_of(name: str) -> list[str]:
@@ -144,65 +123,3 @@ def each_of(name: str) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:g} %"
-
-
-def ours(table: pd.DataFrame) -> str:
-    """LongRoPE's name among the scalings: the extended model, "longrope", or the first that is no other's."""
-    names = list(table["scaling"].unique())
-    found = [n for n in ("extended model", "longrope") if n in names] + [
-        n for n in names if n not in OTHERS
-    ]
-    if not found:
-        raise NotMeasuredError("no searched factors and no extended model in this table")
-    return str(found[0])
-
-
-def lengths_of(table: pd.DataFrame, scaling: str) -> list[int]:
-    return sorted(int(n) for n in table.loc[table["scaling"] == scaling, "length"].unique())
-
-
-def ratio(table: pd.DataFrame, first: tuple[str, int], second: tuple[str, int]) -> pd.DataFrame:
-    """One (scaling, length) over another, on the same documents: a row as `paired_comparison` gives it."""
-    pair = {
-        name: table[(table["scaling"] == scaling) & (table["length"] == length)].assign(
-            scaling=name, length=0
-        )
-        for name, (scaling, length) in {"first": first, "second": second}.items()
-    }
-    if pair["first"].empty or sorted(pair["first"]["document"]) != sorted(
-        pair["second"]["document"]
-    ):
-        raise NotMeasuredError(f"{first} and {second} were not measured on the same documents")
-    return paired_comparison(pd.concat(pair.values()), "first", "second")
-
-
-def falls(table: pd.DataFrame, scaling: str, lengths: list[int]) -> Places:
-    """Whether perplexity falls, from each length to the next."""
-    return {
-        f"{tokens(a)} to {tokens(b)}": below(ratio(table, (scaling, b), (scaling, a)))
-        for a, b in pairwise(lengths)
-    }
-
-
-def halfway(table: pd.DataFrame, scaling: str, start: str, end: str, length: int) -> bool | None:
-    """Whether a scaling is below another, and more than half the way down from its loss to a third one's."""
-    here = table[table["length"] == length]
-    keys = here.assign(repeat=here.groupby(["scaling", "document"]).cumcount())  # titles may repeat
-    losses = keys.pivot_table("loss", ["document", "repeat"], "scaling")
-    if not {scaling, start, end} <= set(losses) or losses[[scaling, start, end]].isna().any(
-        axis=None
-    ):
-        raise NotMeasuredError(
-            f"{scaling}, {start} and {end} were not measured on the same documents"
-        )
-    middle = (
-        ((losses[start] + losses[end]) / 2)
-        .rename("loss")
-        .reset_index()
-        .assign(scaling="middle", length=length)
-    )
-    with_middle = pd.concat([here[here["scaling"] == scaling], middle])
-    return both(
-        below(ratio(here, (scaling, length), (start, length))),
-        below(ratio(with_middle, (scaling, length), ("middle", length))),
-    )

@@ -29,33 +29,32 @@ def grid(
     cell: str,
     source: object = "the table",
 ) -> str:
-    """A long table as rows and columns, in its own order; whichever of the two are fewer go across.
+    """A long table as rows and columns, in its own order; whichever are fewer go across.
 
     Args:
-        rows, columns: whose values label them.
+        rows, columns: the columns of `table` whose values label them.
         cell: the column of texts to show.
         source: where the table comes from, for the error.
 
     Raises:
-        ValueError: two cells in one place.
+        ValueError: two cells share a place.
     """
     down, across = (_labels(table, names) for names in (rows, columns))
     texts: dict[tuple[str, str], str] = {}
     for place in zip(down, across, table[cell], strict=True):
         if place[:2] in texts:
-            raise ValueError(
-                f"{' / '.join(place[:2])} stands twice in {source}, by {', '.join([*rows, *columns])}"
-            )
+            labels = ", ".join([*rows, *columns])
+            raise ValueError(f"{' / '.join(place[:2])} stands twice in {source}, by {labels}")
         texts[place[:2]] = place[2]
-    heads, labels = list(dict.fromkeys(across)), list(dict.fromkeys(down))
-    if len(heads) > max(WIDEST, len(labels)) or len(labels) <= WIDEST < len(heads):
-        texts, heads, labels = {(b, a): text for (a, b), text in texts.items()}, labels, heads
-    lines = [[label, *(texts.get((label, head), "") for head in heads)] for label in labels]
+    heads, stubs = list(dict.fromkeys(across)), list(dict.fromkeys(down))
+    if len(heads) > max(WIDEST, len(stubs)) or len(stubs) <= WIDEST < len(heads):
+        texts, heads, stubs = {(b, a): text for (a, b), text in texts.items()}, stubs, heads
+    lines = [[stub, *(texts.get((stub, head), "") for head in heads)] for stub in stubs]
     return rows_of(["", *heads], lines)
 
 
 def _labels(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    """One label a row; lengths, which alone are numbers of tokens, as people say them."""
+    """One label per row; lengths, which alone are numbers of tokens, as people say them."""
     parts = [table[name].map(at if name in ("length", "target") else _name) for name in names]
     return [" ".join(each) for each in zip(*parts, strict=True)]
 
@@ -65,7 +64,10 @@ def _name(value: Any) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """With so many significant digits, or all of a whole number's; beyond 100,000 as a power of ten."""
+    """As text, with so many significant digits, but never fewer than those before the point.
+
+    From 100,000 on, it is a power of ten.
+    """
     if math.isnan(value):
         return ""
     if math.isinf(value) or abs(value) >= 1e5:

@@ -1,4 +1,7 @@
-"""Writes ``results/README.md``: for each experiment the paper's figures, ours, and whether the finding showed."""
+"""Writes ``results/README.md``.
+
+For each experiment it holds the paper's figures, ours, and whether the finding showed.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +12,39 @@ from pathlib import Path
 import pandas as pd
 
 from ..common.files import replacing
+from . import claims_factors, claims_models  # noqa: F401  (imported, they register their claims)
+from .comparisons import ENOUGH
 from .exhibits import EXHIBITS, Picture, Table
 from .experiments import EXPERIMENTS, Experiment, paper
-from .findings import CLAIMS, ENOUGH, Places, at, judge
+from .findings import CLAIMS, Places, at, judge
 from .markdown import grid, number, rows_of, with_interval
 from .recorded import MEASURING, NotMeasuredError, Results, Run, read_results
 
 HEAD = f"""# The paper's experiments, and what came out here
 
-Made by `longrope-lab report` from the tables beside this page; nothing is typed by hand. The paper is
-[LongRoPE](https://arxiv.org/abs/2402.13753), on LLaMA2-7B and Mistral-7B. Ours are other models, texts and lengths, so
-numbers differ and findings are what can be compared: which method wins, by what ratio, how far. Verdicts stand by
-profile ({", ".join(MEASURING)}), the scale at which the notebooks ran; each section says the model and the texts.
+`longrope-lab report` makes this page from the tables beside it; nothing is typed by hand. The paper
+is [LongRoPE](https://arxiv.org/abs/2402.13753), on LLaMA2-7B and Mistral-7B. Our models, texts and
+lengths are others, so numbers differ; what can be compared are findings: which method wins, by what
+ratio, how far. There is one verdict per profile ({", ".join(MEASURING)}), the scale at which the
+notebooks ran. Each section names the model and the texts.
 
-**How to read it.** Each finding is one or more claims, each about several places, such as a corpus and a length:
-**yes** if all claims hold at all places, **partly** if some hold somewhere, **no** if all was measured and nothing
-holds, **not measured** otherwise. "Below" and "more than" are so with the whole 95 % interval, which resamples
-documents; methods are compared on the same documents. An interval over fewer than {ENOUGH} documents counts as not
-measured, and with few more than that it is still rather too narrow than too wide. "No" says that a finding did not
-show, not that its opposite did.
+**How to read it.** Each finding is one or more claims, and each claim is about several places, such
+as a corpus and a length. The verdict is **yes** if all claims hold at all places, **partly** if
+some hold somewhere, **no** if all was measured and nothing holds, and **not measured** otherwise.
+A method is "below" another when its perplexity is, by the whole 95 % interval, which resamples
+documents; so it is with "more than". Methods are compared on the same documents. An interval over
+fewer than {ENOUGH} documents counts as not measured; over a few more, it tends to be too narrow.
+"No" says that a finding did not show, not that its opposite did.
 """
 
-# What the judging of an experiment in one profile gives: the verdict, and the places of each claim.
+# What `judge` says of an experiment, by profile: the verdict, and the places of each claim.
 Judged = Mapping[str, tuple[str, list[Places]]]
 
 
 def write_report(results: str | os.PathLike[str] = "results") -> Path:
-    """Write the page of results into their folder, whole or not at all; the same results give the
-    same bytes.
+    """Write the page of results into their folder, whole or not at all.
+
+    The same results give the same bytes.
 
     Raises:
         FileNotFoundError: no run there, or one without its ``run.json``.
@@ -50,7 +58,10 @@ def write_report(results: str | os.PathLike[str] = "results") -> Path:
 
 
 def render(profiles: Mapping[str, Results]) -> str:
-    """The page, in Markdown, from the runs of each profile (`read_results`); its links start in their folder."""
+    """The page, in Markdown, from the runs of each profile (`read_results`).
+
+    Its links start in the folder of the results.
+    """
     judged = {
         name: {p: judge(name, results) for p, results in profiles.items()} for name in EXPERIMENTS
     }
@@ -102,9 +113,8 @@ def _paper(each: Experiment) -> list[str]:
     """The paper's own figures, or where they stand on this page already."""
     if not each.rows:
         return [f"It shows {each.measure}.\n"]
-    first = next(other for other in EXPERIMENTS.values() if other.rows == each.rows)
-    if first is not each:
-        return [f"Its figures are those of [{first.id}](#{first.id.lower()}).\n"]
+    if first := each.figures_of:
+        return [f"Its figures are those of [{first}](#{first.lower()}).\n"]
     table = paper(each.id)
     decimals = max(len(f"{value:g}".partition(".")[2]) for value in table["value"].dropna())
     numbers = (
@@ -144,7 +154,7 @@ def _measured(name: str, results: Results) -> list[str]:
         run = results.runs[shown.notebook]
         if shown.notebook != notebook:
             notebook = shown.notebook
-            model = f", model {run.parameters['model']}" if "model" in run.parameters else ""
+            model = f", model {run.model}" if run.model else ""
             parts.append(f"### {name}, {results.profile}: {_link(notebook, run)}{model}\n")
         parts.append(
             _picture(shown, run) if isinstance(shown, Picture) else _table(shown, run, results)
@@ -187,12 +197,12 @@ def _numbers(shown: Table, run: Run, table: pd.DataFrame) -> str:
 
 
 def _over(table: pd.DataFrame) -> str:
-    """Over how many documents, trials or questions intervals are."""
+    """How many documents, trials or questions the intervals rest on."""
     for counted in ("documents", "trials", "questions"):
         if counted in table and "low" in table:
             least, most = int(table[counted].min()), int(table[counted].max())
-            each = f"{least} to {most}" if least < most else f"{most}"
-            return f" (95 % intervals; {each} {counted})"
+            number_of = f"{least} to {most}" if least < most else f"{most}"
+            return f" (95 % intervals; {number_of} {counted})"
     return ""
 
 
@@ -218,15 +228,19 @@ def _value(measure: str, value: float) -> str:
 
 
 def _origins(profiles: Mapping[str, Results]) -> list[str]:
-    """Where everything comes from: a row a run."""
+    """Where everything comes from: one row per run."""
     rows = [
         [
-            profile, _link(notebook, run), str(run.parameters.get("model", "")), run.origin["device"],
-            *(str(run.origin["versions"].get(package, "")) for package in ("torch", "transformers")),
-            run.origin["commit"][:7], number(run.origin["wall_seconds"] / 60, 2),
+            profile,
+            _link(notebook, run),
+            run.model,
+            run.origin["device"],
+            *(str(run.origin["versions"].get(name, "")) for name in ("torch", "transformers")),
+            run.origin["commit"][:7],
+            number(run.origin["wall_seconds"] / 60, 2),
         ]
         for profile, results in profiles.items()
         for notebook, run in results.runs.items()
-    ]  # fmt: skip
+    ]
     head = ["profile", "notebook", "model", "device", "torch", "transformers", "commit", "minutes"]
     return ["## Runs\n", rows_of(head, rows)]

@@ -1,4 +1,4 @@
-"""Reads what runs left in a folder of results: whole, or with an error that names the damaged file."""
+"""Reads what runs left in a folder of results; an error names the file that is damaged."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ import pandas as pd
 from ..common.files import Json
 from ..runs.notebooks import PROFILES
 
+# The notebooks that hold the paper's experiments.
+NONUNIFORMITY, SEARCH, WITHOUT = "02_nonuniformity", "03_search", "04_without_finetuning"
+EXTENSION, RECOVERY = "05_progressive_extension", "06_short_context_recovery"
+PASSKEY, BENCHMARKS = "07_passkey", "08_short_context_benchmarks"
+ONE_BY_ONE, LONG = "09_two_nonuniformities", "10_long_documents"
+
 # A smoke run shows that a notebook works, and its numbers mean nothing.
 MEASURING = tuple(profile for profile in PROFILES if profile != "smoke")
 
+# Columns of the tables that `stats.paired_comparison` and `perplexity` make.
+PAIRED = ("baseline", "length", "documents", "ratio", "low", "high")
+LOSSES = ("scaling", "length", "document", "loss")
+
 # Columns that hold names, also where a name looks like a number or like a missing value ("None").
-NAMES = frozenset(
-    [
-        "scaling",
-        "baseline",
-        "corpus",
-        "document",
-        "method",
-        "part",
-        "to",
-        "search",
-        "fine-tuning",
-        "task",
-        "question",
-    ]
-)
-# Columns of measured numbers. Bounds are missing for a single document, which has no interval.
-NUMBERS = frozenset(
-    [
-        "length",
-        "documents",
-        "loss",
-        "perplexity",
-        "ratio",
-        "accuracy",
-        "trials",
-        "score",
-        "questions",
-        "difference",
-    ]
-) | {"round", "best_perplexity"}
+NAMES = frozenset([
+    "scaling", "baseline", "corpus", "document", "method", "part", "to", "search", "fine-tuning",
+    "task", "question",
+])  # fmt: skip
+# Columns of measured numbers.
+NUMBERS = frozenset([
+    "length", "documents", "loss", "perplexity", "ratio", "accuracy", "trials", "score",
+    "questions", "difference", "round", "best_perplexity",
+])  # fmt: skip
+# Bounds are missing for a single document, which has no interval.
 BOUNDS = frozenset(["low", "high"])
+
+# What the page needs of a ``run.json``, and its types.
+SAID = {
+    "parameters": dict,
+    "versions": dict,
+    "device": str,
+    "commit": str,
+    "wall_seconds": int | float,
+}
 
 
 class NotMeasuredError(Exception):
@@ -81,6 +80,12 @@ class Run:
         parameters: Json = self.origin["parameters"]
         return parameters
 
+    @property
+    def model(self) -> str:
+        """The name of the model, or "" of a notebook without one."""
+        name = self.parameters.get("model_name", self.parameters.get("model"))  # the older name
+        return "" if name is None else str(name)
+
 
 @dataclass(frozen=True, eq=False)
 class Results:
@@ -107,10 +112,10 @@ class Results:
             ValueError: it is damaged; the file is named.
         """
         for notebook in notebooks:
-            if (
-                notebook in self.runs
-                and (path := self.runs[notebook].folder / f"{name}.csv").is_file()
-            ):
+            if notebook not in self.runs:
+                continue
+            path = self.runs[notebook].folder / f"{name}.csv"
+            if path.is_file():
                 table = read_table(path, needs)
                 if table.empty:
                     raise NotMeasuredError(f"{path} has no rows")
@@ -119,8 +124,9 @@ class Results:
 
 
 def read_results(folder: str | os.PathLike[str]) -> dict[str, Results]:
-    """The runs in a folder of results, by profile; smoke runs are left out, and folders of runs
-    that did not finish.
+    """The finished runs in a folder of results, by profile.
+
+    Smoke runs are left out, and profiles without a run.
 
     Raises:
         FileNotFoundError: no such folder, no run in it, or a notebook's results without their
@@ -140,7 +146,7 @@ def read_results(folder: str | os.PathLike[str]) -> dict[str, Results]:
 
 
 def _runs(folder: Path) -> dict[str, Run]:
-    """Folders with a dot in their name are a run's at work or failed (``.running``, ``.failed``)."""
+    """The finished runs; a folder with a dot in its name is at work or failed (``.failed``)."""
     if not folder.is_dir():
         return {}
     finished = sorted(path for path in folder.iterdir() if path.is_dir() and "." not in path.name)
@@ -157,28 +163,19 @@ def _read_origin(path: Path) -> Json:
         origin = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): {again}") from None
-    kinds: Json = {
-        "parameters": dict,
-        "versions": dict,
-        "device": str,
-        "commit": str,
-        "wall_seconds": (int, float),
-    }
-    wrong = [
-        k
-        for k, kind in kinds.items()
-        if not isinstance(origin, dict) or not isinstance(origin.get(k), kind)
-    ]
+    said = origin if isinstance(origin, dict) else {}
+    wrong = [name for name, kind in SAID.items() if not isinstance(said.get(name), kind)]
     if wrong:
         raise ValueError(f"{path} is damaged (no {', '.join(wrong)}): {again}")
-    return dict(origin)
+    return said
 
 
 def read_table(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
     """A CSV as `lab.record` writes it: names as text, measured values as numbers.
 
     Raises:
-        ValueError: it is cut off, lacks a column, or a measured value is none.
+        ValueError: it is cut off or lacks a column, or what stands for a measured value is not a
+            number.
     """
     damaged = f"{path} is damaged: run the notebook again, or restore it"
     try:
@@ -193,19 +190,26 @@ def read_table(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
         raise ValueError(f"{damaged} (its last line is cut off)")
     missing = [column for column in needs if column not in table]
     if missing:
-        raise ValueError(
-            f"{damaged} (it has no column {', '.join(missing)}; its columns: {', '.join(map(str, table))})"
-        )
+        columns = ", ".join(map(str, table))
+        raise ValueError(f"{damaged} (it has no column {', '.join(missing)}; it has: {columns})")
     for column in [name for name in table if name in NUMBERS | BOUNDS]:
-        values = pd.to_numeric(table[column], errors="coerce")
-        bad = ~np.isfinite(values) & ~(table[column].isna() & (column in BOUNDS))
-        # What is infinite as a perplexity is a finite loss.
-        bad &= ~np.isposinf(values) | (column == "loss")
-        if bad.any():
-            row = int(bad.to_numpy().argmax())
-            raise ValueError(
-                f"{damaged} (row {row + 1}: {column} is {str(table[column].iloc[row])!r}, not a number)"
-            )
-        table[column] = values
+        table[column] = _numbers(table[column], column, damaged)
     names = [name for name in table if name in NAMES]
     return table.fillna(dict.fromkeys(names, ""))
+
+
+def _numbers(values: pd.Series, column: str, damaged: str) -> pd.Series:
+    """A column of measured numbers.
+
+    Raises:
+        ValueError: one is not a number; the message begins with `damaged`.
+    """
+    numbers = pd.to_numeric(values, errors="coerce")
+    bad = ~np.isfinite(numbers) & ~(values.isna() & (column in BOUNDS))
+    # What is infinite as a perplexity is finite as a loss.
+    bad &= ~np.isposinf(numbers) | (column == "loss")
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        value = str(values.iloc[row])
+        raise ValueError(f"{damaged} (row {row + 1}: {column} is {value!r}, not a number)")
+    return numbers

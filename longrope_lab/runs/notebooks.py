@@ -1,10 +1,14 @@
-"""The notebooks of the repository, their profiles and parameters."""
+"""The notebooks of the repository, their profiles and their parameters.
+
+Everything here is quick: the command says what is wrong with a name before it loads more.
+"""
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -13,8 +17,19 @@ from ..common.files import Json
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 
-
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+# Parameters of the release before, and what they are called now.
+RENAMED = {"model": "model_name", "stages": "stages_folder"}
+
+# The types that a parameter may have, in words.
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+}
 
 
 def notebooks() -> list[Path]:
@@ -39,50 +54,125 @@ def find_notebook(name: str) -> Path:
     return matches[0]
 
 
-def profile_parameters(notebook: Path, profile: str) -> Json:
-    """What `profile` sets for a notebook: the content of
-        ``notebooks/profiles/<profile>/<notebook>.yaml``.
+def title_of(notebook: Path) -> str:
+    """The heading that a notebook opens with."""
+    return _source(_cells(notebook)[0]).partition("\n")[0].lstrip("# ")
+
+
+def parameters_of(notebook: Path) -> Json:
+    """The parameters of a notebook, with their defaults.
+
+    They are what the cell with the tag "parameters" sets, as ``name: type = default  # help``.
+
+    Raises:
+        ValueError: something else stands in that cell.
+    """
+    tagged = [c for c in _cells(notebook) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    parameters = {}
+    try:
+        for statement in ast.parse("\n".join(map(_source, tagged))).body:
+            match statement:
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as default):
+                    parameters[name] = ast.literal_eval(default)
+                case _:
+                    raise ValueError(f"line {statement.lineno} sets no parameter")
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"the parameters of {notebook} cannot be read ({error}): give each a line of the form "
+            "name: type = default  # help"
+        ) from None
+    return parameters
+
+
+def _cells(notebook: Path) -> list[Json]:
+    try:
+        cells: list[Json] = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:  # the first: no JSON, or no UTF-8
+        raise ValueError(f"{notebook} is not a notebook ({error}): restore it") from None
+    return cells
+
+
+def _source(cell: Json) -> str:
+    return "".join(cell["source"])  # a text, or a list of lines with their ends
+
+
+def profile_path(notebook: Path, profile: str) -> Path:
+    """Where the parameters are that `profile` sets for a notebook.
 
     Raises:
         ValueError: an unknown profile, or one that this notebook does not have.
     """
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
-    path = NOTEBOOKS / "profiles" / profile / f"{notebook.stem}.yaml"
-    if not path.is_file():
-        has = [p for p in PROFILES if (NOTEBOOKS / "profiles" / p / path.name).is_file()]
-        raise ValueError(
-            f"notebook {notebook.stem} has no profile {profile!r}: it has {', '.join(has) or 'none'}"
-        )
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    paths = {name: NOTEBOOKS / "profiles" / name / f"{notebook.stem}.yaml" for name in PROFILES}
+    if not paths[profile].is_file():
+        has = ", ".join(name for name, path in paths.items() if path.is_file()) or "none"
+        raise ValueError(f"notebook {notebook.stem} has no profile {profile!r}: it has {has}")
+    return paths[profile]
 
 
-def parameters_of(notebook: Path) -> Json:
-    """The parameters of a notebook, with their defaults."""
-    import papermill
+def profile_parameters(notebook: Path, profile: str) -> Json:
+    """What `profile` sets for a notebook, from ``notebooks/profiles/<profile>/<notebook>.yaml``.
 
-    return {
-        k: yaml.safe_load(str(v["default"]))
-        for k, v in papermill.inspect_notebook(str(notebook)).items()
-    }
+    Raises:
+        ValueError: an unknown profile, one that this notebook does not have, or a damaged file.
+    """
+    path = profile_path(notebook, profile)
+    try:
+        parameters = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML ({reason}): restore it") from None
+    if not isinstance(parameters, dict):
+        raise ValueError(f"{path} holds {parameters!r}: it takes lines of the form name: value")
+    return parameters
 
 
 def check_parameter(
-    notebook: Path, parameter: str, value: Any, defaults: Mapping[str, Any]
+    notebook: str, parameter: str, value: object, defaults: Mapping[str, object]
 ) -> None:
+    """Refuse a parameter that a notebook lacks, or a value of another type than its default.
+
+    Args:
+        notebook: its name.
+        parameter: its name.
+        value: what it is set to.
+        defaults: the notebook's parameters (`parameters_of`).
+
+    Raises:
+        ValueError: see above; or the parameter is ``out``, which only the runner sets.
+    """
     if parameter not in defaults:
-        raise unknown(f"parameter of {notebook.stem}", parameter, defaults)
+        raise unknown_parameter(f"parameter of {notebook}", parameter, defaults)
     if parameter == "out":
         raise ValueError(
             "the runner sets 'out' itself: name the folder of the results with --results (results=)"
         )
     default = defaults[parameter]
-    if isinstance(default, list) != isinstance(value, list):
-        wanted = (
-            f"a list, such as {default}"
-            if isinstance(default, list)
-            else f"one value, such as {default!r}"
-        )
+    if not _same_type(value, default):
+        kind = KINDS.get(type(default), type(default).__name__)
         raise ValueError(
-            f"parameter {parameter!r} of {notebook.stem} is {value!r}: it takes {wanted}"
+            f"parameter {parameter!r} of {notebook} is {value!r}: it takes {kind}, "
+            f"such as {default!r}"
         )
+
+
+def _same_type(value: object, default: object) -> bool:
+    """Whether a value is of its default's type; a whole number is a number, but no bool is one."""
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, int | float if isinstance(default, float) else type(default))
+
+
+def unknown_parameter(kind: str, name: str, known: Mapping[str, object]) -> ValueError:
+    """The error for a parameter that is not among `known`; of a renamed one it says the new name.
+
+    Args:
+        kind: what it is in words, such as "parameter of 00_quickstart".
+        name: the parameter.
+        known: those that there are.
+    """
+    now = RENAMED.get(name)
+    if now in known:
+        return ValueError(f"unknown {kind} {name!r}: `{name}` is now `{now}`")
+    return unknown(kind, name, known)

@@ -11,27 +11,26 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..common.files import Json
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
-    "longrope_lab",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "pandas",
-    "matplotlib",
+    "longrope_lab", "torch", "transformers", "tokenizers", "numpy", "pandas", "matplotlib",
     "papermill",
-)
+)  # fmt: skip
 
 
 def describe_run(
-    notebook: str, profile: str, parameters: Mapping[str, Any], commit: str, started: float
+    notebook: str, profile: str, parameters: Mapping[str, object], commit: str, started: float
 ) -> Json:
-    """What `run.json` holds; `commit` is the one that the run began with."""
+    """What ``run.json`` holds.
+
+    Args:
+        notebook, profile, parameters: of the run.
+        commit: the one that the run began with.
+        started: when, in seconds since the epoch.
+    """
     import torch
 
     versions = {"python": platform.python_version()}
@@ -40,31 +39,28 @@ def describe_run(
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
             versions[package] = "not installed"
-    gpu = torch.cuda.is_available()
+    threads = f"CPU, {torch.get_num_threads()} threads"
+    began = datetime.datetime.fromtimestamp(started, datetime.UTC)
     return {
         "notebook": notebook,
         "profile": profile,
         "parameters": dict(parameters),
         "seed": parameters.get("seed"),
         "commit": commit,
-        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(
-            timespec="seconds"
-        ),
+        "started": began.isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - started, 1),
-        "device": torch.cuda.get_device_name()
-        if gpu
-        else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else threads,
         "machine": platform.machine(),
         "versions": versions,
     }
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, with "+changes" if the package or the notebooks differ from
-    it.
+    """The commit of the code that runs, or "unknown".
 
-    For a copied tree, which has no repository or another one's, the variable
-    ``LONGROPE_LAB_COMMIT`` says it."""
+    It ends in "+changes" if the package or the notebooks differ from it. Of a copied tree, which
+    has no repository of its own, the variable ``LONGROPE_LAB_COMMIT`` says it.
+    """
     if "LONGROPE_LAB_COMMIT" in os.environ:
         return os.environ["LONGROPE_LAB_COMMIT"]
 
@@ -74,14 +70,13 @@ def git_commit() -> str:
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + (
-            "+changes" if git("status", "--porcelain", "--", "longrope_lab", "notebooks") else ""
-        )
+        changes = git("status", "--porcelain", "--", "longrope_lab", "notebooks")
     except (subprocess.CalledProcessError, FileNotFoundError):
         return "unknown"
+    return f"{commit}+changes" if changes else commit
 
 
 def clean_commit() -> str | None:
-    """The commit of the code that runs; None if the code differs from it, or is in no repository."""
+    """The commit of the code that runs; None if the code differs from it or has no repository."""
     commit = git_commit()
     return commit if re.fullmatch("[0-9a-f]+", commit) else None

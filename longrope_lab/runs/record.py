@@ -14,11 +14,16 @@ from ..rope.schedule import Scaling
 
 
 def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | Scaling) -> None:
-    """Save what a notebook made, under the names given: a table as CSV, a figure as PNG and SVG, a
-        scaling as JSON.
+    """Save what a notebook made, each item under the name given.
+
+    A table is saved as CSV, a figure as PNG and SVG, a scaling as JSON.
+
+    Args:
+        out: the folder, which is made if need be.
+        items: name=item.
 
     Raises:
-        ValueError: something else.
+        ValueError: an item is something else.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,5 +39,6 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | Scaling
             item.save(folder / f"{name}.json")
         else:
             raise ValueError(
-                f"{name} is a {type(item).__name__}: record takes DataFrames, matplotlib Figures and scalings"
+                f"{name} is a {type(item).__name__}: record takes DataFrames, matplotlib Figures "
+                "and scalings"
             )

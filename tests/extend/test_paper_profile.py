@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 
+from longrope_lab.runs import notebooks
 from longrope_lab.runs import running as runs
 
 # What sets the two apart: LLaMA2-7B has a key head for each query head; in Mistral-7B v0.1 four
@@ -60,8 +61,8 @@ def scaled_down(tmp_path, tokenizer, monkeypatch):
 def settings(folder):
     """The parameters that a run took, beside the profile's own."""
     recorded = json.loads((folder / "run.json").read_text())
-    return recorded["parameters"], runs.profile_parameters(
-        runs.find_notebook(recorded["notebook"]), "paper"
+    return recorded["parameters"], notebooks.profile_parameters(
+        notebooks.find_notebook(recorded["notebook"]), "paper"
     )
 
 

@@ -1,4 +1,4 @@
-"""The registry of the paper's experiments: complete, true to the paper, and in step with the notebooks."""
+"""The paper's experiments: all there, true to the paper, and in step with the notebooks."""
 
 from __future__ import annotations
 
@@ -14,31 +14,16 @@ from longrope_lab.report.experiments import EXPERIMENTS, experiment, experiments
 from longrope_lab.runs import notebooks as runs
 
 IDS = [
-    "T1",
-    "T2",
-    "T3",
-    "F3",
-    "T5",
-    "T6",
-    "F1",
-    "T7",
-    "F4",
-    "T8",
-    "T9",
-    "T10",
-    "T11",
-    "T12",
-    "F5",
+    "T1", "T2", "T3", "F3", "T5", "T6", "F1", "T7", "F4", "T8", "T9", "T10", "T11", "T12", "F5",
     "F6",
-]
+]  # fmt: skip
 
 
 def test_every_experiment_of_the_paper_has_a_notebook():
     assert list(EXPERIMENTS) == IDS
     for name, entry in EXPERIMENTS.items():
-        assert (
-            entry.id == name and entry.notebooks and entry.title and entry.measure and entry.finding
-        )
+        assert entry.id == name
+        assert entry.notebooks and entry.title and entry.measure and entry.finding
         assert entry.source == f"LongRoPE, {'Table' if name[0] == 'T' else 'Figure'} {name[1:]}"
     assert experiments_in("02_nonuniformity") == ["T1", "T2", "T3", "T11"]
     assert experiments_in("00_quickstart") == []
@@ -50,9 +35,8 @@ def test_figures_are_a_tidy_table():
         assert list(table) == ["row", "column", "value", "note"] and table["value"].dtype == float
         assert len(table) == len(entry.rows) * len(entry.columns)
         assert not table.duplicated(["row", "column"]).any()
-        assert (
-            table["value"].isna() | (table["note"] == "")
-        ).all()  # a number, or words in its place
+        numbers = table["value"].notna()
+        assert (numbers <= (table["note"] == "")).all()  # a number, or words in its place
     assert lab.paper is paper
 
 
@@ -69,25 +53,23 @@ def test_figures_are_the_papers():
     assert wide("T3").loc["yarn"].tolist() == [4.15, 2.42]
     assert wide("T5").loc["LLaMA2 ft256k", "256k"] == 1.87
     assert wide("T6").loc["LLaMA2 ft128k", ["8k", "2048k"]].tolist() == [6.55, 7.80]
-    assert wide("T10").loc["LLaMA2 ft128k, on", ["Proof-pile 4k", "Proof-pile 8k"]].tolist() == [
-        3.71,
-        3.50,
-    ]
+    on = wide("T10").loc["LLaMA2 ft128k, on"]
+    assert on[["Proof-pile 4k", "Proof-pile 8k"]].tolist() == [3.71, 3.50]
     assert wide("F6").loc["64x (256k)"].tolist() == [273.27, 118.47]
     # Tables that show the same model in the same place agree: in table 5 recovery is on, table 9 is
     # table 6 at its end.
-    assert (
-        wide("T10").loc["LLaMA2 ft256k, on"].tolist()[:2]
-        == wide("T5").loc["LLaMA2 ft256k", ["4k", "8k"]].tolist()
-    )
-    assert (
-        wide("T9").loc["search"].tolist()
-        == wide("T6").loc["LLaMA2 ft256k", ["512k", "1024k", "2048k"]].tolist()
-    )
-    assert (
-        wide("T11").loc[["pi", "dimensions"], "Books3 2048k"].tolist()
-        == wide("T9").loc[["pi", "search"], "2048k"].tolist()
-    )
+    for here, there in [
+        (
+            wide("T10").loc["LLaMA2 ft256k, on", ["Proof-pile 4k", "Proof-pile 8k"]],
+            wide("T5").loc["LLaMA2 ft256k", ["4k", "8k"]],
+        ),
+        (wide("T9").loc["search"], wide("T6").loc["LLaMA2 ft256k", ["512k", "1024k", "2048k"]]),
+        (
+            wide("T11").loc[["pi", "dimensions"], "Books3 2048k"],
+            wide("T9").loc[["pi", "search"], "2048k"],
+        ),
+    ]:
+        assert here.tolist() == there.tolist()
     assert wide("T8").loc["LLaMA2 ft128k"].mean() == pytest.approx(52.9)
     assert wide("F1").equals(wide("T6")) and wide("F5").equals(wide("T12"))
 
@@ -99,7 +81,15 @@ def test_where_the_paper_gives_words():
     assert paper("F3").empty and "only LongRoPE" in experiment("F3").finding
 
 
-def test_ids_that_are_none():
+def test_experiments_that_share_figures():
+    shared = {name: entry.figures_of for name, entry in EXPERIMENTS.items() if entry.figures_of}
+    assert shared == {"F1": "T6", "F5": "T12"}
+    for name, other in shared.items():
+        assert EXPERIMENTS[name].rows == EXPERIMENTS[other].rows
+        assert IDS.index(other) < IDS.index(name)  # the page refers back to it
+
+
+def test_unknown_ids():
     assert experiment("t2") is EXPERIMENTS["T2"]
     with pytest.raises(ValueError, match="unknown experiment 'T21': did you mean 'T"):
         paper("T21")
@@ -107,13 +97,8 @@ def test_ids_that_are_none():
 
 def headings(path):
     cells = nbformat.read(path, as_version=4).cells
-    return [
-        line
-        for c in cells
-        if c.cell_type == "markdown"
-        for line in c.source.splitlines()
-        if line.startswith("#")
-    ]
+    texts = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return [line for line in texts.splitlines() if line.startswith("#")]
 
 
 def names_it(heading, name):
@@ -126,24 +111,18 @@ def names_it(heading, name):
 @pytest.mark.parametrize("path", runs.notebooks(), ids=lambda p: p.stem)
 def test_a_notebook_has_a_section_for_each_of_its_experiments(path):
     for name in experiments_in(path.stem):
-        assert any(names_it(h, name) for h in headings(path)), (
-            f"no heading of {path.name} names {name}"
-        )
+        missing = f"no heading of {path.name} names {name}"
+        assert any(names_it(heading, name) for heading in headings(path)), missing
 
 
 def test_headings_that_name_an_experiment():
-    assert names_it("## Finding 3 (Tables 3 and 11)", "T3") and names_it(
-        "## Finding 3 (Tables 3 and 11)", "T11"
-    )
+    assert all(names_it("## Finding 3 (Tables 3 and 11)", name) for name in ("T3", "T11"))
     assert names_it("## T9: a second extension", "T9") and names_it("## Figure 6", "F6")
-    assert (
-        not names_it("## Table 11", "T1")
-        and not names_it("## Figure 3", "T3")
-        and not names_it("## At 3", "T3")
-    )
+    others = {"## Table 11": "T1", "## Figure 3": "T3", "## At 3": "T3"}
+    assert not any(names_it(heading, name) for heading, name in others.items())
 
 
-# --- which notebooks an id means --------------------------------------------------------------------------------------
+# --- which notebooks an id means ---
 
 
 @pytest.fixture
@@ -161,25 +140,15 @@ def found(*names):
 def test_notebooks_of_an_experiment(folder):
     assert found("T2") == ["02_nonuniformity"]
     assert found("t3") == ["02_nonuniformity", "05_progressive_extension"]
-    assert found("T1", "T2", "02", "T11") == [
-        "02_nonuniformity",
-        "09_two_nonuniformities",
-    ]  # each once
-    assert found("all") == [
-        "02_nonuniformity",
-        "05_progressive_extension",
-        "09_two_nonuniformities",
-    ]
+    once = ["02_nonuniformity", "09_two_nonuniformities"]
+    assert found("T1", "T2", "02", "T11") == once
+    assert found("all") == [once[0], "05_progressive_extension", once[1]]
 
 
 def test_an_experiment_whose_notebook_is_not_there(folder):
-    with pytest.raises(
-        ValueError,
-        match=r"F6 \(validation .*\) needs the notebook 03_search, which is not in .*[^;]$",
-    ):
+    words = r"F6 \(validation .*\) needs the notebook 03_search, which is not in .*[^;]$"
+    with pytest.raises(ValueError, match=words):
         found("F6")
-    with pytest.raises(
-        ValueError,
-        match=r"T5 .* 10_long_documents, .*; 05_progressive_extension can be run by name",
-    ):
+    words = "T5 .* 10_long_documents, .*; 05_progressive_extension can be run by name"
+    with pytest.raises(ValueError, match=words):
         found("T5")

@@ -1,7 +1,11 @@
-"""The page of results: each rule on made-up losses whose answer is known, damaged folders, and the committed page."""
+"""The page of results.
+
+Each rule on made-up losses whose answer is known, damaged folders, and the committed page.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import product
 from pathlib import Path
@@ -13,25 +17,19 @@ from longrope_lab.cli import main
 from longrope_lab.common.files import write_json
 from longrope_lab.measure import stats
 from longrope_lab.measure.stats import accuracy_summary, paired_comparison, perplexity_summary
-from longrope_lab.report import write_report
 from longrope_lab.report.exhibits import EXHIBITS, Picture
 from longrope_lab.report.experiments import EXPERIMENTS
-from longrope_lab.report.findings import CLAIMS, FORMULAS, judge, verdict
+from longrope_lab.report.findings import CLAIMS, judge, verdict
 from longrope_lab.report.markdown import grid, number
-from longrope_lab.report.page import render
+from longrope_lab.report.page import render, write_report
 from longrope_lab.report.recorded import read_results
+from longrope_lab.rope.methods import FORMULAS
 from longrope_lab.runs.record import record as keep
 
 ROOT = Path(__file__).parents[2]
-N02, N03, N04, N05, N06 = (
-    "02_nonuniformity", "03_search", "04_without_finetuning", "05_progressive_extension", "06_short_context_recovery",
-)  # fmt: skip
-N07, N08, N09, N10 = (
-    "07_passkey",
-    "08_short_context_benchmarks",
-    "09_two_nonuniformities",
-    "10_long_documents",
-)
+N02, N03, N04 = "02_nonuniformity", "03_search", "04_without_finetuning"
+N05, N06, N07 = "05_progressive_extension", "06_short_context_recovery", "07_passkey"
+N08, N09, N10 = "08_short_context_benchmarks", "09_two_nonuniformities", "10_long_documents"
 
 # Made-up differences of losses: surely lower or higher on every document; or lower on average, yet
 # not surely.
@@ -40,7 +38,10 @@ TWICE = 0.7  # e^0.7 is just over 2
 
 
 def losses(effects, documents=6):
-    """A `perplexity` table: each document has a loss of its own, to which each (scaling, length) adds its effect."""
+    """A `perplexity` table.
+
+    Each document has a loss of its own, to which each (scaling, length) adds its effect.
+    """
     rows = []
     for (scaling, length), effect in effects.items():
         for i in range(documents):
@@ -65,12 +66,9 @@ def record(results, tables, profile="cpu"):
     for notebook, named in tables.items():
         folder = results / profile / notebook
         keep(folder, **named)
-        said = {
-            "parameters": {"model": "lab", "target": 1024},
-            "versions": {"torch": "2"},
-            "device": "CPU",
-        }
-        write_json(folder / "run.json", said | {"commit": "0" * 40, "wall_seconds": 90.0})
+        said = {"parameters": {"model_name": "lab", "target": 1024}, "versions": {"torch": "2"}}
+        where = {"device": "CPU", "commit": "0" * 40, "wall_seconds": 90.0}
+        write_json(folder / "run.json", said | where)
     return read_results(results).get(profile)
 
 
@@ -78,7 +76,7 @@ def lower_if(holds):
     return LOWER if holds else UNSURE
 
 
-# One builder an experiment. Its arguments say, place by place, whether the finding is in the data;
+# One builder per experiment. Its arguments say, place by place, whether the finding is in the data;
 # where it is not, the difference is in the right direction but not sure, or sure but too small.
 
 
@@ -237,9 +235,8 @@ def f6(left):
         for n, best in rounds.items()
     ]
     table = pd.DataFrame(rows, columns=["to", "search", "round", "best_perplexity"])
-    table.loc[table["search"] == "gradient", "best_perplexity"] /= (
-        1 + table["round"]
-    )  # of another search: not judged
+    # Of another search, which is not judged.
+    table.loc[table["search"] == "gradient", "best_perplexity"] /= 1 + table["round"]
     return {N03: {"history": table}}
 
 
@@ -249,14 +246,17 @@ def graded(name, build, places):
         yield name, build, holds, "yes" if all(holds) else "partly" if any(holds) else "no"
 
 
+def resting(name, build, neither=(0, 1)):
+    """A claim that rests on another counts only with that one."""
+    outcomes = {(1, 1): "yes", (1, 0): "partly", neither: "no"}
+    return [(name, build, holds, expected) for holds, expected in outcomes.items()]
+
+
 CASES = [
-    *graded("T1", t1, 2), *graded("T2", t2, 2), *graded("T3", t3, 2), *graded("T7", t7, 2), *graded("T8", t8, 2),
-    *graded("T9", t9, 3), *graded("T11", t11, 2), *graded("T12", t12, 2), *graded("F5", f5, 2),
-    # A claim that rests on another counts only with that one.
-    *[("F3", f3, holds, expected) for holds, expected in [((1, 1), "yes"), ((1, 0), "partly"), ((0, 1), "no")]],
-    *[("T6", t6, holds, expected) for holds, expected in [((1, 1), "yes"), ((1, 0), "partly"), ((0, 1), "no")]],
-    *[("F1", t6, holds, expected) for holds, expected in [((1, 1), "yes"), ((1, 0), "partly"), ((0, 1), "no")]],
-    *[("T10", t10, holds, expected) for holds, expected in [((1, 1), "yes"), ((1, 0), "partly"), ((0, 0), "no")]],
+    *graded("T1", t1, 2), *graded("T2", t2, 2), *graded("T3", t3, 2), *graded("T7", t7, 2),
+    *graded("T8", t8, 2), *graded("T9", t9, 3), *graded("T11", t11, 2), *graded("T12", t12, 2),
+    *graded("F5", f5, 2), *resting("F3", f3), *resting("T6", t6), *resting("F1", t6),
+    *resting("T10", t10, neither=(0, 0)),
     ("F4", keys, ((10, 10, 9), (10, 0, 0)), "yes"),
     ("F4", keys, ((10, 10, 9), (10, 10, 10)), "partly"),  # at every length, but not alone
     ("F4", keys, ((10, 10, 5), (10, 0, 0)), "partly"),  # further than the others, not to the end
@@ -380,7 +380,11 @@ def test_an_interval_over_few_documents_satisfies_no_rule(tmp_path, documents):
 
 @pytest.mark.usefixtures("few_resamples")
 def test_the_notebook_nearest_to_the_paper_decides(tmp_path):
-    """Table 3 without fine-tuning is half of it; 11 by the paper's search; 5 from the notebook that has LongRoPE."""
+    """Which notebook a table is of.
+
+    Table 3 without fine-tuning is half of it, Table 11 is by the paper's search, and Table 5 is of
+    the notebook that has LongRoPE.
+    """
     untrained = (
         t3(1, 1)[N05]["t3_paired"].query("`fine-tuning` == 'before'").drop(columns="fine-tuning")
     )
@@ -408,8 +412,7 @@ def test_a_verdict_of_nothing_is_none():
     assert verdict([True]) == "yes" and verdict([False]) == "no"
 
 
-# The page
-# ------------------------------------------------------------------------------------------------------------
+# --- the page ---
 
 
 def synthetic(results):
@@ -462,6 +465,18 @@ def test_the_page_says_for_each_experiment_what_was_found(tmp_path):
     assert write_report(tmp_path).read_text(encoding="utf-8") == page
 
 
+def test_the_page_names_the_model_by_the_old_parameter_too(tmp_path):
+    """Runs of the release before called it `model`; a notebook without a model names none."""
+    for parameters in ({"model_name": "lab"}, {"model": "lab"}, {}):
+        record(tmp_path, f6(0.4))
+        path = tmp_path / "cpu" / N03 / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"parameters": parameters}))
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        section, runs = sections(page)["F6"], sections(page)["Runs"]
+        named = (", model lab\n" in section, "| lab |" in runs)
+        assert named == ((True, True) if parameters else (False, False))
+
+
 def links(page):
     return [
         link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith(("http", "#"))
@@ -506,8 +521,7 @@ def test_every_experiment_has_something_to_show_from_its_notebooks():
     assert {"t1_ratios", "start_token_curves", "search_curves"} <= figures
 
 
-# Folders that are damaged
-# --------------------------------------------------------------------------------------------
+# --- folders that are damaged ---
 
 
 def test_a_folder_without_runs_is_refused_in_words(tmp_path):
@@ -588,14 +602,16 @@ def test_the_command_writes_the_page_or_says_what_is_wrong(tmp_path, capsys):
     assert "no folder of results at" in capsys.readouterr().err
 
 
-# Markdown
-# ------------------------------------------------------------------------------------------------------------
+# --- Markdown ---
 
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(28.921, 3, "28.9"), (2326.5, 3, "2,326"), (0.99951, 4, "0.9995"), (0.05847, 4, "0.05847"), (1.0069, 4, "1.007"),
-     (0.0, 3, "0"), (float("nan"), 3, ""), (3.2e7, 3, "3.2e+07"), (float("inf"), 3, "inf"), (99999, 3, "99,999")],
+    [
+        (28.921, 3, "28.9"), (2326.5, 3, "2,326"), (0.99951, 4, "0.9995"), (0.05847, 4, "0.05847"),
+        (1.0069, 4, "1.007"), (0.0, 3, "0"), (float("nan"), 3, ""), (3.2e7, 3, "3.2e+07"),
+        (float("inf"), 3, "inf"), (99999, 3, "99,999"),
+    ],
 )  # fmt: skip
 def test_numbers_have_three_or_four_digits(value, digits, text):
     assert number(value, digits) == text

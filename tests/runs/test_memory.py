@@ -1,0 +1,70 @@
+"""Machines that are too small for a profile."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from longrope_lab.runs import notebooks, running
+
+FREE = "this machine has free"
+CPU, GPU = "--profile cpu fits", "--profile gpu fits"
+SMALLER = "name a smaller model or shorter lengths with -p"
+
+
+@pytest.fixture
+def profiles_of_sizes(own_notebooks):
+    """`00_tiny` with profiles of 64 tokens, 100,000 and a million, for the lab model."""
+    for profile, parameters in {
+        "cpu": "seed: 1",
+        "gpu": "lengths: [512, 100000]",
+        "paper": "lengths: [1000000]",
+    }.items():
+        folder = notebooks.NOTEBOOKS / "profiles" / profile
+        folder.mkdir(exist_ok=True)
+        (folder / "00_tiny.yaml").write_text(parameters)
+    return own_notebooks
+
+
+def free(monkeypatch, gib):
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: SimpleNamespace(available=int(gib * 2**30))
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("profile", "over", "gib", "way_out"),
+    [  # weights of 0.026 GiB in float32; 4 (4 × 256 + 3 × 1024) bytes per token
+        ("paper", {}, 2, f"and 15.3 GiB to score 1,000,000 tokens, and {FREE} 2 GiB: {GPU}"),
+        ("paper", {}, 1, f"to score 1,000,000 tokens, and {FREE} 1 GiB: {CPU}"),
+        ("gpu", {}, 1, f"and 1.53 GiB to score 100,000 tokens, and {FREE} 1 GiB: {CPU}"),
+        ("gpu", {"lengths": [512, 200_000]}, 2, f"200,000 tokens, and .*: {SMALLER}"),
+        ("cpu", {}, 0.02, f"for 6,950,144 weights in float32 .*: {SMALLER}"),
+    ],
+)
+def test_a_profile_too_large_for_the_machine(
+    profile, over, gib, way_out, profiles_of_sizes, no_kernel, monkeypatch
+):
+    free(monkeypatch, gib)
+    too_large = f"'{profile}' of 00_tiny is too large for this machine: 'lab' takes at least"
+    with pytest.raises(ValueError, match=f"{too_large} .*{way_out}"):
+        running.run("00", profile, over, profiles_of_sizes)
+    assert not profiles_of_sizes.exists() and no_kernel == []  # nothing was begun
+
+
+def test_a_profile_that_fits(profiles_of_sizes, no_kernel, monkeypatch):
+    free(monkeypatch, 18)
+    running.run("00", "paper", None, profiles_of_sizes)
+    free(monkeypatch, 0.001)
+    running.run("01", "cpu", None, profiles_of_sizes)  # it has no model
+    # Not downloaded: load_model will tell.
+    running.run("00", "cpu", {"model_name": "someone/elses"}, profiles_of_sizes)
+    assert no_kernel == ["00_tiny", "01_small", "00_tiny"]
+
+
+def test_a_model_that_is_not_there(profiles_of_sizes, no_kernel):
+    with pytest.raises(ValueError, match="unknown model 'lap': did you mean 'lab'"):
+        running.run("00", "cpu", {"model_name": "lap"}, profiles_of_sizes)
+    assert no_kernel == []
