@@ -113,7 +113,7 @@ def _searching(
 def _trials(space: SearchSpace, method: Settings, documents: int) -> tuple[int, int, bool]:
     """Forward passes of one document, trials, and whether there are gradients.
 
-    Told by a search that measures nothing.
+    The search itself is asked, and told that all it tries is the same.
     """
     searcher = method.start(space, documents, 0)
     passes = trials = 0

@@ -55,16 +55,20 @@ class Extended:
 
     @property
     def histories(self) -> dict[str, pd.DataFrame]:
-        """By the name of a stage's folder, what it measured.
+        """What each stage measured, by the name of its folder.
 
-        Of a search as `SearchResult` has it, of a fine-tuning as `finetune` does.
+        A search has the table of its `SearchResult`, a fine-tuning the one that `finetune` returns.
         """
         files = {folder.name: history_file(folder) for folder in self.folders}
         return {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
 
     @property
     def training_loss(self) -> pd.DataFrame:
-        """The fine-tunings' histories one below the other, tokens counted over all of them."""
+        """The fine-tunings' histories one below the other, tokens counted over all of them.
+
+        Raises:
+            ValueError: no fine-tuning was run.
+        """
         histories, tables, before = self.histories, [], 0
         for name, stage in self.plan.named.items():
             if isinstance(stage, FineTune) and name in histories:
@@ -91,7 +95,7 @@ class Extended:
 
         Raises:
             ValueError: too few documents of the recovery's length.
-            KeyboardInterrupt: stopped by hand.
+            KeyboardInterrupt: the search was stopped by hand.
         """
         if len(self.schedule.scalings) < 2:
             return self.schedule

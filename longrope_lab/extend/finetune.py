@@ -45,7 +45,7 @@ from ..rope.schedule import RopeSchedule, Scaling
 from ..texts.tokens import Document, check_ids
 from .arguments import training_arguments
 from .low_rank import low_rank_updates, trained_in_full
-from .recipe import Recipe, recipe_of
+from .recipe import RECIPES, Recipe, by_name
 from .segments import segments
 from .trainer import loss_inside, train
 
@@ -110,7 +110,7 @@ def finetune(
         RuntimeError: a loss or gradient that is not finite (the last good state is in the folder),
             or a checkpoint that cannot be written.
     """
-    recipe, seed, folder = recipe_of(recipe), int(seed), Path(folder)
+    recipe, seed, folder = by_name("recipe", recipe, RECIPES), int(seed), Path(folder)
     length = _length(scaling, length)
     rows = segments(docs, length, tokenizer)
     check_ids(rows, model.get_input_embeddings().weight.shape[0])

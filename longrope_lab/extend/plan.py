@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..common.checks import unknown
 from ..rope.spec import RopeSpec
 from ..texts.corpora import load_corpus
 from ..texts.tokens import Document
@@ -263,21 +262,6 @@ class Plan:
     def _check_trained(self) -> None:
         if not self.trainings:
             raise ValueError("the plan has no FineTune, and this takes its trainings: add one")
-
-
-def plan_of(plan: str | Plan, known: dict[str, Plan]) -> Plan:
-    """A plan, as it is or by its name among those known.
-
-    Raises:
-        ValueError: an unknown name, or anything else than a plan.
-    """
-    if isinstance(plan, str):
-        if plan not in known:
-            raise unknown("plan", plan, known)
-        return known[plan]
-    if not isinstance(plan, Plan):
-        raise ValueError(f"plan is a {type(plan).__name__}: pass a Plan, or a name of PLANS")
-    return plan
 
 
 def _inside(stage: FineTune, window: int) -> FineTune:

@@ -19,8 +19,9 @@ from ..models.loading import model_digest, model_of
 from ..models.rotary import rope_spec
 from ..texts.tokens import Document
 from .extended import Extended
-from .plan import Plan, plan_of
+from .plan import Plan
 from .ready import PLANS
+from .recipe import by_name
 from .running import PlanRun, documents_for
 from .segments import segments
 from .stages import FineTune, Formula, Recover, Search, naming
@@ -84,7 +85,7 @@ def progressive(
         RuntimeError: nothing can be written; and what `search` and `finetune` raise.
         KeyboardInterrupt: stopped by hand; what was measured is kept.
     """
-    plan, folder, seed = plan_of(plan, PLANS), Path(folder), int(seed)
+    plan, folder, seed = by_name("plan", plan, PLANS), Path(folder), int(seed)
     last = len(plan.stages)
     until = last if until is None else until
     if until not in range(1, last + 1):

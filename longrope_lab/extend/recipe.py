@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..common.checks import above, unknown, whole
+
+T = TypeVar("T")
 
 DECAYS = ("linear", "constant", "cosine")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -107,16 +112,24 @@ RECIPES = {
 }
 
 
-def recipe_of(recipe: str | Recipe) -> Recipe:
-    """A recipe, as it is or by its name in `RECIPES`.
+def by_name(kind: str, value: object, ready: Mapping[str, T]) -> T:
+    """What a name stands for among those that are ready; anything of their type is taken as it is.
+
+    Args:
+        kind: what it is, in words: "recipe".
+        value: a name, or the thing itself.
+        ready: by name; it is called RECIPES.
 
     Raises:
-        ValueError: an unknown name, or anything else than a recipe.
+        ValueError: an unknown name, or something else.
     """
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise unknown("recipe", recipe, RECIPES)
-        return RECIPES[recipe]
-    if not isinstance(recipe, Recipe):
-        raise ValueError(f"recipe is {recipe!r}: pass a Recipe, or one of RECIPES")
-    return recipe
+    if isinstance(value, str):
+        if value not in ready:
+            raise unknown(kind, value, ready)
+        return ready[value]
+    made = type(next(iter(ready.values())))
+    if not isinstance(value, made):
+        raise ValueError(
+            f"{kind} is {reprlib.repr(value)}: pass a {made.__name__}, or one of {kind.upper()}S"
+        )
+    return value

@@ -164,9 +164,9 @@ def best_of(found: SearchResult, where: str) -> RopeScaling:
     """What a search found, if it came to its end.
 
     Raises:
-        KeyboardInterrupt: it was stopped; what it had then is not what was asked for.
+        KeyboardInterrupt: it was stopped, and what it had by then is not what was asked for.
     """
-    if not found.finished:  # there is no budget, so it was Ctrl-C
+    if not found.finished:  # there was no budget to run out of
         raise KeyboardInterrupt(f"stopped by hand {where}")
     return found.best
 

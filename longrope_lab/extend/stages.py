@@ -15,7 +15,7 @@ from ..searches.evolution import PRESETS
 from ..searches.gradient import Gradient
 from ..searches.settings import SEARCHES, Settings
 from ..searches.space import check_rotations
-from .recipe import RECIPES, Recipe, recipe_of
+from .recipe import RECIPES, Recipe, by_name
 
 # Downwards from the factors that the model was trained at.
 RECOVERY = Gradient(steps=32, initial="high")
@@ -152,7 +152,7 @@ class FineTune:
                 f"a segment of {self.segment:,} tokens is longer than the {self.length:,} that the "
                 "scaling is for: fine-tune at a longer search, or shorten it"
             )
-        recipe = recipe_of(self.recipe)
+        recipe = by_name("recipe", self.recipe, RECIPES)
         if isinstance(self.recipe, str):
             ready = f"recipe=RECIPES[{self.recipe!r}]"
             warn_renamed(f"recipe={self.recipe!r} of FineTune", ready, depth=4)

@@ -201,9 +201,10 @@ class _Finite(TrainerCallback):  # type: ignore[misc]
             raise self._stopped(f"the gradient's norm became {norm:g}", state.global_step)
 
     def _stopped(self, what: str, step: int) -> RuntimeError:
-        """The error after so many good steps; the checkpoint of the last of them goes.
+        """The error after so many steps; the checkpoint of the last one is removed.
 
-        Weights are good once a step has found a finite loss with them, and its are not.
+        Weights count as good once a step has found a finite loss with them. With those of that
+        checkpoint none was found.
         """
         folder = self.trainer.folder
         good = [path for path in checkpoints(folder) if _step(path) < step]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -86,6 +87,32 @@ def test_the_recipe_trains(tmp_path):
     assert history[-1]["loss"] < history[0]["loss"] - 0.5
     model.save_pretrained(folder)
     assert (folder / "model.safetensors").is_file()
+
+
+def test_the_command_trains_and_writes(tmp_path, tokenizer, monkeypatch):
+    """Two steps of two rows; a second call goes on from what the first left."""
+    new_model = pretrain.new_model
+
+    def of_one_layer(tokenizer):
+        model = new_model(tokenizer)
+        model.model.layers, model.config.num_hidden_layers = model.model.layers[:1], 1
+        return model
+
+    monkeypatch.setattr(pretrain, "new_model", of_one_layer)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    book, folder = tmp_path / "book.txt", tmp_path / "model"
+    book.write_text("And the earth was without form, and void; " * 400)
+    tokenizer.save_pretrained(folder)
+    sizes = ["--tokens", "2048", "--rows", "2", "--passkey-rows", "2", "--passkey-share", "0.5"]
+    for start in ([], ["--start", str(folder)]):
+        command = ["pretrain", "model", "--books", str(book), "--out", str(folder), *sizes, *start]
+        monkeypatch.setattr("sys.argv", command)
+        pretrain.main()
+        written = json.loads((folder / "training.json").read_text())
+        assert written["arguments"]["rows"] == "2"
+        assert [(row["step"], row["tokens"]) for row in written["history"]] == [(2, 2048)]
+        model = type(new_model(tokenizer)).from_pretrained(folder)
+        assert len(model.model.layers) == 1 and model.dtype == torch.bfloat16
 
 
 def test_tokenizer_recipe(tmp_path, monkeypatch):
