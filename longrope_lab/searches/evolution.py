@@ -13,7 +13,7 @@ from ..common.checks import above, whole
 from ..common.files import Json
 from .objective import Measured, Race, Trial
 from .space import Candidate, SearchSpace
-from .starts import start_attention_factor, start_factors, starts_of
+from .starts import starts_of
 
 # Tries to breed a child that was not measured yet, before the round goes without it.
 TRIES = 100
@@ -125,7 +125,7 @@ class EvolutionSearch:
     def _initial(self) -> list[tuple[str, Candidate]]:
         space, settings = self.space, self.settings
         formulas = [
-            space.candidate(start_factors(space, name), 0, start_attention_factor(space, name))
+            space.candidate(space.formula_factors(name), 0, space.formula_attention_factor(name))
             for name in settings.initial
         ]
         bred = [("initial", c) for c in dict.fromkeys(formulas)]

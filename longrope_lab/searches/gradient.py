@@ -24,7 +24,7 @@ from ..rope.scaling import RopeScaling
 from ..rope.spec import Floats
 from .objective import Measured, Trial
 from .space import SearchSpace
-from .starts import start_attention_factor, start_factors, starts_of
+from .starts import starts_of
 
 # Adam's decay rates: a search has tens of steps, not the thousands that (0.9, 0.999) average over.
 BETAS = (0.8, 0.95)
@@ -97,8 +97,8 @@ class GradientSearch:
         # Where the descent stands, and, before the first step, where else it could start.
         self.starts = [
             (
-                torch.from_numpy(np.log(start_factors(space, name))),
-                torch.tensor(math.log(start_attention_factor(space, name)), dtype=torch.float64),
+                torch.from_numpy(np.log(space.formula_factors(name))),
+                torch.tensor(math.log(space.formula_attention_factor(name)), dtype=torch.float64),
             )
             for name in starts_of(settings.initial)
         ]

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..common.checks import above, whole
 from ..common.files import Json
 from ..rope.formulas import longrope_attention_factor
+from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling, compose
 from ..rope.spec import Floats, RopeSpec, check_target
 
@@ -35,17 +36,11 @@ def check_rotations(keep_rotations: float | None) -> None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of the space, in whole steps, so that equal points compare equal.
+    """One point of the space, in whole steps, so that equal points compare equal."""
 
-    Args:
-        factors: of each pair of dimensions, in steps of the space (d/2,).
-        start_tokens: n-hat.
-        attention_factor: m in steps of 0.01; None where the space does not search it.
-    """
-
-    factors: tuple[int, ...]
+    factors: tuple[int, ...]  # (d/2,)
     start_tokens: int
-    attention_factor: int | None
+    attention_factor: int | None  # None where m is not searched
 
 
 @dataclass(frozen=True)
@@ -117,12 +112,8 @@ class SearchSpace:
         """The space of a second search, on a model that `first` has extended (section 3.3).
 
         Its scalings are composed with `first`, so they apply to the model as it was loaded. n-hat
-        stays that of `first`: between two counts only one of the scalings would act.
-
-        Args:
-            first: the extension in place.
-            target_length: L' in tokens.
-            options: other fields of the space.
+        stays that of `first`: between two counts only one of the scalings would act. The options
+        are other fields of the space.
         """
         spec = replace(first, start_tokens=0).as_spec()
         return cls(spec, target_length, start_tokens=(first.start_tokens,), over=first, **options)
@@ -212,6 +203,29 @@ class SearchSpace:
             m = round(float(np.clip(wanted, *self.searched_attention_factors)) / STEP)
         nearest = min(self.start_tokens, key=lambda n: abs(n - start_tokens))
         return Candidate(tuple(steps.tolist()), nearest, m)
+
+    def formula_factors(self, method: str) -> Floats:
+        """A method's factors within the bounds, (d/2,); of "high", the upper bounds."""
+        low, high = self.bounds
+        if method == "high":
+            return high
+        scaling = rope_scaling(self.spec, method, self.target_length)
+        if not isinstance(scaling, RopeScaling):
+            raise ValueError(
+                f"the method {method!r} gives a schedule, and a search starts from the factors of "
+                "one target: name another start"
+            )
+        return np.clip(scaling.factors, low, high)
+
+    def formula_attention_factor(self, method: str) -> float:
+        """The m that goes with `formula_factors`, within its range if it is searched."""
+        if self.searched_attention_factors is None:
+            return self.default_attention_factor
+        lowest, highest = self.searched_attention_factors
+        if method == "high":
+            return highest
+        m = 1.0 if method == "none" else self.default_attention_factor
+        return float(np.clip(m, lowest, highest))
 
     def scaling(self, candidate: Candidate) -> RopeScaling:
         """The scaling that a candidate stands for."""

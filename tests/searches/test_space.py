@@ -14,7 +14,6 @@ from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.spec import RopeSpec
 from longrope_lab.searches.space import SearchSpace
-from longrope_lab.searches.starts import start_factors
 
 SPEC = RopeSpec(rotary_dim=8, window=512, base=10000.0)
 
@@ -245,25 +244,25 @@ def test_formulas_in_closed_form(spec, ratio):
     }
     m = math.sqrt(1 + math.log(ratio) / math.log(spec.window))  # LongRoPE's, and not YaRN's own
     for name, factors in expected.items():
-        np.testing.assert_allclose(start_factors(space, name), factors, rtol=1e-12)
-        individual = space.scaling(space.candidate(start_factors(space, name), 0))
+        np.testing.assert_allclose(space.formula_factors(name), factors, rtol=1e-12)
+        individual = space.scaling(space.candidate(space.formula_factors(name), 0))
         assert_inside(space, individual)
         assert individual.start_tokens == 0
         np.testing.assert_allclose(individual.factors, factors, atol=0.00501)
         for scaling in (individual, space.scaling_at(factors)):
             assert scaling.attention_factor == pytest.approx(m, rel=1e-12)
-    np.testing.assert_array_equal(start_factors(space, "high"), np.full(d // 2, 1.25 * ratio))
+    np.testing.assert_array_equal(space.formula_factors("high"), np.full(d // 2, 1.25 * ratio))
 
 
 @settings(deadline=None, max_examples=50)
 @given(space=spaces(), name=st.sampled_from(["pi", "ntk", "yarn"]))
 def test_formulas_are_cut_to_the_bounds(space, name):
-    factors, (low, high) = start_factors(space, name), space.bounds
+    factors, (low, high) = space.formula_factors(name), space.bounds
     assert (factors >= low).all() and (factors <= high).all()
     free = rope_scaling(space.spec, name, space.target_length).factors
     inside = (free >= low) & (free <= high)
     np.testing.assert_array_equal(factors[inside], free[inside])
-    np.testing.assert_array_equal(start_factors(space, "high"), high)
+    np.testing.assert_array_equal(space.formula_factors("high"), high)
 
 
 # --- on top of another extension ------------------------------------------------------------------
