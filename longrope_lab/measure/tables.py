@@ -51,14 +51,19 @@ def stack(tables: Mapping[Key, pd.DataFrame], *names: str) -> pd.DataFrame:
 
 
 def with_interval(
-    summary: pd.DataFrame, value: str, index: str, columns: str, *, digits: int = 1
+    summary: pd.DataFrame,
+    value: str,
+    index: str | list[str],
+    columns: str,
+    *,
+    digits: int = 1,
 ) -> pd.DataFrame:
     """A table to show: each value and its interval as "40.2 (37.1 to 43.0)".
 
     Args:
         summary: with columns low and high, as `perplexity_summary` and `paired_comparison` return.
         value: the column of the values.
-        index, columns: the columns whose values head the rows and the columns.
+        index, columns: the columns whose values head the rows (one, or several) and the columns.
         digits: after the point.
 
     Returns:
