@@ -70,10 +70,10 @@ def with_interval(
         Texts, one row per `index` and one column per `columns`; a value without an interval stands
         alone.
     """
-    texts = [
-        f"{at:.{digits}f}" + (f" ({low:.{digits}f} to {high:.{digits}f})" if low == low else "")
-        for at, low, high in summary[[value, "low", "high"]].itertuples(index=False)
-    ]
+    texts = []
+    for at, low, high in summary[[value, "low", "high"]].itertuples(index=False):
+        interval = "" if math.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
+        texts.append(f"{at:.{digits}f}{interval}")
     return summary.assign(**{value: texts}).pivot_table(
         index=index, columns=columns, values=value, aggfunc="first", sort=False
     )
