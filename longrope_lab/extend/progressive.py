@@ -8,14 +8,14 @@ one searches.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.files import Json
 from ..common.identity import digest, take
 from ..common.renames import renamed_arguments
-from ..models.loading import model_digest, model_of
+from ..models.loading import ModelSource, model_digest, model_of
 from ..models.rotary import rope_spec
 from ..texts.tokens import Document
 from .extended import Extended
@@ -24,7 +24,7 @@ from .ready import PLANS
 from .recipe import by_name
 from .running import PlanRun, documents_for
 from .segments import segments
-from .stages import FineTune, Formula, Recover, Search, naming
+from .stages import naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ FORMAT = 2
 
 @renamed_arguments(stages="until")
 def progressive(
-    model: PreTrainedModel | str | Callable[[], PreTrainedModel],
+    model: ModelSource,
     tokenizer: PreTrainedTokenizerBase,
     plan: str | Plan,
     folder: str | os.PathLike[str],
@@ -115,15 +115,12 @@ def _check_documents(
     search_docs: Sequence[Document],
 ) -> None:
     """See whether each stage finds documents, before the first one runs."""
-    for stage in plan.stages:
-        with naming(stage):
-            match stage:
-                case FineTune():
-                    segments(train_docs, stage.segment_tokens, tokenizer)
-                case Search() | Recover():
-                    documents_for(stage, search_docs)
-                case Formula():
-                    pass
+    for training in plan.trainings:
+        with naming(training):
+            segments(train_docs, training.segment_tokens, tokenizer)
+    for searching in plan.searches:
+        with naming(searching):
+            documents_for(searching, search_docs)
 
 
 def _identity(

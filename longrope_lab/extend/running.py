@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,16 +71,15 @@ class PlanRun:
             case FineTune():
                 self._fine_tune(stage, place, seed)
             case Formula():
-                spec, below = rope_spec(self.model), self._below(stage)
-                self.scalings[length] = self._kept(place, lambda: stage.scaling(spec, below))
+                make = partial(stage.scaling, rope_spec(self.model), self._below(stage))
+                self.scalings[length] = self._kept(place, make)
             case Search():
-                space = self._space(stage)
-                make = lambda: self._search(stage, space, place, seed)  # noqa: E731
+                make = partial(self._search, stage, self._space(stage), place, seed)
                 self.scalings[length] = self._kept(place, make)
             case Recover():
                 last, free = self.scalings[max(self.scalings)], stage.free_attention_factor
                 space = SearchSpace.below(last, length, free_attention_factor=free)
-                make = lambda: self._search(stage, space, place, seed)  # noqa: E731
+                make = partial(self._search, stage, space, place, seed)
                 self.recovered[length] = self._kept(place, make)
 
     def _kept(self, place: Path, make: Callable[[], RopeScaling]) -> RopeScaling:
