@@ -45,6 +45,7 @@ from ..rope.schedule import RopeSchedule, Scaling
 from ..texts.tokens import Document, check_ids
 from .arguments import training_arguments
 from .low_rank import low_rank_updates, trained_in_full
+from .needle_segments import needle_segments
 from .recipe import RECIPES, Recipe, by_name
 from .segments import segments
 from .trainer import loss_inside, train
@@ -106,7 +107,8 @@ def finetune(
         ValueError: no segment in the documents, token ids that the model does not have, a folder of
             another fine-tuning or of anything else, named modules that the model does not have, a
             batch that the processes cannot share, a length not given, an unknown recipe,
-            `short_share` for segments that are hardly longer than the window.
+            `short_share` for segments that are hardly longer than the window, `needle_share` and no
+            document as long as a segment.
         RuntimeError: a loss or gradient that is not finite (the last good state is in the folder),
             or a checkpoint that cannot be written.
     """
@@ -116,6 +118,11 @@ def finetune(
     check_ids(rows, model.get_input_embeddings().weight.shape[0])
     spec = rope_spec(model) if scaling is None else scaling.spec
     recipe.check_segment(length, spec.window)
+    needles = None
+    if recipe.needle_share:
+        count = recipe.needles_of(recipe.steps * recipe.batch)
+        rng = np.random.default_rng([seed, length])
+        needles = needle_segments(docs, length, count, tokenizer, rng)
     in_full = trained_in_full(model, recipe)
     with scaled(model, scaling, length=length):
         pass  # refuses one of another model before anything is written
@@ -134,7 +141,7 @@ def finetune(
         fast_attention(),
         loss_inside(model, spec.window),
     ):
-        return train(model, rows, folder, recipe, arguments, spec.window)
+        return train(model, rows, folder, recipe, arguments, spec.window, needles)
 
 
 def _length(scaling: Scaling | None, length: int | None) -> int:

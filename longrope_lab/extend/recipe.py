@@ -39,10 +39,13 @@ class Recipe:
             learn the long factors and keep short texts: mixed context window training (LongRoPE2,
             arXiv 2502.20082). The pieces are cut from all segments and shuffled; of a segment's
             pieces the first alone begins with BOS.
+        needle_share: share of the segments that are needle documents, spread evenly among those
+            that are not short: a number hidden far back, asked for at the end, and answered. Their
+            loss is that of the answers alone. See `needle_segments`.
 
     Raises:
-        ValueError: a number below its least, a share that leaves no long segment, a warm-up as long
-            as the training, or an unknown decay.
+        ValueError: a number below its least, a share that leaves no long segment, shares of more
+            than all segments, a warm-up as long as the training, or an unknown decay.
     """
 
     steps: int = 400
@@ -54,6 +57,7 @@ class Recipe:
     lora_modules: tuple[str, ...] = ATTENTION
     save_every: int = 50
     short_share: float = 0.0
+    needle_share: float = 0.0
 
     def __post_init__(self) -> None:
         lowest = {"steps": 1, "batch": 1, "warmup": 0, "lora_rank": 0, "save_every": 1}
@@ -75,6 +79,12 @@ class Recipe:
                 "(all are long) to less than 1 (none would be long)"
             )
         object.__setattr__(self, "short_share", float(self.short_share))
+        if not 0 <= self.needle_share <= 1 - self.short_share:
+            raise ValueError(
+                f"needle_share is {self.needle_share} and short_share {self.short_share:g}: both "
+                "are shares of the segments, from 0, and together at most 1"
+            )
+        object.__setattr__(self, "needle_share", float(self.needle_share))
         object.__setattr__(self, "lora_modules", tuple(self.lora_modules))
         if self.lora_rank and not self.lora_modules:
             raise ValueError(
@@ -85,6 +95,11 @@ class Recipe:
     def short_of(self, count: int) -> int:
         """How many of the first `count` segments are read in short pieces."""
         return int(self.short_share * count + 1e-9)  # as floats, 0.29 * 100 is a little below 29
+
+    def needles_of(self, count: int) -> int:
+        """How many of the first `count` segments are needle documents; none of these is short."""
+        long = count - self.short_of(count)
+        return int(self.needle_share / (1 - self.short_share) * long + 1e-9)
 
     def check_segment(self, length: int, window: int) -> None:
         """See whether a model of that window can read segments of `length` tokens as it says here.

@@ -56,7 +56,7 @@ def segments(
 
 
 class TrainingOrder(Dataset[dict[str, Tensor]]):
-    """What a training reads, in its order: segments, and short pieces instead of some.
+    """What a training reads, in its order: segments, and instead of some short pieces or needles.
 
     Segments come in shuffled passes over all. The pieces are the segments cut to the window, in
     shuffled passes of their own, so that those of a step come from many documents, as the segments
@@ -68,14 +68,24 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
         recipe: says how many are read, and which share of them in pieces.
         seed: of the order.
         window: tokens of a piece.
+        needles: needle documents and which of their tokens are answers, both (M, T), as many as the
+            recipe wants; None if it wants none.
     """
 
-    def __init__(self, rows: NDArray[np.int64], recipe: Recipe, seed: int, window: int) -> None:
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        recipe: Recipe,
+        seed: int,
+        window: int,
+        needles: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
+    ) -> None:
         rng = np.random.default_rng(seed)
+        self.needles = None if needles is None else tuple(map(torch.from_numpy, needles))
         self.rows, self.recipe = torch.from_numpy(rows), recipe
         self.count = recipe.steps * recipe.batch
         short = recipe.short_of(self.count)
-        self.order = _passes(rng, len(rows), self.count - short)
+        self.order = _passes(rng, len(rows), self.count - short - recipe.needles_of(self.count))
         if short:
             self.each = rows.shape[1] // window
             self.pieces = self.rows[:, : self.each * window].reshape(-1, window)
@@ -85,12 +95,21 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        before, upto = self.recipe.short_of(index), self.recipe.short_of(index + 1)
-        short = upto > before
-        row = self._pieces(before) if short else self.rows[self.order[index - before]]
+        before, needles = self.recipe.short_of(index), self.recipe.needles_of(index)
+        short = self.recipe.short_of(index + 1) > before
+        needle = self.recipe.needles_of(index + 1) > needles
+        counted = torch.ones(self.rows.shape[1], dtype=torch.bool)
+        if short:
+            row = self._pieces(before)
+        elif needle and self.needles is not None:
+            row, counted = (each[needles] for each in self.needles)
+        else:
+            row = self.rows[self.order[index - before - needles]]
         item = {"input_ids": row, "labels": row}
         if self.recipe.short_share:
             item["short"] = torch.tensor(short)
+        if self.needles is not None:
+            item["counted"] = counted
         return item
 
     def _pieces(self, number: int) -> Tensor:
@@ -106,4 +125,5 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
 
 def _passes(rng: np.random.Generator, size: int, count: int) -> NDArray[np.int64]:
     """The first `count` numbers of shuffled passes over all below `size`."""
-    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]
+    passes = [rng.permutation(size) for _ in range(-(-count // size))]
+    return np.concatenate([np.empty(0, np.int64), *passes])[:count]

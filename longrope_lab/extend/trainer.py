@@ -43,24 +43,28 @@ KEPT = 2
 def loss_inside(model: PreTrainedModel, window: int) -> Iterator[None]:
     """While in force, a call with labels returns the chunked loss.
 
-    Rows marked short are read in pieces of the window. The Trainer calls a model through what
-    accelerate wraps around it, which averages gradients and casts; so the loss must come out of the
-    model's own `forward`.
+    Rows marked short are read in pieces of the window; of the others the counted tokens count. The
+    Trainer calls a model through what accelerate wraps around it, which averages gradients and
+    casts; so the loss must come out of the model's own `forward`.
     """
 
     def forward(
-        input_ids: Tensor, labels: Tensor | None = None, short: Tensor | None = None
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        short: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> Any:
         if labels is None:  # from the backward pass, for the logits of a chunk
             return outer.stock(input_ids=input_ids)
         # Entered a second time inside itself, accelerate's autocast would never end.
         with StandIn(model, outer.stock):
             if short is None:
-                return {"loss": mean_loss(model, input_ids)}
+                return {"loss": mean_loss(model, input_ids, counted=counted)}
             pieces = input_ids[short, : input_ids.shape[1] // window * window].reshape(-1, window)
             share = short.float().mean()
-            parts = ((1 - share, input_ids[~short]), (share, pieces))
-            losses = [weight * mean_loss(model, ids) for weight, ids in parts if len(ids)]
+            whole = None if counted is None else counted[~short]
+            parts = ((1 - share, input_ids[~short], whole), (share, pieces, None))
+            losses = [w * mean_loss(model, ids, counted=c) for w, ids, c in parts if len(ids)]
             return {"loss": sum(losses)}
 
     with StandIn(model, forward) as outer:
@@ -74,6 +78,7 @@ def train(
     recipe: Recipe,
     arguments: Any,
     window: int,
+    needles: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
 ) -> pd.DataFrame:
     """Train, going on from the folder's last checkpoint; see `finetune` for the table."""
     unfinished, main = Path(arguments.output_dir), arguments.should_save
@@ -88,7 +93,7 @@ def train(
                 folder,
                 model=model,
                 args=arguments,
-                train_dataset=TrainingOrder(rows, recipe, arguments.seed, window),
+                train_dataset=TrainingOrder(rows, recipe, arguments.seed, window, needles),
                 callbacks=[_Log(folder, tokens_per_step, bar)],
             )
             trainer.remove_callback(PrinterCallback)

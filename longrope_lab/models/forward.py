@@ -138,7 +138,12 @@ def token_losses(
 
 
 def mean_loss(
-    model: PreTrainedModel, ids: Tensor, *, last: int | None = None, head_chunk: int = HEAD_CHUNK
+    model: PreTrainedModel,
+    ids: Tensor,
+    *,
+    last: int | None = None,
+    counted: Tensor | None = None,
+    head_chunk: int = HEAD_CHUNK,
 ) -> Tensor:
     """The mean token loss of sequences of one length, differentiable.
 
@@ -149,6 +154,8 @@ def mean_loss(
         model: a Hugging Face causal language model.
         ids: token ids, shape (B, T), T at least 2, on the model's device.
         last: count only so many tokens at the end of each sequence; None counts all T - 1.
+        counted: which tokens to count, shape (B, T), of the last ones if `last` is given. Then
+            every sequence weighs the same, however many of its tokens count. None counts all.
         head_chunk: tokens whose logits are held at a time.
 
     Returns:
@@ -158,14 +165,27 @@ def mean_loss(
     first = 0 if last is None else max(hidden.shape[1] - last, 0)
     hidden, targets = hidden[:, first:].flatten(0, 1)[None], ids[:, 1 + first :].flatten()
 
-    def chunk_loss(rows: Tensor, expected: Tensor) -> Tensor:
-        return F.cross_entropy(_logits(model, rows)[0].float(), expected, reduction="sum")
+    def chunk_loss(rows: Tensor, expected: Tensor, weights: Tensor | None) -> Tensor:
+        logits = _logits(model, rows)[0].float()
+        if weights is None:
+            return F.cross_entropy(logits, expected, reduction="sum")
+        return F.cross_entropy(logits, expected, reduction="none") @ weights
 
+    weights = None if counted is None else _weights(counted[:, 1 + first :])
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, hidden.shape[1], head_chunk):
-        rows, expected = hidden[:, start : start + head_chunk], targets[start : start + head_chunk]
-        total = total + checkpoint(chunk_loss, rows, expected, use_reentrant=False)
-    return total / len(targets)
+        chunk = slice(start, start + head_chunk)
+        of_chunk = None if weights is None else weights[chunk]
+        total = total + checkpoint(
+            chunk_loss, hidden[:, chunk], targets[chunk], of_chunk, use_reentrant=False
+        )
+    return total if weights is not None else total / len(targets)
+
+
+def _weights(counted: Tensor) -> Tensor:
+    """What each token's loss weighs in the mean over sequences of the mean over what they count."""
+    marks = counted.float()
+    return (marks / marks.sum(dim=1, keepdim=True).clamp(min=1) / len(marks)).flatten()
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:

@@ -62,9 +62,9 @@ def fail_at(call, action, monkeypatch):
     """
     calls, stock = [], trainer_module.mean_loss
 
-    def loss(model, ids):
+    def loss(model, ids, **options):
         calls.append(ids.clone())
-        found = stock(model, ids)
+        found = stock(model, ids, **options)
         return action(found) if len(calls) == call else found
 
     monkeypatch.setattr(trainer_module, "mean_loss", loss)

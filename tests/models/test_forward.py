@@ -234,6 +234,19 @@ def test_the_mean_loss_of_several_rows_is_the_mean_of_theirs(last, family):
     )
 
 
+def test_of_counted_tokens_each_row_weighs_the_same():
+    model, rows = tiny_model(), torch.stack([IDS[:60], IDS[20:80], IDS[5:65]])
+    counted = torch.zeros(3, 60, dtype=torch.bool)
+    counted[0, 50:], counted[1, [7, 31]], counted[2] = True, True, True
+    losses = torch.stack([token_losses(model, row) for row in rows])  # of tokens 1 to 59
+    marks = counted[:, 1:]
+    expected = torch.stack([loss[mark].mean() for loss, mark in zip(losses, marks, strict=True)])
+    loss = mean_loss(model, rows, counted=counted, head_chunk=33)
+    torch.testing.assert_close(loss, expected.mean(), atol=1e-5, rtol=0)
+    everything = mean_loss(model, rows, counted=torch.ones_like(counted))
+    torch.testing.assert_close(everything, mean_loss(model, rows), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "gpt_oss"])
 def test_the_gradient_of_the_mean_loss(family, again):
