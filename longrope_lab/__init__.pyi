@@ -51,6 +51,7 @@ from .models.loading import load_model
 from .models.repairs import full_attention
 from .models.rotary import apply_scaling, rope_spec
 from .report.experiments import paper
+from .report.verdicts import verdict
 from .rope.methods import FORMULAS, METHODS, register_method, rope_scaling
 from .rope.scaling import RopeScaling, compose
 from .rope.schedule import RopeSchedule, Scaling
@@ -144,6 +145,7 @@ __all__ = [
     "start_token_variants",
     "token_losses",
     "training_cost",
+    "verdict",
     "widgets",
     "with_interval",
     "worker_cost",

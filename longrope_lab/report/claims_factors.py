@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from ..rope.methods import FORMULAS
@@ -17,7 +15,20 @@ from .comparisons import (
     lengths_of,
     lower_at_each,
 )
-from .findings import FALLS, GAIN, HALVES, LOW, Places, at, claim, each_of, formulas_of, percent
+from .findings import (
+    FALLS,
+    GAIN,
+    HALVES,
+    LOW,
+    Decided,
+    Places,
+    at,
+    claim,
+    each_of,
+    formulas_of,
+    percent,
+)
+from .markdown import number
 from .recorded import (
     EXTENSION,
     LOSSES,
@@ -29,6 +40,9 @@ from .recorded import (
     NotMeasuredError,
     Results,
 )
+
+# What a ratio to the unscaled model at its window is called.
+WINDOW = "LongRoPE over the unscaled model at its window"
 
 
 @claim("T1", f"at every corpus and length, the search is below {each_of('T1')}")
@@ -49,15 +63,16 @@ def start_tokens_help(results: Results) -> Places:
     ratios = results.table("t2_ratios", NONUNIFORMITY, needs=needs)
     after = ratios[ratios["part"].str.contains("tokens after")]
     places = after.groupby(["method", "length"], sort=False)
-    return {
-        at(*place): _any(below(row, 1 - GAIN) for _, row in rows.groupby("start_tokens"))
-        for place, rows in places
-    }
+    return {at(*place): _best(rows) for place, rows in places}
 
 
-def _any(holds: Iterable[bool | None]) -> bool | None:
-    known = list(holds)
-    return True if True in known else None if None in known else False
+def _best(ratios: pd.DataFrame) -> Decided:
+    """Whether any n̂ brings more than `GAIN`; with the figure of the best one."""
+    found = {n: below(row, 1 - GAIN, "ratio") for n, row in ratios.groupby("start_tokens")}
+    known = [each.holds for each in found.values()]
+    best = ratios.sort_values("high")["start_tokens"].iloc[0]  # what has no interval comes last
+    holds = True if True in known else None if None in known else False
+    return Decided(holds, f"n̂ = {best}: {found[best].figure}")
 
 
 @claim("T3", f"before fine-tuning, the searched factors are below {each_of('T3')}")
@@ -85,7 +100,7 @@ def lowest_without_finetuning(results: Results) -> Places:
     longrope = stays[stays["scaling"] == "longrope"]
     return {
         at(corpus): both(
-            below(longrope[longrope["corpus"] == corpus], LOW), below_all(rows, FORMULAS)
+            below(longrope[longrope["corpus"] == corpus], LOW, WINDOW), below_all(rows, FORMULAS)
         )
         for corpus, rows in paired.groupby("corpus", sort=False)
     }
@@ -94,12 +109,13 @@ def lowest_without_finetuning(results: Results) -> Places:
 @claim("F3", f"LongRoPE alone: each formula, and no scaling, has more than {LOW:g} times")
 def alone_without_finetuning(results: Results) -> Places:
     stays = results.table("f3_stays", WITHOUT, needs=("corpus", "scaling", *PAIRED))
-    places: dict[str, bool | None] = {}
+    places: dict[str, Decided] = {}
     for corpus, rows in stays.groupby("corpus", sort=False):
         others = rows[rows["scaling"].isin(FORMULAS)]
         complete = set(others["scaling"]) == set(FORMULAS)
-        low = below(rows[rows["scaling"] == "longrope"], LOW)
-        places[at(corpus)] = both(low, above(others, LOW) if complete else None)
+        low = below(rows[rows["scaling"] == "longrope"], LOW, WINDOW)
+        lowest = above(others, LOW, "the lowest of the others")
+        places[at(corpus)] = both(low, lowest if complete else Decided(None, "without all others"))
     return places
 
 
@@ -136,10 +152,14 @@ def by_round(history: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["to", "rounds", "first round", "last round", "ratio"])
 
 
-def _left(results: Results) -> dict[str, float]:
+def _falls_below(share: float, results: Results) -> Places:
+    """Whether less than this share of the first round's perplexity is left, for each target."""
     history = results.table("history", SEARCH, needs=("to", "search", "round", "best_perplexity"))
     rounds = by_round(history).query("rounds > 1").set_index("to")
-    return {str(target): float(left) for target, left in rounds["ratio"].items()}
+    return {
+        str(target): Decided(bool(left < share), f"{number(left, 4)} of the first round's is left")
+        for target, left in rounds["ratio"].items()
+    }
 
 
 @claim(
@@ -149,9 +169,9 @@ def _left(results: Results) -> dict[str, float]:
     "its own documents)",
 )
 def search_finds_more(results: Results) -> Places:
-    return {target: left < FALLS for target, left in _left(results).items()}
+    return _falls_below(FALLS, results)
 
 
 @claim("F6", f"and by more than {percent(1 - HALVES)}")
 def search_halves(results: Results) -> Places:
-    return {target: left < HALVES for target, left in _left(results).items()}
+    return _falls_below(HALVES, results)

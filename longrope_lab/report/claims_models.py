@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from ..measure.stats import paired_scores
@@ -26,6 +29,7 @@ from .findings import (
     LOSS,
     LOW,
     QUESTIONS,
+    Decided,
     Places,
     at,
     claim,
@@ -43,6 +47,8 @@ from .recorded import (
     NotMeasuredError,
     Results,
 )
+
+NO_YARN = Decided(None, "without YaRN")
 
 
 @claim("T5", "LongRoPE's perplexity falls from each length to the next")
@@ -64,14 +70,16 @@ def falls_with_length(results: Results) -> Places:
 def yarn_breaks(results: Results) -> Places:
     t5, target = results.table("t5", LONG, needs=LOSSES), results.run(LONG).parameters.get("target")
     longest = max(lengths_of(t5, "yarn"), default=0)
-    if not isinstance(target, int) or longest <= target:
+    if not isinstance(target, int):
+        raise NotMeasuredError("YaRN's target is not known: lab.verdict takes it as target=...")
+    if longest <= target:
         raise NotMeasuredError("no length past YaRN's target")
-    still = below(ratio(t5, (ours(t5), longest), (ours(t5), target)))
-    broken = above(ratio(t5, ("yarn", longest), ("yarn", target)), LOW)
+    still = below(ratio(t5, (ours(t5), longest), (ours(t5), target)), label="LongRoPE")
+    broken = above(ratio(t5, ("yarn", longest), ("yarn", target)), LOW, "YaRN")
     return {f"{at(target)} to {at(longest)}": both(still, broken)}
 
 
-def _ends(results: Results) -> tuple[bool | None, dict[str, pd.DataFrame], int]:
+def _ends(results: Results) -> tuple[Decided, dict[str, pd.DataFrame], int]:
     """How the scalings end on books.
 
     Returns:
@@ -84,7 +92,7 @@ def _ends(results: Results) -> tuple[bool | None, dict[str, pd.DataFrame], int]:
         raise NotMeasuredError("the unscaled model was not measured")
     used = [name for name in t6["scaling"].unique() if name == ours(t6) or name in FORMULAS]
     ends = {name: ratio(t6, (name, lengths[-1]), ("none", lengths[0])) for name in used}
-    return below(ends[ours(t6)], LOW), ends, lengths[-1]
+    return below(ends[ours(t6)], LOW, "LongRoPE"), ends, lengths[-1]
 
 
 @claim(
@@ -100,7 +108,7 @@ def low_to_the_end(results: Results) -> Places:
 @claim("T6", f"and YaRN has more than {LOW:g} times")
 def yarn_ends(results: Results) -> Places:
     low, ends, longest = _ends(results)
-    return {at(longest): both(low, above(ends["yarn"], LOW) if "yarn" in ends else None)}
+    return {at(longest): both(low, above(ends["yarn"], LOW, "YaRN") if "yarn" in ends else NO_YARN)}
 
 
 @claim(
@@ -111,7 +119,8 @@ def yarn_ends(results: Results) -> Places:
 def others_end(results: Results) -> Places:
     low, ends, longest = _ends(results)
     others = pd.concat([row for name, row in ends.items() if name in FORMULAS])
-    return {at(longest): both(low, above(others, LOW) if "yarn" in ends else None)}
+    lowest = above(others, LOW, "the lowest of the others")
+    return {at(longest): both(low, lowest if "yarn" in ends else NO_YARN)}
 
 
 @claim(
@@ -141,14 +150,26 @@ def _keys(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     return found, keys[keys["scaling"].isin(FORMULAS)]
 
 
-def _found(keys: pd.DataFrame) -> bool:
-    return bool((keys["accuracy"] >= FOUND).all())
+def _found(keys: pd.DataFrame) -> Decided:
+    """Whether enough is found at each of these lengths; with the least that is."""
+    least = keys.iloc[int(keys["accuracy"].argmin())]
+    return Decided(bool(least["accuracy"] >= FOUND), _share(least))
 
 
-def _alone(found: pd.DataFrame, others: pd.DataFrame, length: int) -> bool:
-    here = others[others["length"] == length]
-    lost = {"none", "yarn"} <= set(here["scaling"]) and bool((here["high"] < 0.5).all())
-    return lost and _found(found[found["length"] == length])
+def _alone(found: pd.DataFrame, others: pd.DataFrame, length: int) -> Decided:
+    """Whether LongRoPE finds enough at a length, and no formula half; with the best of those."""
+    here, own = others[others["length"] == length], _found(found[found["length"] == length])
+    if not {"none", "yarn"} <= set(here["scaling"]):
+        return Decided(False, f"{own.figure}; no scaling or YaRN was not asked")
+    most = here.iloc[int(here["high"].argmax())]
+    return both(own, Decided(bool(most["high"] < 0.5), _share(most)))
+
+
+def _share(keys: pd.Series[Any]) -> str:
+    """One scaling's share of the keys at one length, in words."""
+    low, high = (f"{100 * keys[bound]:.0f}" for bound in ("low", "high"))
+    where = f"{at(keys['scaling'])} at {at(int(keys['length']))}"
+    return f"{where}: {100 * keys['accuracy']:.0f} % ({low} to {high} %)"
 
 
 @claim("F4", f"at every length, LongRoPE finds at least {percent(FOUND)} of {KEYS} or more keys")
@@ -170,7 +191,8 @@ def finds_alone_at_the_end(results: Results) -> Places:
 @claim("F4", "there is a length where it does and they do not")
 def finds_alone_somewhere(results: Results) -> Places:
     found, others = _keys(results)
-    return {"somewhere": any(_alone(found, others, n) for n in found["length"])}
+    alone = [_alone(found, others, n) for n in found["length"]]
+    return {"somewhere": next((each for each in alone if each.holds), Decided(False))}
 
 
 @claim(
@@ -187,8 +209,15 @@ def accuracy_is_kept(results: Results) -> Places:
         paired = paired_scores(t8[t8["scaling"].isin([ours(t8), original[0]])], original[0])
     except ValueError as error:  # the two were asked different questions
         raise NotMeasuredError(str(error)) from None
-    rows = zip(paired["task"], paired["questions"], paired["low"], strict=True)
-    return {task: low > -LOSS if count >= QUESTIONS else None for task, count, low in rows}
+    return {str(row["task"]): _kept(row) for row in paired.to_dict("records")}
+
+
+def _kept(row: Mapping[Any, Any]) -> Decided:
+    """Whether accuracy on a task is kept, from a row of `paired_scores`."""
+    if row["questions"] < QUESTIONS:
+        return Decided(None, f"{row['questions']} questions: at least {QUESTIONS} are needed")
+    change, low, high = (f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high"))
+    return Decided(bool(row["low"] > -LOSS), f"{change} points ({low} to {high})")
 
 
 @claim("T9", f"after the second extension, LongRoPE is below {each_of('T9')}")
@@ -209,7 +238,7 @@ def second_extension_works(results: Results) -> Places:
         raise NotMeasuredError("nothing was measured at the length before the second extension")
     first, last = lengths[0], lengths[-1]
     grown = ratio(t9, ("longrope", last), ("longrope", first))
-    return {f"{at(first)} to {at(last)}": below(grown, EXTENDS)}
+    return {f"{at(first)} to {at(last)}": below(grown, EXTENDS, "LongRoPE")}
 
 
 @claim("T10", "at every length, perplexity with recovery is below that without")

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import pandas as pd
 
 from ..measure.tables import ratio_between
 from ..plots.style import tokens
 from ..rope.methods import FORMULAS
-from .findings import Places, at, formulas_of
+from .findings import Decided, Places, at, formulas_of
+from .markdown import with_interval
 from .recorded import NotMeasuredError
 
 # An interval over fewer documents is not a 95 % one: the bootstrap of two or three spans just them.
@@ -25,38 +27,64 @@ ENOUGH = 4
 OTHERS = (*FORMULAS, "as loaded", "no scaling", "control", "YaRN's factors")
 
 
-def below(rows: pd.DataFrame, limit: float = 1.0) -> bool | None:
+def below(rows: pd.DataFrame, limit: float = 1.0, label: str = "") -> Decided:
     """Whether the intervals of all these ratios lie below `limit`.
 
+    Args:
+        label: what the ratio is, in the figure; "ratio to" its baseline if empty.
+
     Returns:
-        None if there are no ratios, or one of too few documents.
+        Not measured if there are no ratios, or one of too few documents; otherwise with the ratio
+        that comes nearest to the limit, or passes it furthest.
     """
-    return bool((rows["high"] < limit).all()) if _enough(rows) else None
+    if missing := _too_few(rows):
+        return Decided(None, missing)
+    nearest = rows.iloc[int(rows["high"].argmax())]
+    holds = bool(nearest["high"] < limit)
+    return Decided(holds, _figure(nearest, label) + f", {_all(holds)} below {limit:g}")
 
 
-def above(rows: pd.DataFrame, limit: float) -> bool | None:
-    """Whether the intervals of all these ratios lie above `limit`; None as in `below`."""
-    return bool((rows["low"] > limit).all()) if _enough(rows) else None
+def above(rows: pd.DataFrame, limit: float, label: str = "") -> Decided:
+    """Whether the intervals of all these ratios lie above `limit`; otherwise as `below`."""
+    if missing := _too_few(rows):
+        return Decided(None, missing)
+    nearest = rows.iloc[int(rows["low"].argmin())]
+    holds = bool(nearest["low"] > limit)
+    return Decided(holds, _figure(nearest, label) + f", {_all(holds)} above {limit:g}")
 
 
-def _enough(rows: pd.DataFrame) -> bool:
-    return bool(
-        len(rows)
-        and rows[["low", "high"]].notna().all(axis=None)
-        and (rows["documents"] >= ENOUGH).all()
-    )
+def _too_few(rows: pd.DataFrame) -> str:
+    """What these ratios lack to decide anything, or ""."""
+    if rows.empty:
+        return "no ratio was recorded"
+    if (rows["documents"] >= ENOUGH).all() and rows[["low", "high"]].notna().all(axis=None):
+        return ""
+    return f"the interval needs at least {ENOUGH} documents, and has {rows['documents'].min():g}"
 
 
-def below_all(paired: pd.DataFrame, baselines: Iterable[str]) -> bool | None:
-    """`below` for the rows of these baselines; None if one of them is missing."""
+def _figure(row: pd.Series[Any], label: str) -> str:
+    named = "ratio" if row["baseline"] == "second" else f"ratio to {at(row['baseline'])}"
+    return f"{label or named} {with_interval(row.to_dict(), 'ratio')}"
+
+
+def _all(holds: bool) -> str:
+    return "all of it" if holds else "not all of it"
+
+
+def below_all(paired: pd.DataFrame, baselines: Iterable[str]) -> Decided:
+    """`below` for the rows of these baselines; not measured if one of them is missing."""
     wanted = set(baselines)
     rows = paired[paired["baseline"].isin(wanted)]
-    return below(rows) if wanted == set(rows["baseline"]) else None
+    if missing := wanted - set(rows["baseline"]):
+        return Decided(None, f"without {', '.join(at(name) for name in sorted(missing))}")
+    return below(rows)
 
 
-def both(first: bool | None, second: bool | None) -> bool | None:
-    """Whether both hold; None if either was not measured."""
-    return None if first is None or second is None else first and second
+def both(first: Decided, second: Decided) -> Decided:
+    """Whether both hold; not measured if either was not."""
+    unknown = first.holds is None or second.holds is None
+    figures = "; ".join(each.figure for each in (first, second) if each.figure)
+    return Decided(None if unknown else first.holds and second.holds, figures)
 
 
 def below_each(paired: pd.DataFrame, name: str) -> Places:
@@ -115,7 +143,7 @@ def falls(table: pd.DataFrame, scaling: str, lengths: list[int]) -> Places:
     }
 
 
-def halfway(table: pd.DataFrame, scaling: str, start: str, end: str, length: int) -> bool | None:
+def halfway(table: pd.DataFrame, scaling: str, start: str, end: str, length: int) -> Decided:
     """Whether a scaling is below `start`, and past the middle of the way from there to `end`.
 
     The middle is that of the two losses of each document.
@@ -134,6 +162,9 @@ def halfway(table: pd.DataFrame, scaling: str, start: str, end: str, length: int
         [here[here["scaling"] == scaling], middle.assign(scaling="middle", length=length)]
     )
     return both(
-        below(ratio(here, (scaling, length), (start, length))),
-        below(ratio(with_middle, (scaling, length), ("middle", length))),
+        below(ratio(here, (scaling, length), (start, length)), label=f"ratio to {at(start)}"),
+        below(
+            ratio(with_middle, (scaling, length), ("middle", length)),
+            label=f"to the middle between {at(start)} and {at(end)}",
+        ),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..plots.style import STYLES, tokens
 from ..rope.methods import METHODS
@@ -18,8 +18,21 @@ from .recorded import NotMeasuredError, Results
 
 YES, PARTLY, NO, NOT_MEASURED = "yes", "partly", "no", "not measured"
 
-# place -> whether the claim holds there; None where it was not measured.
-Places = Mapping[str, bool | None]
+
+class Decided(NamedTuple):
+    """Whether a claim holds at a place, and why.
+
+    Args:
+        holds: None where it was not measured.
+        figure: the measured figure that decided it, in words, with its interval; "" if there is
+            none.
+    """
+
+    holds: bool | None
+    figure: str = ""
+
+
+Places = Mapping[str, Decided]
 # What decides a claim from the results of a profile.
 Rule = Callable[[Results], Places]
 
@@ -71,18 +84,35 @@ def claim(names: str, says: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def judge(name: str, results: Results) -> tuple[str, list[Places]]:
+class Outcome(NamedTuple):
+    """What a claim came to.
+
+    Args:
+        says: the claim, in words.
+        places: empty where nothing was measured.
+        why: what is missing, where nothing was measured.
+    """
+
+    says: str
+    places: Places
+    why: str = ""
+
+
+def judge(name: str, results: Results) -> tuple[str, list[Outcome]]:
     """Whether an experiment's finding shows in a profile's results.
 
     Returns:
-        The `verdict` on all places together; and the places of each claim, in the order of the
-        claims. A claim has no places where nothing was measured.
+        What all places come to together (`overall`); and the outcome of each claim, in their order.
     """
-    outcomes = [_places(each, results) for each in CLAIMS[experiment(name).id]]
-    return verdict(holds for places in outcomes for holds in (places.values() or [None])), outcomes
+    outcomes = [_outcome(each, results) for each in CLAIMS[experiment(name).id]]
+    return overall(
+        decided.holds
+        for outcome in outcomes
+        for decided in (outcome.places.values() or [Decided(None)])
+    ), outcomes
 
 
-def verdict(holds: Iterable[bool | None]) -> str:
+def overall(holds: Iterable[bool | None]) -> str:
     """What several places come to together.
 
     Returns:
@@ -97,11 +127,11 @@ def verdict(holds: Iterable[bool | None]) -> str:
     return NO if known and None not in known else NOT_MEASURED
 
 
-def _places(each: Claim, results: Results) -> Places:
+def _outcome(each: Claim, results: Results) -> Outcome:
     try:
-        return each.holds(results)
-    except NotMeasuredError:
-        return {}
+        return Outcome(each.says, each.holds(results))
+    except NotMeasuredError as error:
+        return Outcome(each.says, {}, str(error))
 
 
 def at(*parts: Any) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from .experiments import Experiment, paper
 from .findings import at
 
 # Columns beside the labels: a table with more is turned on its side.
@@ -61,6 +62,27 @@ def _labels(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
 
 def _name(value: Any) -> str:
     return at(value) if isinstance(value, str) else str(value)
+
+
+def papers_figures(each: Experiment, link: Callable[[str], str] | None = None) -> str:
+    """The paper's own figures for an experiment, or a line that says where they stand.
+
+    Args:
+        link: makes a link to another experiment of its id.
+    """
+    if not each.rows:
+        return f"It shows {each.measure}.\n"
+    if first := each.figures_of:
+        return f"Its figures are those of {link(first) if link else first}.\n"
+    table = paper(each.id)
+    decimals = max(len(f"{value:g}".partition(".")[2]) for value in table["value"].dropna())
+    numbers = (
+        table["value"].map(lambda value: f"{value:.{decimals}f}", na_action="ignore").fillna("")
+    )
+    cells = [note or value for value, note in zip(numbers, table["note"], strict=True)]
+    heads = [" ".join(map(at, column.split(" "))) for column in table["column"]]  # "pi 8k"
+    figures = grid(table.assign(cell=cells, column=heads), ("row",), ("column",), "cell")
+    return f"Its figures ({each.measure}):\n\n{figures}"
 
 
 def number(value: float, digits: int = 3) -> str:

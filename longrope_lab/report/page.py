@@ -15,30 +15,35 @@ from ..common.files import replacing
 from . import claims_factors, claims_models  # noqa: F401  (imported, they register their claims)
 from .comparisons import ENOUGH
 from .exhibits import EXHIBITS, Picture, Table
-from .experiments import EXPERIMENTS, Experiment, paper
-from .findings import CLAIMS, Places, at, judge
-from .markdown import grid, number, rows_of, with_interval
+from .experiments import EXPERIMENTS, Experiment
+from .findings import CLAIMS, Outcome, Places, at, judge
+from .markdown import grid, number, papers_figures, rows_of, with_interval
 from .recorded import MEASURING, NotMeasuredError, Results, Run, read_results
 
-HEAD = f"""# The paper's experiments, and what came out here
+TITLE = "# What the paper found, and what came out here\n"
 
-`longrope-lab report` makes this page from the tables beside it; nothing is typed by hand. The paper
-is [LongRoPE](https://arxiv.org/abs/2402.13753), on LLaMA2-7B and Mistral-7B. Our models, texts and
-lengths are others, so numbers differ; what can be compared are findings: which method wins, by what
-ratio, how far. There is one verdict per profile ({", ".join(MEASURING)}), the scale at which the
-notebooks ran. Each section names the model and the texts.
+HEAD = f"""`longrope-lab report` writes this page from the tables beside it; no number is typed.
+The paper is [LongRoPE](https://arxiv.org/abs/2402.13753), which extends LLaMA2-7B and Mistral-7B.
+Our models, texts and lengths differ, and so do the numbers. What can be compared are findings:
+which method wins, by what ratio, and how far it reaches. Each profile is a scale at which the
+notebooks ran ({", ".join(MEASURING)}), and has a verdict of its own.
 
-**How to read it.** Each finding is one or more claims, and each claim is about several places, such
-as a corpus and a length. The verdict is **yes** if all claims hold at all places, **partly** if
-some hold somewhere, **no** if all was measured and nothing holds, and **not measured** otherwise.
-A method is "below" another when its perplexity is, by the whole 95 % interval, which resamples
-documents; so it is with "more than". Methods are compared on the same documents. An interval over
-fewer than {ENOUGH} documents counts as not measured; over a few more, it tends to be too narrow.
-"No" says that a finding did not show, not that its opposite did.
+**How to read it.** A finding consists of one or more claims. Each claim is tested at several
+places, such as a corpus and a length. The verdict is
+
+- **yes** if every claim holds at every place,
+- **partly** if some claim holds somewhere,
+- **no** if everything was measured and nothing holds,
+- **not measured** otherwise.
+
+One method is "below" another only if the whole 95 % interval of their ratio says so; the same goes
+for "more than". Intervals resample documents, and methods are compared on the same ones. An
+interval over fewer than {ENOUGH} documents counts as not measured. "No" means that a finding did
+not show, not that its opposite did.
 """
 
-# What `judge` says of an experiment, by profile: the verdict, and the places of each claim.
-Judged = Mapping[str, tuple[str, list[Places]]]
+# What `judge` says of an experiment, by profile: the verdict, and the outcome of each claim.
+Judged = Mapping[str, tuple[str, list[Outcome]]]
 
 
 def write_report(results: str | os.PathLike[str] = "results") -> Path:
@@ -65,25 +70,17 @@ def render(profiles: Mapping[str, Results]) -> str:
     judged = {
         name: {p: judge(name, results) for p, results in profiles.items()} for name in EXPERIMENTS
     }
-    overview = [
+    headline = [
         [
-            f"[{name}](#{name.lower()})", each.title, each.finding,
-            *(verdict for verdict, _ in judged[name].values()), _notebooks(each, profiles),
+            f"[{each.source.partition(', ')[2]}](#{name.lower()})", each.finding,
+            *(verdict for verdict, _ in judged[name].values()),
         ]
         for name, each in EXPERIMENTS.items()
     ]  # fmt: skip
-    parts = [HEAD, rows_of(["id", "what", "the paper finds", *profiles, "notebook"], overview)]
+    parts = [TITLE, rows_of(["exhibit", "the paper finds", *profiles], headline), HEAD]
     for each in EXPERIMENTS.values():
         parts += _section(each, profiles, judged[each.id])
     return "\n".join([*parts, *_origins(profiles)])
-
-
-def _notebooks(each: Experiment, profiles: Mapping[str, Results]) -> str:
-    """Each notebook, with a link to its executed copy of every profile that has one."""
-    return "; ".join(
-        " ".join([stem, *(_link(p, r.runs[stem]) for p, r in profiles.items() if stem in r.runs)])
-        for stem in each.notebooks
-    )
 
 
 def _link(text: str, run: Run) -> str:
@@ -101,7 +98,7 @@ def _section(each: Experiment, profiles: Mapping[str, Results], judged: Judged) 
         f"## {each.id}\n",
         f"**{title}** ({each.source}).\n",
         f"The paper: {each.finding}.",
-        *_paper(each),
+        papers_figures(each, lambda name: f"[{name}](#{name.lower()})"),
     ]
     parts.append(_verdicts(each.id, judged))
     for results in profiles.values():
@@ -109,27 +106,10 @@ def _section(each: Experiment, profiles: Mapping[str, Results], judged: Judged) 
     return parts
 
 
-def _paper(each: Experiment) -> list[str]:
-    """The paper's own figures, or where they stand on this page already."""
-    if not each.rows:
-        return [f"It shows {each.measure}.\n"]
-    if first := each.figures_of:
-        return [f"Its figures are those of [{first}](#{first.lower()}).\n"]
-    table = paper(each.id)
-    decimals = max(len(f"{value:g}".partition(".")[2]) for value in table["value"].dropna())
-    numbers = (
-        table["value"].map(lambda value: f"{value:.{decimals}f}", na_action="ignore").fillna("")
-    )
-    cells = [note or value for value, note in zip(numbers, table["note"], strict=True)]
-    heads = [" ".join(map(at, column.split(" "))) for column in table["column"]]  # "pi 8k"
-    figures = grid(table.assign(cell=cells, column=heads), ("row",), ("column",), "cell")
-    return [f"Its figures ({each.measure}):\n", figures]
-
-
 def _verdicts(name: str, judged: Judged) -> str:
     rows = [["**did it show?**", *(f"**{verdict}**" for verdict, _ in judged.values())]]
     for i, each in enumerate(CLAIMS[name]):
-        rows.append([each.says, *(_where(places[i]) for _, places in judged.values())])
+        rows.append([each.says, *(_where(outcomes[i].places) for _, outcomes in judged.values())])
     return rows_of(["what has to hold", *judged], rows)
 
 
@@ -137,7 +117,7 @@ def _where(places: Places) -> str:
     """In words, where a claim holds and where not."""
     said = {True: "yes", False: "no", None: "not measured"}
     groups = {
-        word: [place for place, holds in places.items() if holds is key]
+        word: [place for place, decided in places.items() if decided.holds is key]
         for key, word in said.items()
     }
     there = [f"{word}: {', '.join(these)}" for word, these in groups.items() if these]

@@ -150,10 +150,16 @@ def _runs(folder: Path) -> dict[str, Run]:
     if not folder.is_dir():
         return {}
     finished = sorted(path for path in folder.iterdir() if path.is_dir() and "." not in path.name)
-    return {path.name: Run(path, _read_origin(path / "run.json")) for path in finished}
+    return {path.name: Run(path, read_origin(path / "run.json")) for path in finished}
 
 
-def _read_origin(path: Path) -> Json:
+def read_origin(path: Path) -> Json:
+    """What a ``run.json`` says.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged.
+    """
     again = f"run it again: longrope-lab run {path.parent.name} --profile {path.parent.parent.name}"
     if not path.is_file():
         raise FileNotFoundError(

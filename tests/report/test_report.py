@@ -19,7 +19,7 @@ from longrope_lab.measure import stats
 from longrope_lab.measure.stats import accuracy_summary, paired_comparison, perplexity_summary
 from longrope_lab.report.exhibits import EXHIBITS, Picture
 from longrope_lab.report.experiments import EXPERIMENTS
-from longrope_lab.report.findings import CLAIMS, judge, verdict
+from longrope_lab.report.findings import CLAIMS, judge, overall
 from longrope_lab.report.markdown import grid, number
 from longrope_lab.report.page import render, write_report
 from longrope_lab.report.recorded import read_results
@@ -55,6 +55,11 @@ def losses(effects, documents=6):
 def few_resamples(monkeypatch):
     """What is made up shows as well in few resamples."""
     monkeypatch.setattr(stats, "RESAMPLES", 200)
+
+
+def places(outcomes):
+    """Whether each claim holds, place by place."""
+    return [{place: each.holds for place, each in o.places.items()} for o in outcomes]
 
 
 def by(name, tables):
@@ -278,7 +283,8 @@ def test_a_rule_says_what_its_sentence_does(tmp_path, name, build, holds, expect
 @pytest.mark.usefixtures("few_resamples")
 def test_table_5_falls_at_each_step_and_yarn_breaks_where_ours_still_falls(tmp_path, holds):
     first, second, breaks = holds
-    found, (steps, broken) = judge("T5", record(tmp_path, t5(*holds)))
+    found, outcomes = judge("T5", record(tmp_path, t5(*holds)))
+    steps, broken = places(outcomes)
     assert steps == {"512 to 1k": first, "1k to 2k": second}
     assert broken == {"1k to 2k": second and breaks}
     assert found == ("yes" if all(holds) else "partly" if first or second else "no")
@@ -388,10 +394,12 @@ def test_the_notebook_nearest_to_the_paper_decides(tmp_path):
     untrained = (
         t3(1, 1)[N05]["t3_paired"].query("`fine-tuning` == 'before'").drop(columns="fine-tuning")
     )
-    found, (before, after) = judge("T3", record(tmp_path, {N02: {"t3_paired": untrained}}))
+    found, outcomes = judge("T3", record(tmp_path, {N02: {"t3_paired": untrained}}))
+    before, after = places(outcomes)
     assert (found, before, after) == ("partly", {"4k PI": True, "4k YaRN": True}, {})
     alone = untrained[untrained["baseline"] != "pi"]  # a long run may leave a formula out
-    found, (before, _) = judge("T3", record(tmp_path, {N02: {"t3_paired": alone}}))
+    found, outcomes = judge("T3", record(tmp_path, {N02: {"t3_paired": alone}}))
+    before, _ = places(outcomes)
     assert (found, before) == ("partly", {"4k PI": None, "4k YaRN": True})
     first = {N02: {"t11": t11(1, 1)[N09]["t11"]}}
     assert judge("T11", record(tmp_path, first))[0] == "yes"
@@ -402,14 +410,15 @@ def test_the_notebook_nearest_to_the_paper_decides(tmp_path):
             "t5": losses({("longrope", 512): 0.0, ("longrope", 1024): LOWER, ("control", 512): 0.0})
         }
     }
-    found, (steps, broken) = judge("T5", record(tmp_path, formulas | tuned))
+    found, outcomes = judge("T5", record(tmp_path, formulas | tuned))
+    steps, broken = places(outcomes)
     assert (found, steps, broken) == ("partly", {"512 to 1k": True}, {})
 
 
 def test_a_verdict_of_nothing_is_none():
-    assert verdict([]) == verdict([None, False]) == "not measured"
-    assert verdict([True, None]) == "partly"
-    assert verdict([True]) == "yes" and verdict([False]) == "no"
+    assert overall([]) == overall([None, False]) == "not measured"
+    assert overall([True, None]) == "partly"
+    assert overall([True]) == "yes" and overall([False]) == "no"
 
 
 # --- the page ---
@@ -441,13 +450,15 @@ def test_the_page_says_for_each_experiment_what_was_found(tmp_path):
     page = path.read_text(encoding="utf-8")
     assert path == tmp_path / "README.md" and set(tmp_path.iterdir()) >= {path}
     assert list(sections(page)) == [*EXPERIMENTS, "Runs"]
+    assert page.splitlines()[2].startswith("| exhibit | the paper finds | cpu | gpu |")
     for name, each in EXPERIMENTS.items():
-        assert f"| [{name}](#{name.lower()}) | {each.title} | {each.finding} |" in page
+        exhibit = each.source.removeprefix("LongRoPE, ")
+        assert f"| [{exhibit}](#{name.lower()}) | {each.finding} |" in page
         section = sections(page)[name]
         assert all(claim.says in section for claim in CLAIMS[name])
     t1_row, t12_row = (
-        next(line for line in page.splitlines() if line.startswith(f"| [{n}]"))
-        for n in ("T1", "T12")
+        next(line for line in page.splitlines() if line.startswith(f"| [Table {n}]"))
+        for n in (1, 12)
     )
     assert "| yes | not measured |" in t1_row and "| not measured | partly |" in t12_row
     section = sections(page)["T1"]
@@ -597,7 +608,7 @@ def test_the_command_writes_the_page_or_says_what_is_wrong(tmp_path, capsys):
     record(tmp_path, f6(0.4))
     assert main(["report", "--results", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "README.md")
-    assert "| [F6](#f6) |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| [Figure 6](#f6) |" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert main(["report", "--results", str(tmp_path / "nowhere")]) == 2
     assert "no folder of results at" in capsys.readouterr().err
 
