@@ -115,7 +115,8 @@ def passkey(
     prompts = {cell: passkey_prompt(tokenizer, *cell, filler, seed) for cell in cells}
     work = [(*named, batch) for named in scalings.items() for batch in _batches(cells)]
     rows = []
-    for name, scaling, batch in progress(work, "passkey"):
+    sizes = [sum(length for length, _, _ in batch) for _, _, batch in work]
+    for name, scaling, batch in progress(work, "passkey", sizes):
         answers = _answers(model, tokenizer, [prompts[cell][0] for cell in batch], scaling)
         for cell, answer in zip(batch, answers, strict=True):
             key = prompts[cell][1]

@@ -76,7 +76,8 @@ def perplexity(
         for document in docs
     ]
     rows = []
-    for name, together, scaling, document in progress(work, "perplexity"):
+    sizes = [_tokens_read(document, max(together), stride) for _, together, _, document in work]
+    for name, together, scaling, document in progress(work, "perplexity", sizes):
         with scaled(model, scaling, length=max(together)):
             if stride is None:
                 losses = token_losses(model, document.ids[: max(together)]).double().cpu().numpy()
@@ -130,6 +131,12 @@ def _lengths_of_one_forward(
     for length in lengths:
         groups.setdefault(scaling.at(length), []).append(length)
     return list(groups.values())
+
+
+def _tokens_read(document: Document, length: int, stride: int | None) -> int:
+    """How many tokens the model is given: of each sliding window all, about."""
+    windows = 1 if stride is None else 1 + -(-(len(document) - length) // stride)
+    return windows * length
 
 
 def _checked(

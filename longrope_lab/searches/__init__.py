@@ -1,9 +1,10 @@
 """Search of rescale factors, start tokens and attention factor (LongRoPE, section 3.2)."""
 
+from .budget import Budget
 from .evolution import PRESETS, Evolution
 from .gradient import Gradient
 from .random import Random
-from .rounds import Budget, SearchResult
+from .rounds import SearchResult
 from .run import search
 from .space import SearchSpace
 from .workers import WorkerProcesses

@@ -74,6 +74,11 @@ class Evolution:
         """
         return {key: value for key, value in asdict(self).items() if key != "rounds"}
 
+    def ahead(self, documents: int) -> list[tuple[int, int]]:
+        """The trials at most; see `Settings`. A round may find fewer new candidates."""
+        children = self.mutations + self.crossovers
+        return [(self.population + self.rounds * children, documents)]
+
 
 PRESETS = {
     "paper": Evolution(),

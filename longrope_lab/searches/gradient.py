@@ -22,7 +22,7 @@ from ..common.checks import above, whole
 from ..common.files import Json
 from ..rope.scaling import RopeScaling
 from ..rope.spec import Floats
-from .objective import Measured, Trial
+from .objective import GRADIENT_FORWARDS, Measured, Trial
 from .space import SearchSpace
 from .starts import starts_of
 
@@ -84,6 +84,14 @@ class Gradient:
         Everything does: also the number of steps, over which the learning rate falls.
         """
         return asdict(self)
+
+    def ahead(self, documents: int) -> list[tuple[int, int]]:
+        """The trials; see `Settings`."""
+        trials = [(len(starts_of(self.initial)), documents)]
+        for step in range(0, self.steps, self.validate_every):
+            steps = min(self.validate_every, self.steps - step)
+            trials += [(steps * self.batch, GRADIENT_FORWARDS), (1, documents)]
+        return trials
 
 
 class GradientSearch:

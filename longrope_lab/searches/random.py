@@ -40,6 +40,10 @@ class Random:
         """What tells one search from another; the number of candidates does not."""
         return {}
 
+    def ahead(self, documents: int) -> list[tuple[int, int]]:
+        """The trials at most; see `Settings`."""
+        return [(self.candidates, documents)]
+
 
 class RandomSearch:
     """Ask for some trials, tell what they measured."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from ..common.checks import above, whole
 from ..common.progress import Progress
+from ..common.quantities import amount, duration
 from ..rope.scaling import RopeScaling
+from .budget import Ahead, Budget
 from .checkpoint import Log
 from .measuring import Results
 from .objective import GRADIENT_FORWARDS, Measured, Trial
@@ -38,39 +39,9 @@ COLUMNS = [
 EXP_MAX = 700.0
 
 
-@dataclass(frozen=True)
-class Budget:
-    """When a search stops early; what is None does not count.
-
-    A trial that would exceed the budget is not begun.
-
-    Args:
-        candidates: trials: candidates measured, or documents of gradient steps and validations.
-        tokens: forward tokens; a gradient counts four forward passes.
-        seconds: of measuring, those before an interruption included.
-
-    Raises:
-        ValueError: candidates or tokens that are not whole numbers from 1, or seconds that are not
-            a finite number above 0.
-    """
-
-    candidates: int | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("candidates", "tokens"):
-            if getattr(self, name) is not None:
-                rule = "it must be a whole number from 1, or None for no limit"
-                amount = whole(f"the budget's {name}", getattr(self, name), 1, rule)
-                object.__setattr__(self, name, amount)  # 1e6 is a float
-        if self.seconds is not None:
-            object.__setattr__(self, "seconds", above("the budget's seconds", self.seconds, 0))
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SearchResult:
-    """What a search found.
+    """What a search found; it prints itself in three lines.
 
     Args:
         best: the best scaling that was measured on all documents.
@@ -96,9 +67,17 @@ class SearchResult:
     best: RopeScaling
     best_loss: float
     history: pd.DataFrame
-    scalings: list[RopeScaling] = field(repr=False)
+    scalings: list[RopeScaling]
     seconds: float
     finished: bool
+
+    def __repr__(self) -> str:
+        last = self.history.iloc[-1]
+        trials = "1 trial" if len(self.history) == 1 else f"{len(self.history):,} trials"
+        found = f"perplexity {last['best_perplexity']:.4g}, {self.best_loss:.4f} nats per token"
+        work = f"{trials}, {amount(last['tokens'])} tokens in {duration(self.seconds)}"
+        end = "finished" if self.finished else "stopped before its end"
+        return f"SearchResult: {found}\n  {self.best}\n  {work}; {end}"
 
 
 class Rounds:
@@ -109,12 +88,19 @@ class Rounds:
         budget: when to stop early.
         length: tokens per document.
         measure: measures trials, given by their number in the round.
+        ahead: how much work there is.
     """
 
     def __init__(
-        self, log: Log, budget: Budget, length: int, measure: Callable[[dict[int, Trial]], Results]
+        self,
+        log: Log,
+        budget: Budget,
+        length: int,
+        measure: Callable[[dict[int, Trial]], Results],
+        ahead: Ahead,
     ) -> None:
         self.log, self.budget, self.length, self.measure = log, budget, length, measure
+        self.ahead = ahead
         self.rows: list[tuple[object, ...]] = []
         self.scalings: list[RopeScaling] = []
         self.best: tuple[float, RopeScaling | None] = (math.inf, None)
@@ -128,7 +114,7 @@ class Rounds:
             ValueError: the budget is too small for one trial.
         """
         finished = False
-        with Progress(f"{name} search", self.budget.candidates) as bar:
+        with Progress(f"{name} search", self.ahead.trials) as bar:
             for number in itertools.count():
                 trials = searcher.ask()
                 if not trials:
@@ -169,13 +155,18 @@ class Rounds:
         known = {i: self.log.get((number, i), trial) for i, trial in enumerate(trials)}
         done = {i: measured for i, measured in known.items() if measured is not None}
         missing = {i: trial for i, trial in enumerate(trials) if i not in done}
-        bar.advance(len(done))
+        if done:
+            bar.skip(len(done), self._share(trials[i] for i in done))
         if missing and not self._out_of_time:
             self._measure(number, missing, done, bar)
         in_order = [done[i] for i in itertools.takewhile(done.__contains__, range(len(trials)))]
         for i, (trial, measured) in enumerate(zip(trials, in_order, strict=False)):
             self._note(number, i, trial, measured)
         return in_order
+
+    def _share(self, trials: Iterable[Trial]) -> float | None:
+        """Of all the work, the share that is done when these trials are, too."""
+        return self.ahead.share(sum(trial.forwards for trial in trials), self.log.seconds)
 
     @property
     def _out_of_time(self) -> bool:
@@ -194,7 +185,8 @@ class Rounds:
                     if not missing[i].gradient:
                         lowest = min(lowest, measured.loss)
                     known = lowest < EXP_MAX
-                    bar.advance(1, f"best perplexity {math.exp(lowest):.4g}" if known else "")
+                    note = f"best perplexity {math.exp(lowest):.4g}" if known else ""
+                    bar.advance(1, note, self._share([missing[i]]))
                     if self._out_of_time:
                         break
             except KeyboardInterrupt:

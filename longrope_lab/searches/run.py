@@ -14,10 +14,11 @@ from ..common.checks import whole
 from ..models.loading import ModelSource, model_digest, model_of
 from ..models.rotary import rope_spec
 from ..texts.tokens import Document
+from .budget import Ahead, Budget
 from .checkpoint import Log
 from .measuring import here, on_workers
 from .objective import Objective
-from .rounds import Budget, Rounds, SearchResult
+from .rounds import Rounds, SearchResult
 from .settings import Settings, settings_of
 from .space import SearchSpace
 
@@ -109,7 +110,11 @@ def search(
     else:
         del live  # the workers have their own
         measure = partial(on_workers, executor, str(identity["model"]), model, objective)
-    rounds = Rounds(log, budget or Budget(), target_length, measure)
+    # A method of somebody else's may not say what is ahead.
+    trials = settings.ahead(len(docs)) if hasattr(settings, "ahead") else None
+    budget = budget or Budget()
+    ahead = Ahead(budget, target_length, trials)
+    rounds = Rounds(log, budget, target_length, measure, ahead)
     return rounds.result(settings.start(space, len(docs), seed), name)
 
 

@@ -33,6 +33,9 @@ class Settings(Protocol):
     def identity(self) -> Json:
         """What tells one search from another."""
 
+    def ahead(self, documents: int) -> list[tuple[int, int]]:
+        """The trials that there will be at most, in order: how many of which `Trial.forwards`."""
+
 
 SEARCHES: dict[str, Settings] = {
     "evolution": Evolution(),

@@ -373,3 +373,17 @@ def test_scalings_need_names(lab):
     scaling = rope_scaling(rope_spec(model), "pi", 1024)
     with pytest.raises(ValueError, match="scalings is a RopeScaling: name them"):
         passkey(model, tokenizer, [256], scalings=scaling)
+
+
+def test_progress_counts_the_tokens_of_the_prompts(tokenizer, monkeypatch):
+    """Two prompts of 100 tokens are answered together, as many times as there are of them."""
+    seen = []
+
+    def progress(items, what, sizes):
+        seen.extend(sizes)
+        return items
+
+    monkeypatch.setattr(needles, "progress", progress)
+    monkeypatch.setattr(needles, "BATCH_TOKENS", 250)
+    passkey(Reader(tokenizer, str), tokenizer, [100, 200], depths=[0.5], trials=3)
+    assert seen == [200, 100, 200, 200, 200]

@@ -267,3 +267,22 @@ def test_scalings_need_names():
     scaling = rope_scaling(rope_spec(model), "pi", 2 * WINDOW)
     with pytest.raises(ValueError, match="scalings is a RopeScaling: name them"):
         perplexity(model, [Document("a", np.arange(8))], [8], scaling)
+
+
+@pytest.mark.parametrize(("stride", "sizes"), [(None, [16, 16, 64, 64]), (8, [160, 128, 256, 128])])
+def test_progress_counts_the_tokens_that_are_read(stride, sizes, monkeypatch):
+    """A pass over a longer text is more of the work; each document has so many windows."""
+    model, seen, read = tiny_model(), [], []
+
+    def progress(items, what, sizes):
+        seen.extend(sizes)
+        return items
+
+    def losses(model, ids):
+        read.append(len(ids))
+        return torch.zeros(len(ids) - 1)
+
+    monkeypatch.setattr(perplexity_module, "progress", progress)
+    monkeypatch.setattr(perplexity_module, "token_losses", losses)
+    perplexity(model, [document(88), document(72, "b")], [16, 64], stride=stride)
+    assert seen == sizes and sum(read) == sum(sizes)

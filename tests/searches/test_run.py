@@ -731,6 +731,96 @@ def test_numbers_of_numpy(what, model, tmp_path):
     assert_same(search(model, DOCS, method=Random(2), checkpoint=tmp_path / "log", **call), plain)
 
 
+# --- progress -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """What a search tells a runner, every trial of it."""
+    file = tmp_path / "progress"
+    monkeypatch.setenv("LONGROPE_LAB_PROGRESS_FILE", str(file))
+    monkeypatch.setattr("longrope_lab.common.progress.TELL_EVERY", -1)
+
+    def run(method, **options):
+        file.write_text("")
+        result = search(*options.pop("of"), LENGTH, method, seed=4, **options)
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        assert lines[-1] == {"over": lines[0]["what"]}
+        return result, lines[:-1]
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["evolution", "gradient", "random"])
+def test_a_search_knows_its_end(name, model, told):
+    """Trials, and the passes that they take, are as many as the settings say."""
+    result, lines = told(METHODS[name], of=(model, DOCS))
+    costs = [cost for count, cost in METHODS[name].ahead(len(DOCS)) for _ in range(count)]
+    assert {line["total"] for line in lines} == {len(costs)} == {len(result.history)}
+    assert [line["done"] for line in lines] == list(range(len(costs) + 1))
+    passes = result.history["forwards"].diff().fillna(result.history["forwards"])
+    assert passes.tolist() == costs
+    assert lines[0]["left"] is None and lines[-1]["left"] == 0
+    assert all(line["left"] >= 0 for line in lines[1:-1] if line["left"] is not None)
+
+
+@pytest.mark.parametrize("name", ["evolution", "gradient", "random"])
+@pytest.mark.parametrize("budget", [Budget(candidates=7), Budget(tokens=40 * LENGTH)], ids=str)
+def test_a_search_knows_where_its_budget_ends(name, budget, model, told):
+    result, lines = told(METHODS[name], of=(model, DOCS), budget=budget)
+    assert not result.finished
+    assert {line["total"] for line in lines} == {len(result.history)}
+    assert lines[-1]["done"] == len(result.history) and lines[-1]["left"] == 0
+
+
+def test_a_search_knows_when_its_time_is_over(model, told, monkeypatch):
+    """Trials of 0.1 s each, and a budget of one second: after five, half of it is ahead."""
+    monkeypatch.setattr(measuring.time, "perf_counter", iter(np.arange(100) / 10).__next__)
+    shares = []
+    monkeypatch.setattr(
+        "longrope_lab.common.progress.Progress.advance",
+        lambda self, count, note, share: shares.append(share),
+    )
+    result, _ = told(METHODS["evolution"], of=(model, DOCS), budget=Budget(seconds=1))
+    assert shares == pytest.approx([0.1 * n for n in range(1, len(result.history) + 1)])
+
+
+def test_a_resumed_search_judges_its_pace_by_what_is_new(model, told, tmp_path):
+    options = {"of": (model, DOCS), "checkpoint": tmp_path / "log"}
+    told(METHODS["random"], budget=Budget(candidates=12), **options)
+    _, lines = told(METHODS["random"], **options)
+    assert [(line["done"], line["left"]) for line in lines[:2]] == [(0, None), (12, None)]
+    assert lines[2]["done"] == 13 and lines[2]["left"] > 0
+
+
+def test_a_method_that_does_not_say_what_is_ahead(model, told):
+    class Silent:
+        def start(self, *arguments):
+            return METHODS["random"].start(*arguments)
+
+        def identity(self):
+            return {}
+
+    _, lines = told(Silent(), of=(model, DOCS))
+    assert {line["total"] for line in lines} == {None}
+    _, lines = told(Silent(), of=(model, DOCS), budget=Budget(candidates=5))
+    assert {line["total"] for line in lines} == {5}
+
+
+def test_a_result_prints_itself(model, undisturbed):
+    first, second, third = repr(undisturbed("gradient")).splitlines()
+    found = undisturbed("gradient")
+    perplexity = found.history["best_perplexity"].iloc[-1]
+    assert first == (
+        f"SearchResult: perplexity {perplexity:.4g}, {found.best_loss:.4f} nats per token"
+    )
+    assert second == f"  {found.best}"
+    assert re.fullmatch(r"  14 trials, 6.66 k tokens in \d+\.\d s; finished", third)
+    stopped = search(model, DOCS, LENGTH, METHODS["random"], budget=Budget(candidates=1))
+    assert re.search(r"\n  1 trial, 384 tokens in .*; stopped before its end$", repr(stopped))
+    assert max(map(len, repr(found).splitlines())) <= 100
+
+
 # --- stopped by hand ------------------------------------------------------------------------------
 
 

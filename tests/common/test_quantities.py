@@ -1,0 +1,42 @@
+"""Times and large numbers, as people say them."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+from longrope_lab.common import quantities
+from longrope_lab.common.quantities import amount, duration
+
+
+def test_the_examples():
+    failed, tried = doctest.testmod(quantities)
+    assert tried == 2 and failed == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-1, "0.0 s"), (0, "0.0 s"), (0.034, "0.0 s"), (9.9, "9.9 s"), (9.96, "10 s"),
+        (99.4, "99 s"), (99.6, "2 min"), (3570, "1 h"), (3600, "1 h"), (3659, "1 h 1 min"),
+        (86_400, "24 h"), (47 * 3600 + 3599, "2 days"), (10 * 86_400, "10 days"),
+    ],
+)  # fmt: skip
+def test_times(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "0"), (7, "7"), (999, "999"), (999.6, "1 k"), (1000, "1 k"), (12_345, "12.3 k"),
+        (123_456, "123 k"), (999_999, "1 M"), (4.5e18, "4.5 E"), (2e22, "20000 E"),
+    ],
+)  # fmt: skip
+def test_amounts(number, words):
+    assert amount(number) == words
+
+
+def test_units():
+    assert amount(0, "FLOP") == "0 FLOP" and amount(3.21e13, "FLOP") == "32.1 TFLOP"
