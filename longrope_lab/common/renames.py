@@ -31,7 +31,8 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(*args, **_translated(function.__qualname__, kwargs, names))  # type: ignore[arg-type]
+            known = _translated(function.__qualname__, kwargs, names)
+            return function(*args, **known)  # type: ignore[arg-type]
 
         return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,15 +48,12 @@ def run_plans(
         ValueError, RuntimeError: as `progressive`.
     """
     places = {name: Path(folder) / name.replace(" ", "_") for name in plans}
-    options = {"train_docs": train_docs, "search_docs": search_docs, "seed": seed}
+    given = partial(progressive, train_docs=train_docs, search_docs=search_docs, seed=seed)
     if processes == 1:
-        return {
-            name: progressive(model, tokenizer, plan, places[name], **options)  # type: ignore[arg-type]
-            for name, plan in plans.items()
-        }
+        return {n: given(model, tokenizer, plan, places[n]) for n, plan in plans.items()}
     with WorkerProcesses(processes) as workers:
         tasks = {
-            name: workers.submit(progressive, model, tokenizer, plan, places[name], **options)
+            name: workers.submit(given, model, tokenizer, plan, places[name])
             for name, plan in plans.items()
         }
         return {name: task.result() for name, task in tasks.items()}
