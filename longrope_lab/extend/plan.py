@@ -190,9 +190,8 @@ class Plan:
         found: dict[tuple[str, bytes], Document] = {}
         for stage in self.searches:
             with naming(stage):
-                docs = load_corpus(
-                    source, tokenizer, split=split, min_tokens=stage.length, limit=stage.documents
-                )
+                size = {"min_tokens": stage.length, "limit": stage.documents}
+                docs = load_corpus(source, tokenizer, split=split, **size)
             found |= {(doc.title, doc.ids.tobytes()): doc for doc in docs}  # two may have one title
         return list(found.values())
 

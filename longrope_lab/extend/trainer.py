@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 
+# What a call may leave out.
+Missing = Tensor | None
+
 # Checkpoints: should the weights of the last one turn out to be bad, there is the one before.
 KEPT = 2
 
@@ -49,10 +52,7 @@ def loss_inside(model: PreTrainedModel, window: int) -> Iterator[None]:
     """
 
     def forward(
-        input_ids: Tensor,
-        labels: Tensor | None = None,
-        short: Tensor | None = None,
-        counted: Tensor | None = None,
+        input_ids: Tensor, labels: Missing = None, short: Missing = None, counted: Missing = None
     ) -> Any:
         if labels is None:  # from the backward pass, for the logits of a chunk
             return outer.stock(input_ids=input_ids)

