@@ -4,6 +4,8 @@ They are pure functions of the tables; nothing is measured here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -14,20 +16,23 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter
 
 from ..measure.stats import accuracy_summary, perplexity_summary
-from .style import (
-    RC,
-    WINDOW_STYLE,
-    LineStyle,
-    few_numbers,
+from .axes import (
+    ABOVE_WINDOW,
     legend_aside,
     length_axis,
+    log_y,
     mark_window,
     panels_of,
-    plain_numbers,
-    styles_of,
+    small_multiples,
     subplots,
-    tokens,
 )
+from .style import RC, WINDOW_STYLE, LineStyle, Style, styles_of, tokens
+
+# Up to so many trials, a cell of the heatmap says 1/2 and not 50%.
+FEW_TRIALS = 20
+
+# The other curves behind a small multiple's own.
+BEHIND = "#D3D3D3"
 
 
 def perplexity_curves(
@@ -45,27 +50,30 @@ def perplexity_curves(
     groups = panels_of(table, panels)
     styles = styles_of(table["scaling"].unique())
     with mpl.rc_context(RC):
-        figure, axes = subplots(1, len(groups), width=4.6, height=3.9, sharey=True)
+        figure, axes = small_multiples(len(groups), 3, height=3.7, sharey=True)
         for ax, (value, group) in zip(axes, groups, strict=True):
-            for name, curve in perplexity_summary(group).groupby("scaling", sort=False):
-                colour, line, marker, label = styles[str(name)]
-                x = curve["length"]
-                ax.plot(
-                    x, curve["perplexity"], line, color=colour, marker=marker, ms=5, label=label
-                )
-                ax.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
-            few_numbers(ax)
+            _perplexities(ax, group, styles)
+            log_y(ax)
             length_axis(ax, sorted(table["length"].unique()))
             mark_window(ax, window)
-            ax.set_title("" if panels is None else f"{panels} {value!s}", fontsize=10)
+            title = "" if panels is None else f"{panels} {value!s}"
+            ax.set_title(title, pad=ABOVE_WINDOW)
         counts = sorted({group["document"].nunique() for _, group in groups})  # of each panel
         axes[0].set_ylabel(f"perplexity (log scale), {' or '.join(map(str, counts))} documents")
         legend_aside(axes[-1])
     return figure
 
 
+def _perplexities(ax: Axes, group: pd.DataFrame, styles: Mapping[str, Style]) -> None:
+    for name, curve in perplexity_summary(group).groupby("scaling", sort=False):
+        colour, line, marker, label = styles[str(name)]
+        x = curve["length"]
+        ax.plot(x, curve["perplexity"], line, color=colour, marker=marker, ms=5, label=label)
+        ax.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
+
+
 def accuracy_curves(table: pd.DataFrame, window: int | None = None) -> Figure:
-    """Share of passkeys found against length, one curve per scaling.
+    """Share of passkeys found against length: a panel per scaling, the others in grey behind.
 
     A bar is the 95 % interval of its share.
 
@@ -75,24 +83,39 @@ def accuracy_curves(table: pd.DataFrame, window: int | None = None) -> Figure:
     """
     names = list(table["scaling"].unique())
     styles = styles_of(names)
+    curves = {str(name): table[table["scaling"] == name] for name in names}
     with mpl.rc_context(RC):
-        figure, (ax,) = subplots(1, 1, width=5.4, height=3.6)
-        for number, name in enumerate(names):
-            colour, line, marker, label = styles[str(name)]
-            curve = table[table["scaling"] == name]
-            # Side by side, a twentieth of a doubling apart: bars on top of each other cannot be
-            # read.
-            x = curve["length"] * 2 ** ((number - (len(names) - 1) / 2) / 20)
-            ax.vlines(x, curve["low"], curve["high"], color=colour, alpha=0.4, lw=2)
-            ax.plot(x, curve["accuracy"], line, color=colour, marker=marker, ms=5, lw=1.2,
-                    label=label)  # fmt: skip
-        ax.set_ylim(-0.03, 1.03)
-        ax.yaxis.set_major_formatter(FuncFormatter(_percent))
-        ax.set_ylabel(f"keys found ({int(table['trials'].max())} trials a length)")
-        length_axis(ax, sorted(table["length"].unique()))
-        mark_window(ax, window)
-        legend_aside(ax)
+        figure, axes = small_multiples(len(names), 3, height=2.0, sharex=True, sharey=True)
+        for ax, name in zip(axes, curves, strict=True):
+            for other in curves:
+                if other != name:
+                    ax.plot(curves[other]["length"], curves[other]["accuracy"], color=BEHIND)
+            _shares(ax, curves[name], styles[name])
+            length_axis(ax, sorted(table["length"].unique()))
+            ax.set_xlabel("")
+            if window is not None and ax.get_xlim()[0] <= window <= ax.get_xlim()[1]:
+                ax.axvline(window, **WINDOW_STYLE)
+        axes[0].set_ylim(-0.06, 1.06)
+        axes[0].set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
+        figure.supylabel(
+            f"keys found ({int(table['trials'].max())} trials per length)", fontsize=10
+        )
+        _name_lengths(figure, window)
     return figure
+
+
+def _shares(ax: Axes, curve: pd.DataFrame, style: Style) -> None:
+    """One scaling's own curve, with intervals wide enough to be read."""
+    x = curve["length"]
+    ax.vlines(x, curve["low"], curve["high"], color=style.colour, alpha=0.35, lw=6)
+    ax.plot(x, curve["accuracy"], style.line, color=style.colour, marker=style.marker, ms=6,
+            zorder=3)  # fmt: skip
+    ax.set_title(style.label, color=style.colour, fontweight="bold")
+
+
+def _name_lengths(figure: Figure, window: int | None) -> None:
+    words = f"; dashed: trained window of {tokens(window)}" if window else ""
+    figure.supxlabel("length (tokens, log scale)" + words, fontsize=10)
 
 
 def passkey_heatmap(table: pd.DataFrame, window: int | None = None) -> Figure:
@@ -106,35 +129,48 @@ def passkey_heatmap(table: pd.DataFrame, window: int | None = None) -> Figure:
     summary = accuracy_summary(table, by=("scaling", "length", "depth"))
     names = list(summary["scaling"].unique())
     styles = styles_of(names)
+    depths, lengths = (sorted(summary[name].unique().tolist()) for name in ("depth", "length"))
+    # Side by side as many as leave each cell the room for its words.
+    most, height = max(int(17 / max(len(lengths), 2)), 1), 0.26 * len(depths) + 0.9
     with mpl.rc_context({**RC, "axes.grid": False}):
-        figure, axes = subplots(1, len(names), width=2.3, height=2.9, sharey=True)
+        figure, axes = small_multiples(len(names), most, height=height, sharex=True, sharey=True)
         for ax, name in zip(axes, names, strict=True):
-            of_name = summary[summary["scaling"] == name]
-            cells = of_name.pivot_table(index="depth", columns="length", values="accuracy")
-            image = _heatmap(ax, cells)
-            _mark_after_window(ax, [int(n) for n in cells.columns], window)
-            ax.set_title(styles[name].label, fontsize=10)
-        axes[0].set_ylabel("depth of the key in the text")
+            image = _heatmap(ax, summary[summary["scaling"] == name], depths, lengths)
+            _mark_after_window(ax, lengths, window)
+            ax.set_title(styles[str(name)].label, color=styles[str(name)].colour)
+        figure.supylabel("depth of the key in the text", fontsize=10)
         words = f"; dashed: trained window of {tokens(window)}" if window else ""
         figure.supxlabel("length (tokens)" + words, fontsize=10)
         bar = _bar(figure, image, axes)
-        bar.set_label(f"keys found ({int(summary['trials'].max())} trials a cell)")
+        bar.set_label(f"keys found ({int(summary['trials'].max())} trials per cell)", fontsize=9)
     return figure
 
 
-def _heatmap(ax: Axes, cells: pd.DataFrame) -> AxesImage:
+def _heatmap(ax: Axes, summary: pd.DataFrame, depths: list[float], lengths: list[int]) -> AxesImage:
     """The shares as colours and in words; rows are depths, columns lengths."""
-    shares = cells.to_numpy()
+    shares, trials = (
+        summary.pivot_table(index="depth", columns="length", values=value)
+        .reindex(index=depths, columns=lengths)
+        .to_numpy(dtype=float)
+        for value in ("accuracy", "trials")
+    )
     image = ax.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto", origin="upper")
     for (row, column), share in np.ndenumerate(shares):
-        ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7.5,
-                color="white" if share < 0.55 else "black")  # fmt: skip
-    lengths = [tokens(int(n)) for n in cells.columns]
-    ax.set_xticks(range(len(lengths)), lengths, rotation=60, fontsize=8)
-    ax.set_yticks(range(len(cells.index)), [f"{d:.0%}" for d in cells.index], fontsize=8)
+        if np.isfinite(share):  # a cell that was not measured is left empty
+            words = in_words(share, float(trials[row, column]))
+            ax.text(column, row, words, ha="center", va="center", fontsize=7.5,
+                    color="white" if share < 0.55 else "black")  # fmt: skip
+    ax.set_xticks(range(len(lengths)), [tokens(n) for n in lengths], fontsize=8)
+    ax.set_yticks(range(len(depths)), [f"{d:.0%}" for d in depths], fontsize=8)
+    ax.tick_params(length=2)
     for spine in ax.spines.values():
         spine.set_visible(False)
     return image
+
+
+def in_words(share: float, trials: float) -> str:
+    """A cell in words: of few trials 1/2, of many 50%."""
+    return f"{share * trials:.0f}/{trials:.0f}" if trials <= FEW_TRIALS else f"{share:.0%}"
 
 
 def _mark_after_window(ax: Axes, lengths: list[int], window: int | None) -> None:
@@ -145,14 +181,11 @@ def _mark_after_window(ax: Axes, lengths: list[int], window: int | None) -> None
 
 
 def _bar(figure: Figure, image: AxesImage, axes: list[Axes]) -> Colorbar:
-    percent = FuncFormatter(_percent)
-    bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.015, format=percent)
+    percent = FuncFormatter(lambda share, _: f"{share:.0%}")
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=30, format=percent, ticks=[0, 0.5, 1])
+    bar.ax.tick_params(labelsize=8, length=2)
     bar.outline.set_visible(False)
     return bar
-
-
-def _percent(share: float, _: int | None = None) -> str:
-    return f"{share:.0%}"
 
 
 def cost_curves(table: pd.DataFrame) -> Figure:
@@ -161,19 +194,17 @@ def cost_curves(table: pd.DataFrame) -> Figure:
     The plain way, all logits at once, is drawn where it was run."""
     lengths = table["length"]
     with mpl.rc_context(RC):
-        figure, (time, memory) = subplots(1, 2, width=4.2, height=3.6)
+        figure, (time, memory) = subplots(1, 2, height=3.6)
         time.plot(lengths, table["seconds"], "-o", color="#0072B2", ms=5,
                   label="in chunks (token_losses)")  # fmt: skip
         time.plot(lengths, table["plain_seconds"], ":x", color="#000000", ms=6,
                   label="all logits at once")  # fmt: skip
-        time.set_yscale("log")
-        time.set_ylabel("seconds a sequence (log scale)")
+        time.set_ylabel("seconds per sequence (log scale)")
         time.legend()
         memory.plot(lengths, table["peak_gib"], "-o", color="#0072B2", ms=5)
-        memory.set_yscale("log", base=2)
         memory.set_ylabel("memory above the weights (GiB, log scale)")
+        log_y(time)
+        log_y(memory, base=2)
         for ax in (time, memory):
             length_axis(ax, lengths.tolist())
-            ax.tick_params(axis="x", labelrotation=60)
-            plain_numbers(ax)
     return figure

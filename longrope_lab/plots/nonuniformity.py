@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from .style import RC, REFERENCE_STYLE, Style, legend_aside, panels_of, plain, styles_of, subplots
+from .axes import beside, legend_below, length_axis, log_x, panels_of, small_multiples
+from .style import RC, REFERENCE_STYLE, Style, styles_of
 
 # (line, marker filled): the first target of a method, its second, and so on.
 LINES = (("-", True), ("--", False), ("-.", True), (":", False))
@@ -25,7 +25,7 @@ INTERVAL = ["ratio", "low", "high"]
 def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) -> Figure:
     """One scaling's perplexity over each other one's, on the same documents.
 
-    Each baseline has a point, with its interval as a bar.
+    Each baseline has a point, its interval as a bar, and both in words on the right.
 
     Args:
         table: as `paired_comparison` returns it, one row per baseline (and panel).
@@ -36,43 +36,34 @@ def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) 
     baselines = list(table["baseline"].unique())
     styles = styles_of(baselines)
     ends = table[INTERVAL].to_numpy(dtype=float)
-    left, right = np.nanmin(ends) / 1.15, max(np.nanmax(ends), 1) * 1.15
-    height = 0.45 * len(baselines) + 1.1
+    height = 0.3 * len(baselines) + 0.8
     with mpl.rc_context(RC):
-        figure, axes = subplots(1, len(groups), width=2.6, height=height, sharex=True, sharey=True)
+        figure, axes = small_multiples(len(groups), 2, height=height, sharex=True, sharey=True)
         for ax, (value, group) in zip(axes, groups, strict=True):
             ax.axvline(1, **REFERENCE_STYLE)
             for _, line in group.iterrows():
                 row, style = baselines.index(line["baseline"]), styles[str(line["baseline"])]
-                _ratio(ax, line, row, style, (left, right))
-            ax.set_title(str(value), fontsize=10)
-        axes[0].set_xscale("log")
-        axes[0].set_xlim(left, right)
-        axes[0].set_ylim(len(baselines) - 0.5, -0.7)
+                _ratio(ax, line, row, style)
+            ax.set_title(str(value))
+            log_x(ax)
+        axes[0].set_xlim(min(np.nanmin(ends), 1) / 1.05, max(np.nanmax(ends), 1) * 1.05)
+        axes[0].set_ylim(len(baselines) - 0.5, -0.5)
         names = [f"against {styles[str(n)].label}" for n in baselines]
         axes[0].set_yticks(range(len(baselines)), names)
-        for ax in axes:
-            _plain_log_axis(ax)
         ratio = f"perplexity with {scaling} / with the other (log scale)"
         figure.supxlabel(f"{ratio}: left of the line, {scaling} is better", fontsize=10)
     return figure
 
 
-def _ratio(
-    ax: Axes, line: pd.Series[float], row: int, style: Style, limits: tuple[float, float]
-) -> None:
-    """A point, its interval, and both in words above it."""
+def _ratio(ax: Axes, line: pd.Series[float], row: int, style: Style) -> None:
+    """A point and its interval, and on the right of the panel both in words."""
     ratio, low, high = line[INTERVAL]
-    ax.plot([low, high], [row, row], color=style.colour, lw=2.5, alpha=0.45)
+    ax.plot([low, high], [row, row], color=style.colour, lw=4, alpha=0.4, solid_capstyle="butt")
     ax.plot(ratio, row, style.marker, color=style.colour, ms=6)
     words = f"{ratio:.3f}"  # two decimals would call 0.996 a draw
     if np.isfinite(low):
         words += f" ({low:.3f} to {high:.3f})"
-    left, right = limits
-    middle = np.log(ratio / left) / np.log(right / left)
-    inside = np.clip(middle, 0.3, 0.7)  # so that the words fit
-    ax.annotate(words, (inside, row), xycoords=("axes fraction", "data"), xytext=(0, 7),
-                ha="center", textcoords="offset points", fontsize=7.5)  # fmt: skip
+    beside(ax, row, words)
 
 
 def start_token_curves(table: pd.DataFrame, panels: str | None = None, top: float = 1.25) -> Figure:
@@ -92,21 +83,19 @@ def start_token_curves(table: pd.DataFrame, panels: str | None = None, top: floa
     styles = styles_of(table["method"].unique())
     lines = dict(zip(table["target"].unique(), cycle(LINES), strict=False))
     with mpl.rc_context(RC):
-        figure, axes = subplots(1, len(groups), width=3.9, height=3.9, sharex=True, sharey=True)
+        figure, axes = small_multiples(len(groups), 3, height=3.6, sharex=True, sharey=True)
         for ax, (value, group) in zip(axes, groups, strict=True):
             ax.axhline(1, **REFERENCE_STYLE)
             _sweeps(ax, group, styles, lines, top)
-            ax.set_xscale("log", base=2)
-            ax.xaxis.set_major_locator(FixedLocator(sorted(table["start_tokens"].unique())))
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.xaxis.set_major_formatter(FuncFormatter(plain))
-            ax.set_xlabel("n̂, first tokens left alone (log scale)")
-            ax.set_title(str(value), fontsize=10)
+            length_axis(ax, sorted(table["start_tokens"].unique()))
+            ax.tick_params(axis="x", labelsize=9)
+            ax.set_xlabel("n̂, first tokens left alone (log scale)", fontsize=9)
+            ax.set_title(str(value))
         ends = table[INTERVAL].to_numpy(dtype=float)
         room = 0.05 * (min(np.nanmax(ends), top) - np.nanmin(ends)) + 0.002
         axes[0].set_ylim(np.nanmin(ends) - room, min(np.nanmax(ends) + room, top))
         axes[0].set_ylabel("perplexity / perplexity at n̂ = 0")
-        legend_aside(axes[-1])
+        legend_below(figure, axes[-1])
     return figure
 
 
@@ -134,10 +123,3 @@ def _sweeps(
                             zorder=5, textcoords="offset points", color=colour, fontsize=9,
                             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
                 over += 1
-
-
-def _plain_log_axis(ax: Axes) -> None:
-    """Ratios around 1 on a log axis: plain numbers, and no more of them than fit."""
-    ax.xaxis.set_major_locator(FixedLocator([0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(FuncFormatter(plain))
-    ax.xaxis.set_minor_formatter(NullFormatter())

@@ -15,18 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..rope.scaling import RopeScaling
 from ..rope.spec import Floats, RopeSpec
-from .style import (
-    RC,
-    WINDOW_STYLE,
-    Style,
-    legend_aside,
-    plain,
-    quarter_ticks,
-    styles_of,
-    subplots,
-    three_digits,
-    tokens,
-)
+from .axes import legend_aside, quarter_ticks, subplots
+from .style import RC, WINDOW_STYLE, Style, plain, styles_of, three_digits, tokens
 
 # Dots on a wave, at most: more would touch.
 DOTS = 64
@@ -81,14 +71,14 @@ def pair_angles(
         )
     styles = styles_of(scalings)
     with mpl.rc_context(RC):
-        figure, (left, right) = subplots(1, 2, width=4.3, height=3.4, figure=figure)
+        figure, (left, right) = subplots(1, 2, height=3.4, figure=figure)
         for name, scaling in scalings.items():
             _angles_of_pairs((left, right), scaling, position, styles[name])
         _finish_turns(left, spec, [s.angles(position) / (2 * np.pi) for s in scalings.values()])
-        left.set_title(f"angle at position {position:,}; grey: reached in training", fontsize=10)
+        left.set_title(f"angle at position {position:,}; grey: reached in training")
         size = max(1.0, *(s.attention_factor**2 for s in scalings.values()))
         right.set(ylim=(-1.15 * size, 1.15 * size), ylabel="m² · cos(angle)")
-        right.set_title(f"added to the score of tokens {position:,} apart", fontsize=10)
+        right.set_title(f"added to the score of tokens {position:,} apart")
         for ax in (left, right):
             ax.set_xlabel("dimension pair i (fast to slow)")
         beyond = "beyond the\ntrained angles"
@@ -150,18 +140,18 @@ def phase_circles(
     shown = telling_pairs(spec, target) if pairs is None else tuple(pairs)
     styles = styles_of(scalings)
     with mpl.rc_context({**RC, "axes.grid": False}):
-        figure, axes = subplots(len(shown), len(scalings), width=1.75, height=2.1)
+        figure, axes = subplots(len(shown), len(scalings), height=2.1)
         for row, pair in enumerate(shown):
             far = target * np.arange(1, steps + 1) / steps
             positions = np.arange(near, dtype=float) if row == 0 else far
             which = f"first {near} tokens" if row == 0 else f"every {tokens(target / steps)} tokens"
-            turn = f"{three_digits(spec.wavelengths[pair])} tokens a turn"
+            turn = f"{three_digits(spec.wavelengths[pair])} tokens per turn"
             in_row = axes[row * len(scalings) : (row + 1) * len(scalings)]
             in_row[0].set_ylabel(f"pair {pair}: {which}\n{turn}", fontsize=8.5)
             for ax, (name, scaling) in zip(in_row, scalings.items(), strict=True):
                 _circle(ax, scaling, pair, positions, styles[name].colour)
         for ax, style in zip(axes, styles.values(), strict=False):  # of the first row
-            ax.set_title(style.label, fontsize=10, color=style.colour, fontweight="bold")
+            ax.set_title(style.label, color=style.colour, fontweight="bold")
         legend = "grey: phases that training showed;  filled: inside them;  hollow: never seen"
         figure.supxlabel(legend, fontsize=9)
     return figure
@@ -213,7 +203,7 @@ def phase_curves(
     rows = telling_pairs(spec, target) if pairs is None else tuple(pairs)
     far = np.linspace(0, target, points)
     with mpl.rc_context(RC):
-        figure, axes = subplots(len(rows), 2, width=4.3, height=2.7, figure=figure)
+        figure, axes = subplots(len(rows), 2, height=2.7, figure=figure)
         for row, pair in enumerate(rows):
             left, right = axes[2 * row : 2 * row + 2]
             for k, (name, style) in enumerate(styles_of(scalings).items()):
@@ -268,7 +258,7 @@ def _finish_wave(ax: Axes, spec: RopeSpec, pair: int, near: int) -> None:
     if near > DOTS:
         quarter_ticks(ax, near)
     every = "" if step == 1 else f"; a dot every {step} tokens"
-    turn = f"{three_digits(spec.wavelengths[pair])} tokens a turn as trained"
+    turn = f"{three_digits(spec.wavelengths[pair])} tokens per turn as trained"
     ax.set_title(turn + every, fontsize=9)
 
 
@@ -277,7 +267,8 @@ def _finish_angle(ax: Axes, spec: RopeSpec, pair: int, target: int) -> None:
     finished = turns >= 1  # then training showed every phase, whatever the count of turns
     ax.axhspan(0, ax.get_ylim()[1] if finished else turns, color=SEEN, zorder=0)
     ax.axvline(spec.window, **WINDOW_STYLE)
-    ax.set(ylabel="angle (turns)", xlabel="position (tokens)", xlim=(0, target), ylim=(0, None))
+    ax.set(ylabel="angle (turns)", xlabel="position (tokens); dashed: trained window")
+    ax.set(xlim=(0, target), ylim=(0, None))
     quarter_ticks(ax, target)
     every = f"{three_digits(turns)} turns in the window: every phase seen"
     ax.set_title(every if finished else f"seen: 0 to {turns:.2g} turns", fontsize=9)

@@ -13,18 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..rope.scaling import RopeScaling
 from ..rope.spec import RopeSpec
-from .style import (
-    RC,
-    WINDOW_STYLE,
-    LineStyle,
-    legend_aside,
-    plain,
-    shade_unfinished,
-    styles_of,
-    subplots,
-    three_digits,
-    tokens,
-)
+from .axes import legend_aside, log_y, shade_unfinished, subplots
+from .style import RC, WINDOW_STYLE, LineStyle, styles_of, three_digits, tokens
 
 PAIRS = "dimension pair i (fast to slow)"
 
@@ -48,16 +38,15 @@ def factor_profile(
         figure: of an earlier call, to be drawn anew.
     """
     named = _named(scalings)
-    styles = styles_of(named)
+    styles = styles_of(named, {name: s.method for name, s in named.items()})
     spec = next(iter(named.values())).spec
     with mpl.rc_context(RC):
-        figure, (ax,) = subplots(1, 1, width=6.6, height=3.9, figure=figure)
+        figure, (ax,) = subplots(1, 1, height=3.6, figure=figure)
         for name, scaling in named.items():
             colour, line, marker, label = styles[name]
             ax.plot(scaling.factors, line, color=colour, marker=marker, ms=3.5, label=label)
         shade_unfinished(ax, spec.rotations)
-        ax.set_yscale("log", base=2)
-        ax.yaxis.set_major_formatter(FuncFormatter(plain))
+        log_y(ax, base=2)
         ax.set_xlabel(PAIRS)
         ax.set_ylabel("rescale factor λ (log scale)")
         legend_aside(ax)
@@ -75,18 +64,18 @@ def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
     """
     turn, window = spec.wavelengths, spec.window
     with mpl.rc_context(RC):
-        figure, (ax,) = subplots(1, 1, width=5.6, height=3.9)
+        figure, (ax,) = subplots(1, 1, height=3.6)
         ax.plot(turn, "o-", color="#333333", ms=4.5, lw=1)
         ax.set_ylim(turn.min() / 3, turn.max() * 3)
         shade_unfinished(ax, spec.rotations)
-        _length_axis_y(ax, "wavelength (tokens a turn, log scale)")
+        _length_axis_y(ax, "wavelength (tokens per turn, log scale)")
         _lengths_across(ax, {"window": window, "target": target_length})
         for i, shift, side in ((0, -14, "left"), (len(turn) - 1, 8, "right")):
             ax.annotate(f"{three_digits(turn[i])} tokens", (i, turn[i]), xytext=(0, shift),
                         textcoords="offset points", fontsize=9, ha=side)  # fmt: skip
         unfinished = int((spec.rotations < 1).sum())
         never = f"{unfinished} of {len(turn)} pairs never finish a turn"
-        ax.set_title(f"{never} inside {tokens(window)} tokens", fontsize=10)
+        ax.set_title(f"{never} inside {tokens(window)} tokens")
         ax.set_xlabel(PAIRS)
         if unfinished:
             legend_aside(ax)
@@ -103,11 +92,11 @@ def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScal
         scalings: by name, or in a row; all for the same spec and target length.
     """
     named = _named(scalings)
-    styles = styles_of(named)
+    styles = styles_of(named, {name: s.method for name, s in named.items()})
     first = next(iter(named.values()))
     spec, target = first.spec, first.target_length
     with mpl.rc_context(RC):
-        figure, (left, right) = subplots(1, 2, width=4.4, height=3.9)
+        figure, (left, right) = subplots(1, 2, height=3.6)
         for name, scaling in named.items():
             colour, line, marker, label = styles[name]
             curve: _Curve = {"color": colour, "marker": marker, "ms": 3.5, "label": label}
@@ -116,15 +105,14 @@ def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScal
         for ax in (left, right):
             shade_unfinished(ax, spec.rotations)
             ax.set_xlabel(PAIRS)
-        _length_axis_y(left, "wavelength (tokens a turn, log scale)")
+        _length_axis_y(left, "wavelength (tokens per turn, log scale)")
         _lengths_across(left, {"window": spec.window, "target": target})
-        left.set_title("after scaling: tokens to a full turn", fontsize=10)
-        right.set_yscale("log", base=2)
-        right.yaxis.set_major_formatter(FuncFormatter(plain))
+        left.set_title("after scaling: tokens to a full turn")
+        log_y(right, base=2)
         right.set_ylim(0.6, 1.2 * first.ratio)
         right.axhline(1, **WINDOW_STYLE)
         right.set_ylabel(f"angle at {tokens(target)} / largest trained angle")
-        right.set_title("reach; shaded and above 1: angles never seen", fontsize=10)
+        right.set_title("reach; shaded and above 1: angles never seen")
         legend_aside(right)
     return figure
 

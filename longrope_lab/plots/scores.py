@@ -9,21 +9,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from ..rope.spec import RopeSpec
-from .style import (
-    RC,
+from .axes import (
+    ABOVE_WINDOW,
     legend_aside,
     length_axis,
+    log_y,
     mark_window,
-    plain,
     quarter_ticks,
     shade_unfinished,
-    styles_of,
     subplots,
 )
+from .style import RC, styles_of
 
 
 def score_fit(table: pd.DataFrame, window: int) -> Figure:
@@ -35,11 +35,12 @@ def score_fit(table: pd.DataFrame, window: int) -> Figure:
     """
     curves = {str(name): group for name, group in table.groupby("curve", sort=False)}
     with mpl.rc_context(RC):
-        figure, axes = subplots(1, 3, width=3.6, height=3.5)
+        figure, axes = subplots(1, 3, height=3.5)
         _inside(axes[0], curves["data"], curves["inside"])
         _beyond(axes[1], curves["none"], curves["pi"], window)
         _between(axes[2], curves["between"], curves["trained"])
         for ax in axes:
+            ax.title.set_fontsize(9.5)
             ax.set_xlabel("distance s (tokens)")
     return figure
 
@@ -47,8 +48,9 @@ def score_fit(table: pd.DataFrame, window: int) -> Figure:
 def _inside(ax: Axes, data: pd.DataFrame, fitted: pd.DataFrame) -> None:
     ax.plot(data["position"], data["score"], ".", color="#9A9A9A", ms=3, label="to be fitted")
     ax.plot(fitted["position"], fitted["score"], color="#333333", lw=1.4, label="fitted a(s)")
-    ax.set_title("inside the window: well behaved", fontsize=10)
-    ax.legend(loc="upper right", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
+    ax.set_title("inside the window: well behaved", pad=ABOVE_WINDOW)
+    ax.set_ylim(top=1.4 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(loc="upper right", fontsize=8)
     ax.set_ylabel("attention score")
 
 
@@ -60,7 +62,7 @@ def _beyond(ax: Axes, unscaled: pd.DataFrame, pi: pd.DataFrame, window: int) -> 
     ):
         ax.plot(curve["position"], curve["score"], color=style.colour, lw=1.4, label=label)
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_title("beyond it: explodes without scaling", fontsize=10)
+    ax.set_title("beyond it: explodes without scaling", pad=ABOVE_WINDOW)
     ax.legend(loc="upper right", fontsize=8)
     quarter_ticks(ax, float(pi["position"].max()) + 1)
     ax.set_ylim(top=300 * ax.get_ylim()[1])  # room for the legend
@@ -74,7 +76,7 @@ def _between(ax: Axes, fine: pd.DataFrame, whole: pd.DataFrame) -> None:
     ax.plot(fine["position"], fine["score"], color=colour, lw=2, label="a(s), which PI asks for")
     ax.plot(x, y, "--", color="#333333", lw=1, label="straight lines")
     ax.plot(x, y, "o", color="#333333", ms=5, label="trained distances")
-    ax.set_title("between trained distances: smooth", fontsize=10)
+    ax.set_title("between distances: smooth", pad=ABOVE_WINDOW)
     ax.legend(loc="best", fontsize=8)
 
 
@@ -89,12 +91,11 @@ def coefficient_profile(spec: RopeSpec, coefficients: Mapping[str, ArrayLike]) -
     """
     styles = styles_of(coefficients)
     with mpl.rc_context(RC):
-        figure, (ax,) = subplots(1, 1, width=5.6, height=3.4)
+        figure, (ax,) = subplots(1, 1, height=3.4)
         for name, h in coefficients.items():
             colour, line, marker, label = styles[str(name)]
             ax.plot(np.abs(np.asarray(h)), line, color=colour, marker=marker, ms=4, label=label)
-        ax.set_yscale("log")
-        ax.set_ylim(bottom=ax.get_ylim()[0] / 10)  # room for the words in the shaded part
+        log_y(ax)
         shade_unfinished(ax, spec.rotations)
         ax.set_xlabel("dimension pair j (fast to slow)")
         ax.set_ylabel("coefficient |h_j| (log scale)")
@@ -121,22 +122,45 @@ BOUNDS = [
 def score_bounds(table: pd.DataFrame, window: int) -> Figure:
     """PI's two bounds, and what random coefficients reach, for max|h| = 1.
 
+    The small axes show the lower one from near: random coefficients stay below it, and pass the
+    bound as it was published.
+
     Args:
         table: as `rope.bounds.bounds_table` returns it.
         window: the trained window in tokens.
     """
     s = table["position"]
     with mpl.rc_context(RC):
-        figure, (ax,) = subplots(1, 1, width=6.4, height=4.3)
+        figure, (ax,) = subplots(1, 1, height=4.5)
         for column, line, colour, label in BOUNDS:
             ax.plot(s, table[column], line, color=colour, ms=5, lw=1.8, label=label)
-        ax.set_yscale("log")
-        ax.set_ylim(top=8 * ax.get_ylim()[1])  # room for the window's name
-        ax.yaxis.set_major_formatter(FuncFormatter(plain))
+        log_y(ax)
         octaves = int(np.log2(s.max()))
         length_axis(ax, [2**k for k in range(0, octaves + 1, 1 + octaves // 13)])
         ax.set_xlabel("distance s (tokens, log scale)")
         ax.set_ylabel("attention score / max|h| (log scale)")
+        ax.grid(visible=False)  # it would run under the numbers of the small axes
         mark_window(ax, window)
+        _from_near(ax, table)
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=1)
     return figure
+
+
+def _from_near(ax: Axes, table: pd.DataFrame) -> None:
+    """Small axes in the gap between the two bounds, which show the lower one on its own scale."""
+    near, s = BOUNDS[3:], table["position"]
+    values, far = (table[[column for column, *_ in group]] for group in (near, BOUNDS[:3]))
+    low, high = values.to_numpy().min(), values.to_numpy().max()
+    ends = np.log([*ax.get_ylim(), high, far.to_numpy().min()])
+    bottom, top = (ends[2:] - ends[0]) / (ends[1] - ends[0])  # of the gap, in heights of the axes
+    gap, room = top - bottom, 0.15 * (high - low)
+    place = (0.1, bottom + 0.3 * gap, 0.5, 0.62 * gap)
+    inset = ax.inset_axes(place, xlim=ax.get_xlim(), ylim=(low - room, high + room))
+    for column, line, colour, _ in near:
+        inset.plot(s, table[column], line, color=colour, ms=4, lw=1.8)
+    inset.set_xscale("log", base=2)
+    inset.xaxis.set_major_locator(NullLocator())
+    inset.xaxis.set_minor_locator(NullLocator())
+    inset.yaxis.set_major_locator(MaxNLocator(3))
+    inset.tick_params(labelsize=8)
+    ax.indicate_inset_zoom(inset, edgecolor="#777777")

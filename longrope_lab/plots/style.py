@@ -1,21 +1,14 @@
-"""What all figures share: a colour per method, axes of lengths, the mark of the trained window."""
+"""One colour per method in every figure, and how numbers are written in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from io import BytesIO
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, product
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
-from matplotlib.transforms import Bbox
-
-from ..rope.spec import Floats
+from matplotlib.colors import to_hex, to_rgb
 
 
 class Style(NamedTuple):
@@ -36,19 +29,42 @@ class LineStyle(TypedDict, total=False):
     zorder: float
 
 
+BLACK, GREY = "#000000", "#7F7F7F"
+# LongRoPE's, for all that it makes: a search's best, an extended model, what recovery gives back.
+VERMILION, LIGHT, DARK = "#D55E00", "#F0A06A", "#8A3300"
+
 STYLES = {
-    "none": Style("#000000", ":", "x", "no scaling"),
+    "none": Style(BLACK, ":", "x", "no scaling"),
     "pi": Style("#E69F00", "-", "s", "PI"),
     "ntk": Style("#56B4E9", "-", "^", "NTK"),
     "dynamic_ntk": Style("#0072B2", "--", "v", "Dynamic NTK"),
     "yarn": Style("#009E73", "-", "D", "YaRN"),
-    "longrope": Style("#D55E00", "-", "o", "LongRoPE"),
-    "evolution": Style("#D55E00", "-", "o", "evolution"),
-    "gradient": Style("#CC79A7", "-", "P", "gradient"),
+    "longrope": Style(VERMILION, "-", "o", "LongRoPE"),
+    "evolution": Style(VERMILION, "-", "o", "evolution"),
+    "gradient": Style(DARK, "-", "P", "gradient"),
     "random": Style("#8C6D31", "-", ".", "random"),
-    "custom": Style("#D55E00", "-", "o", "custom"),
+    "custom": Style(VERMILION, "-", "o", "custom"),
+    # Names that the notebooks give.
+    "at the start": Style(LIGHT, "--", ".", "at the start"),
+    "extended model": Style(DARK, "-", "P", "extended model"),
+    "search": Style(VERMILION, "-", "o", "search"),
+    "search, n̂ too": Style(DARK, "-", "P", "search, n̂ too"),
+    "dimensions": Style(LIGHT, "-", "o", "dimensions"),
+    "dimensions and start tokens": Style(VERMILION, "-", "o", "dimensions and start tokens"),
+    "recovery on": Style(VERMILION, "-", "o", "recovery on"),
+    "recovery off": Style(LIGHT, "-", "o", "recovery off"),
+    "two steps": Style(VERMILION, "-", "o", "two steps"),
+    "as it is": Style(VERMILION, "-", "o", "as it is"),
+    "no scaling": Style(BLACK, ":", "x", "no scaling"),
+    "as loaded": Style(BLACK, ":", "+", "as loaded"),
+    "control": Style(GREY, "--", "h", "control"),
 }
-OTHERS = ("#7F7F7F", "#B8A900", "#5D3FD3", "#A0522D")
+# Those whose names begin other names, too: "longrope, 65,536", "PI, n̂ = 16", "YaRN's factors".
+FAMILIES = ("none", "pi", "ntk", "dynamic_ntk", "yarn", "longrope", "evolution", "gradient",
+            "random")  # fmt: skip
+BEGINNINGS = {key: key for key in FAMILIES} | {STYLES[key].label.lower(): key for key in FAMILIES}
+BEGINNINGS["extended"] = "longrope"
+OTHERS = ("#CC79A7", "#5D3FD3", "#A89B00", "#44617B")
 
 # The line that everything else is compared with, and the one at the trained window.
 REFERENCE_STYLE: LineStyle = {"color": "#777777", "linewidth": 1.2, "zorder": 1}
@@ -62,75 +78,68 @@ RC: Any = {
     "axes.grid": True,
     "grid.color": "#E6E6E6",
     "axes.axisbelow": True,
+    "axes.titlesize": 10,
     "axes.titley": 1.0,  # left to itself, matplotlib measures every tick label to place a title
     "legend.frameon": False,
 }
 
 
-class NotebookFigure(Figure):
-    """A figure that a notebook shows as a picture, without pyplot's global state."""
+def styles_of(
+    names: Iterable[object], methods: Mapping[str, str] | None = None
+) -> dict[str, Style]:
+    """The style of each name: one of its own, a shade of its method's, or a remaining colour.
 
-    def _repr_png_(self) -> bytes:
-        picture = BytesIO()
-        self.savefig(picture, format="png", bbox_inches="tight")
-        return picture.getvalue()
-
-
-def subplots(
-    rows: int,
-    columns: int,
-    *,
-    width: float,
-    height: float,
-    figure: Figure | None = None,
-    **options: Any,
-) -> tuple[Figure, list[Axes]]:
-    """A figure that no global state knows, and its axes in reading order.
-
-    `figure`, made by an earlier call of the same function, is emptied and drawn into again: axes,
-    ticks and places stay, which is most of the time that a figure takes.
+    A name belongs to the method that it begins with. Where several belong to one, the shades go
+    from light to dark by the length that ends the name, and are dashed beside the method itself.
+    Other names take the remaining colours in order, then these again with dashed lines.
 
     Args:
-        rows, columns: of panels.
-        width, height: of each panel, in inches.
-        figure: an earlier one to draw into, or None.
-        options: as matplotlib's `Figure.subplots` takes them.
+        names: in the order of the legend.
+        methods: name -> the method behind it, where the name does not say.
     """
-    if figure is None:
-        size = (width * columns + 1.4, height * rows)
-        figure = NotebookFigure(figsize=size, layout="constrained", dpi=120)
-        return figure, list(np.atleast_1d(figure.subplots(rows, columns, **options)).ravel())
-    for ax in figure.axes:
-        for artist in [*ax.lines, *ax.patches, *ax.collections, *ax.texts]:
-            artist.remove()
-        ax.dataLim.set(Bbox.null())
-        ax.autoscale(True)
-    return figure, list(figure.axes)
-
-
-def panels_of(table: pd.DataFrame, column: str | None) -> list[tuple[object, pd.DataFrame]]:
-    """The rows of each panel: (value of the column, rows); all under "" without a column."""
-    return [("", table)] if column is None else list(table.groupby(column, sort=False))
-
-
-def legend_aside(ax: Axes) -> None:
-    """A legend on the right of the axes; one that says the same already stays."""
-    handles, labels = ax.get_legend_handles_labels()
-    wanted = labels, [handle.get_color() for handle in handles if isinstance(handle, Line2D)]
-    shown = ax.get_legend()
-    if shown is None or wanted != (
-        [text.get_text() for text in shown.get_texts()],
-        [line.get_color() for line in shown.get_lines()],
-    ):
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-def styles_of(names: Iterable[object]) -> dict[str, Style]:
-    """The fixed style of each method.
-
-    Other names take the remaining colours in order, then these again with dashed lines."""
+    wanted = [str(name) for name in names]
+    found = {name: STYLES[name] for name in wanted if name in STYLES}
+    kin: dict[str, list[str]] = {}
+    for name in dict.fromkeys(wanted):
+        family = _family(name) or (methods or {}).get(name)
+        if name not in found and family in FAMILIES:
+            kin.setdefault(family, []).append(name)
+    for family, members in kin.items():
+        taken = any(style.colour == STYLES[family].colour for style in found.values())
+        found |= _shades(family, sorted(members, key=_length), taken)
     rest = ((colour, line, "o") for line, colour in cycle(product(("-", "--", ":"), OTHERS)))
-    return {name: STYLES.get(name) or Style(*next(rest), name) for name in map(str, names)}
+    return {name: found.get(name) or Style(*next(rest), name) for name in wanted}
+
+
+def _family(name: str) -> str | None:
+    """The method that a name begins with, as a whole word: the longest, if several do."""
+    begins = [b for b in BEGINNINGS if re.match(rf"{re.escape(b)}(?![^\W_])", name.lower())]
+    return BEGINNINGS[max(begins, key=len)] if begins else None
+
+
+def _length(name: str) -> float:
+    """The last number of a name: 65536 of "longrope, 65,536"; 0 without one."""
+    numbers = re.findall(r"\d[\d,]*", name)
+    return float(numbers[-1].replace(",", "")) if numbers else 0.0
+
+
+def _shades(family: str, names: Sequence[str], taken: bool) -> dict[str, Style]:
+    """Shades of a method's style from light to dark, dashed if the style itself is `taken`."""
+    style = STYLES[family]
+    tones = np.linspace(-0.5, 0.4, len(names)) if len(names) > 1 else [0.4 if taken else 0.0]
+    shades = {}
+    for name, tone in zip(names, tones, strict=True):
+        label = style.label + name[len(family) :] if name.startswith(family) else name
+        line = "--" if taken else style.line
+        shades[name] = Style(_tone(style.colour, float(tone)), line, style.marker, label)
+    return shades
+
+
+def _tone(colour: str, tone: float) -> str:
+    """A colour mixed with so much black, or with white where `tone` is below 0."""
+    end = 0.0 if tone > 0 else 1.0
+    red, green, blue = (part + abs(tone) * (end - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def tokens(count: float) -> str:
@@ -146,67 +155,6 @@ def three_digits(number: float) -> str:
     return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
 
 
-def length_axis(ax: Axes, lengths: Sequence[int]) -> None:
-    """A log axis of base 2 with a tick at each measured length."""
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_locator(FixedLocator(list(lengths)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n)))
-    ax.set_xlabel("length (tokens, log scale)")
-
-
-def quarter_ticks(ax: Axes, length: float) -> None:
-    """Five ticks over an axis of positions."""
-    ticks = [k * length / 4 for k in range(5)]
-    ax.set_xticks(ticks, [tokens(n) for n in ticks])
-
-
-def mark_window(ax: Axes, window: int | None) -> None:
-    """A dashed line at the trained window, if it is in sight."""
-    low, high = ax.get_xlim()
-    if window is not None and low <= window <= high:
-        ax.axvline(window, **WINDOW_STYLE)
-        ax.annotate("trained window", (window, 1), xycoords=("data", "axes fraction"),
-                    xytext=(3, -3), textcoords="offset points", rotation=90, va="top", fontsize=8,
-                    color="#777777")  # fmt: skip
-
-
-def shade_unfinished(ax: Axes, rotations: Floats) -> None:
-    """Grey over the dimension pairs that make less than one turn inside the window, shape (d/2,).
-
-    The legend says so."""
-    unfinished = np.flatnonzero(rotations < 1)
-    if unfinished.size:
-        label = "less than one turn\ninside the window"
-        left, right = unfinished[0] - 0.5, len(rotations) - 0.5
-        ax.axvspan(left, right, color="#EFEFEF", zorder=0, label=label)
-
-
 def plain(number: float, _: int | None = None) -> str:
-    """A tick's label on a log axis: 0.5, 16, 10000."""
-    return f"{number:g}"
-
-
-def plain_numbers(ax: Axes) -> None:
-    """Plain numbers on a vertical log axis, and none between its main ticks."""
-    ax.yaxis.set_major_formatter(FuncFormatter(plain))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def few_numbers(ax: Axes) -> None:
-    """A vertical log axis with plain numbers, between the decades no more of them than fit."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(plain))
-    ax.yaxis.set_minor_formatter(FuncFormatter(_few_minor_labels(ax)))
-
-
-def _few_minor_labels(ax: Axes) -> Callable[[float, int | None], str]:
-    """Labels 2 and 5 of each decade, on an axis of less than 2.5; all, on one of little of it."""
-
-    def label(y: float, _: int | None = None) -> str:
-        low, high = ax.get_ylim()
-        leading = round(y / 10 ** np.floor(np.log10(y)))
-        shown = range(1, 10) if high / low < 4 else (2, 5)
-        return f"{y:g}" if high / low < 300 and leading in shown else ""
-
-    return label
+    """A tick's label on a log axis: 0.5, 16, 10,000."""
+    return f"{number:,.0f}" if number >= 10_000 else f"{number:g}"

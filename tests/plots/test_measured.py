@@ -10,7 +10,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from longrope_lab import plots
-from longrope_lab.plots.style import STYLES, styles_of
+from longrope_lab.plots.measured import BEHIND
+from longrope_lab.plots.style import STYLES
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.spec import RopeSpec
 
@@ -63,25 +64,46 @@ def test_a_window_out_of_sight_is_not_drawn(losses):
     assert not ax.texts and ax.get_xlim()[1] < 8192
 
 
-def test_passkey_heatmap_shows_each_share():
+def passkeys(scalings, trials, failures=()):
+    """A `passkey` table of two lengths and depths; failures are (length, trial)."""
     rows = [
-        (scaling, length, depth, trial, "12345", "", (length, trial) != (1024, 0))
-        for scaling in ("none", "yarn")
+        (scaling, length, depth, trial, "12345", "", (length, trial) not in failures)
+        for scaling in scalings
         for length in (512, 1024)
         for depth in (0.0, 1.0)
-        for trial in range(4)
+        for trial in range(trials)
     ]
-    table = pd.DataFrame(
-        rows, columns=["scaling", "length", "depth", "trial", "expected", "answer", "correct"]
-    )
-    figure = plots.passkey_heatmap(table, window=512)
+    columns = ["scaling", "length", "depth", "trial", "expected", "answer", "correct"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_passkey_heatmap_shows_each_share():
+    figure = plots.passkey_heatmap(passkeys(["none", "yarn"], 4, {(1024, 0)}), window=512)
     panels = [ax for ax in figure.axes if ax.get_images()]
     assert [ax.get_title() for ax in panels] == ["no scaling", "YaRN"]
     np.testing.assert_allclose(panels[0].get_images()[0].get_array(), [[1, 0.75], [1, 0.75]])
-    assert [t.get_text() for t in panels[0].texts] == ["100%", "75%", "100%", "75%"]
+    assert [t.get_text() for t in panels[0].texts] == ["4/4", "3/4", "4/4", "3/4"]
     assert [t.get_text() for t in panels[0].get_xticklabels()] == ["512", "1k"]
     assert len(panels[0].get_lines()) == 1  # the window, between the two columns
     assert panels[0].get_lines()[0].get_xdata()[0] == 0.5
+
+
+def test_cells_of_many_trials_are_shares():
+    (panel, _) = plots.passkey_heatmap(passkeys(["none"], 40, {(1024, 0), (1024, 1)})).axes
+    assert [t.get_text() for t in panel.texts] == ["100%", "95%", "100%", "95%"]
+
+
+def test_a_heatmap_of_many_scalings_keeps_room_for_its_words():
+    names = [f"variant {k}" for k in range(7)]
+    table = passkeys(names, 10)
+    some = table[~((table["scaling"] == "variant 3") & (table["length"] == 1024))]
+    figure = plots.passkey_heatmap(some, window=512)
+    figure.draw_without_rendering()
+    panels = [ax for ax in figure.axes if ax.get_images()]
+    assert len(panels) == 7 and len(panels[3].texts) == 2  # what was not measured is left empty
+    for ax in panels:
+        cell = ax.get_window_extent().width / 2
+        assert all(words.get_window_extent().width < 0.9 * cell for words in ax.texts)
 
 
 def test_factor_profile_draws_factors_and_shades_unfinished_pairs():
@@ -134,7 +156,7 @@ def test_loss_curves_smooth_over_an_eighth_of_the_steps():
 def test_loss_curves_of_millions_of_tokens_have_room_for_their_numbers():
     table = pd.DataFrame({"scaling": "yarn", "loss": [3.2, 3.1], "tokens": [1_000_000, 7_000_000]})
     figure = plots.loss_curves(table)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     (ax,) = figure.axes
     boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
@@ -151,26 +173,24 @@ def test_documents_are_counted_per_panel(losses):
     assert figure.axes[0].get_ylabel() == "perplexity (log scale), 3 documents"
 
 
-def test_accuracy_curves_draw_shares_and_their_intervals():
+def test_accuracy_curves_are_a_panel_each_with_the_others_behind():
     rows = [
         ("none", 512, 10, 1.0, 0.72, 1.0),
         ("none", 1024, 10, 0.0, 0.0, 0.28),
         ("yarn", 512, 10, 0.9, 0.6, 0.98),
     ]
     table = pd.DataFrame(rows, columns=["scaling", "length", "trials", "accuracy", "low", "high"])
-    (ax,) = plots.accuracy_curves(table, window=512).axes
-    curves = {
-        line.get_label(): line for line in ax.get_lines() if not line.get_label().startswith("_")
-    }
-    np.testing.assert_allclose(curves["no scaling"].get_ydata(), [1, 0])
-    np.testing.assert_allclose(curves["no scaling"].get_xdata(), [512, 1024], rtol=0.05)
-    bars = ax.collections[0].get_segments()
+    figure = plots.accuracy_curves(table, window=512)
+    none, yarn = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["no scaling", "YaRN"]
+    own = [line for line in none.lines if line.get_color() == STYLES["none"].colour]
+    np.testing.assert_array_equal(own[0].get_xydata(), [[512, 1], [1024, 0]])
+    behind = [line for line in yarn.lines if line.get_color() == BEHIND]
+    np.testing.assert_array_equal(behind[0].get_xydata(), own[0].get_xydata())
+    bars = none.collections[0].get_segments()
     np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.72, 1], [0, 0.28]])
-    assert "10 trials" in ax.get_ylabel() and [t.get_text() for t in ax.texts] == ["trained window"]
-
-
-def test_names_without_a_style_of_their_own_can_be_told_apart():
-    names = [f"variant {i}" for i in range(9)]
-    styles = styles_of(["yarn", *names])
-    assert len({styles[name][:2] for name in names}) == 9
-    assert styles["yarn"] == STYLES["yarn"] and styles["variant 4"][3] == "variant 4"
+    assert "10 trials per length" in figure.get_supylabel()
+    assert "trained window of 512" in figure.get_supxlabel()
+    assert all(any(set(line.get_xdata()) == {512} for line in ax.lines) for ax in figure.axes)
+    beyond = plots.accuracy_curves(table, window=8192).axes[0]  # a window out of sight
+    assert not any(set(line.get_xdata()) == {8192} for line in beyond.lines)

@@ -49,16 +49,25 @@ def test_paired_ratios_draw_each_ratio_and_its_interval(paired):
     assert "left of the line, search is better" in figure.get_supxlabel()
 
 
-def test_the_words_of_paired_ratios_stay_inside(paired):
+def test_the_words_of_paired_ratios_are_under_nothing(paired):
+    """They stand on the right of their panel, inside the figure and left of the next panel."""
     near = paired.assign(ratio=[0.998, 1.001, 0.999, 1.0], low=0.99, high=1.01)
     for table in (paired, near):
         figure = plots.paired_ratios(table, "search", panels="on")
-        figure.canvas.draw()
-        for ax in figure.axes:
-            box = ax.get_window_extent()
+        figure.draw_without_rendering()
+        one, other = figure.axes
+        ends = (other.get_window_extent().x0, figure.bbox.x1)
+        for ax, end in zip((one, other), ends, strict=True):
             for words in ax.texts:
                 extent = words.get_window_extent()
-                assert box.x0 <= extent.x0 and extent.x1 <= box.x1
+                assert ax.get_window_extent().x1 < extent.x0 and extent.x1 <= end
+
+
+def test_four_panels_of_ratios_are_two_rows(paired):
+    twice = pd.concat([paired, paired.assign(on=paired["on"].str.replace("kjv", "python"))])
+    figure = plots.paired_ratios(twice, "search", panels="on")
+    places = [ax.get_subplotspec().rowspan.start for ax in figure.axes]
+    assert places == [0, 0, 1, 1]
 
 
 @pytest.fixture

@@ -274,6 +274,22 @@ def test_score_bounds(table):
     assert len(ax.get_legend().get_texts()) == 6
 
 
+def test_score_bounds_show_the_lower_bound_from_near(table):
+    """In the small axes the bound, the published one and what random coefficients reach part."""
+    (ax,) = plots.score_bounds(table, 512).axes
+    (inset,) = ax.child_axes
+    ax.figure.draw_without_rendering()
+    low, high = inset.get_ylim()
+    for column in ("interpolation_bound", "published_interpolation_bound", "largest_deviation"):
+        assert line_with(inset, table[column]), column
+        assert low < table[column].min() and table[column].max() < high
+    assert 10 * high / low < ax.get_ylim()[1] / ax.get_ylim()[0]
+    box = inset.get_window_extent()  # in the gap: nothing of the large axes runs below it
+    for line in ax.lines:
+        y = ax.transData.transform(line.get_xydata())[:, 1]
+        assert not ((box.y0 <= y) & (y <= box.y1)).any() or len(y) == 2  # but the window
+
+
 def test_ticks_of_a_long_axis_do_not_crowd():
     long = RopeSpec(rotary_dim=64, window=8192, base=100000.0)
     (ax,) = drawn(plots.score_bounds(bounds.bounds_table(long, 2**17, trials=2, points=30), 8192))
