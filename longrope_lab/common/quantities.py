@@ -13,7 +13,7 @@ def duration(seconds: float) -> str:
     ('0.2 s', '42 s', '3 min', '1 h 23 min', '2.3 days')
     """
     if seconds < 9.95:
-        return f"{max(seconds, 0):.1f} s"
+        return f"{round(max(seconds, 0), 1):g} s"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -815,7 +815,7 @@ def test_a_result_prints_itself(model, undisturbed):
         f"SearchResult: perplexity {perplexity:.4g}, {found.best_loss:.4f} nats per token"
     )
     assert second == f"  {found.best}"
-    assert re.fullmatch(r"  14 trials, 6.66 k tokens in \d+\.\d s; finished", third)
+    assert re.fullmatch(r"  14 trials, 6.66 k tokens in [\d.]+ s; finished", third)
     stopped = search(model, DOCS, LENGTH, METHODS["random"], budget=Budget(candidates=1))
     assert re.search(r"\n  1 trial, 384 tokens in .*; stopped before its end$", repr(stopped))
     assert max(map(len, repr(found).splitlines())) <= 100
