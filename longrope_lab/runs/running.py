@@ -10,25 +10,17 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import papermill
-import zmq
 from jupyter_client.kernelspec import NoSuchKernel
-from traitlets.config import Config
 
 from ..common.files import write_json
-from ..common.progress import FOLLOWED, HOW
 from .memory import check_memory
 from .origin import describe_run, git_commit
 from .preparing import Prepared, prepare
-from .watching import Display, Watch
-
-# A path to a socket has at most 104 characters (108 on Linux); the name there takes some.
-SOCKET_FOLDER = 80
 
 
 def run(
@@ -57,12 +49,11 @@ def run(
             at work there, or no Jupyter kernel.
         papermill.PapermillExecutionError: a cell failed.
     """
-    ready = prepare(name, profile, parameters, results)
-    return execute(ready, Display(Watch(ready), None))
+    return execute(prepare(name, profile, parameters, results))
 
 
-def execute(ready: Prepared, display: Display) -> Path:
-    """`run`, for what `prepare` has checked, shown while it lasts."""
+def execute(ready: Prepared) -> Path:
+    """`run`, for what `prepare` has checked."""
     check_memory(ready)
     folder = ready.folder
     work, before, failed = (
@@ -74,7 +65,7 @@ def execute(ready: Prepared, display: Display) -> Path:
         shutil.rmtree(work, ignore_errors=True)  # what a killed run left
         work.mkdir()
         try:
-            _work(ready, work, display)
+            _work(ready, work)
         except BaseException:
             _replace(work, failed)
             raise
@@ -86,12 +77,12 @@ def execute(ready: Prepared, display: Display) -> Path:
     return folder
 
 
-def _work(ready: Prepared, work: Path, display: Display) -> None:
+def _work(ready: Prepared, work: Path) -> None:
     """Execute a notebook in the folder `work`, which then holds all of its results."""
     started, commit = time.time(), git_commit()
     executed = work / ready.notebook.name
     try:
-        with _kernel_beside(display) as config:
+        with _progress_in_lines():
             papermill.execute_notebook(
                 os.path.relpath(ready.notebook),  # it is written into the executed notebook
                 str(executed),
@@ -99,8 +90,6 @@ def _work(ready: Prepared, work: Path, display: Display) -> None:
                 kernel_name="python3",
                 progress_bar=False,
                 stderr_file=None,
-                on_cell_start=display.watch.cell_starts,
-                config=config,
             )
     except NoSuchKernel:
         raise ValueError(
@@ -116,34 +105,16 @@ def _work(ready: Prepared, work: Path, display: Display) -> None:
 
 
 @contextlib.contextmanager
-def _kernel_beside(display: Display) -> Iterator[Config]:
-    """Settings of a kernel whose progress is shown here, in place of bars in its notebook.
-
-    What it says to us goes through sockets in a folder that is ours alone. Over TCP, everybody on
-    the machine could listen, and each kernel warns of it.
-    """
-    config = Config()
-    with tempfile.TemporaryDirectory(prefix="longrope-lab-") as folder:
-        progress = Path(folder, "progress")
-        if zmq.has("ipc") and len(folder) < SOCKET_FOLDER:
-            config.KernelManager.transport = "ipc"
-            config.KernelManager.connection_file = f"{folder}/kernel.json"
-        with display.following(progress), _inherited({HOW: "lines", FOLLOWED: str(progress)}):
-            yield config
-
-
-@contextlib.contextmanager
-def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for what is started while the block lasts."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ |= variables
+def _progress_in_lines() -> Iterator[None]:
+    """No progress bars in an executed notebook: its kernel inherits the variable."""
+    before = os.environ.get("LONGROPE_LAB_PROGRESS")
+    os.environ["LONGROPE_LAB_PROGRESS"] = "lines"
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        del os.environ["LONGROPE_LAB_PROGRESS"]
+        if before is not None:
+            os.environ["LONGROPE_LAB_PROGRESS"] = before
 
 
 def _replace(folder: Path, target: Path) -> None:
