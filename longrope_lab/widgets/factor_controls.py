@@ -17,6 +17,9 @@ from .explorer import Controls, choice
 M_STEP = 0.01
 STEPS = 200
 
+# A smaller share of a perplexity is no change that one document tells.
+TELLS = 0.001
+
 
 def drag(factors: Floats, knots: list[int], knot: int, value: float, rising: bool) -> Floats:
     """Factors, (d/2,), after the control point `knots[knot]` was moved to `value`.
@@ -31,6 +34,45 @@ def drag(factors: Floats, knots: list[int], knot: int, value: float, rising: boo
         moved[pair:] = np.maximum.accumulate(moved[pair:])
         moved[: pair + 1] = np.minimum.accumulate(moved[pair::-1])[::-1]
     return moved
+
+
+def moved_pairs(pair: int, before: Floats, free: Floats, after: Floats) -> str:
+    """What a drag did, in words: the factor moved, those that followed, those that gave way.
+
+    Args:
+        pair: the dimension pair of the control point.
+        before: the factors before it, (d/2,).
+        free: after it, if factors might fall.
+        after: as they are now.
+    """
+    words = [f"λ {pair}: {before[pair]:.3g} → {after[pair]:.3g}"]
+    others = np.arange(len(before)) != pair
+    followed = np.flatnonzero(others & ~_same(free, before))
+    if followed.size:
+        words.append(f"λ {ranges(followed)} followed")
+    for which, verb in ((after > free, "raised"), (after < free, "lowered")):
+        pushed = np.flatnonzero(which & ~_same(after, free))
+        if pushed.size:
+            words.append(f"λ {ranges(pushed)} {verb} so that λ does not fall")
+    return "; ".join(words)
+
+
+def _same(factors: Floats, others: Floats) -> NDArray[np.bool_]:
+    return np.isclose(factors, others, rtol=1e-6, atol=0)
+
+
+def ranges(pairs: NDArray[np.intp]) -> str:
+    """Rising numbers in words: 3 to 6, 8."""
+    runs = np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1)
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def changed_by(now: float, before: float) -> str:
+    """The change of a perplexity, in words; one document cannot tell less than a thousandth."""
+    change = now / before - 1 if math.isfinite(before) else math.nan
+    if abs(change) < TELLS:
+        return f"as the edit before, to {TELLS:.1%}: too small a change for one document to tell"
+    return f"{change:+.1%} since the edit before" if math.isfinite(change) else ""
 
 
 def falling(factors: Floats) -> NDArray[np.intp]:
@@ -59,7 +101,7 @@ def m_shown(m: float) -> float:
 
 def knot_sliders(start: RopeScaling, knots: list[int], octaves: float) -> Controls:
     """A vertical slider for each control point, from 1 up."""
-    layout = ipywidgets.Layout(height="170px", width="64px")
+    layout = ipywidgets.Layout(height="150px", width="64px")
     return {
         f"knot_{k}": ipywidgets.FloatLogSlider(
             value=shown(start.factors[pair], octaves),

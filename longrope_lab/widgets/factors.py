@@ -23,10 +23,12 @@ from ..texts.tokens import Document
 from .explorer import Explorer
 from .factor_controls import (
     M_STEP,
+    changed_by,
     drag,
     falling,
     knot_sliders,
     m_shown,
+    moved_pairs,
     settings,
     shown,
     step_of,
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 # Seconds without a move before an edit is measured: a drag is drawn as it goes, and measured when
 # it rests.
 PAUSE = 0.4
+
+# Inches of the picture: with the sliders below it, all stands on a page of 1440 x 900.
+HEIGHT = 2.9
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class FactorEditor(Explorer):
         self._seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._listening = True
+        self._moves = ""  # what the last drag did, in words
         # Twice the ratio leaves room above the 1.25 s that a search goes to.
         self._octaves = math.log2(max(2 * start.ratio, start.factors.max()))
         sliders = knot_sliders(start, knots, self._octaves)
@@ -82,7 +88,7 @@ class FactorEditor(Explorer):
                 ["start_tokens", "attention_factor"],
                 ["length", "rising", "measure", "reset", "best"],
             ],
-            below=[list(sliders)],
+            below=list(sliders),
         )
         self._listen()
         self.measure()
@@ -99,7 +105,7 @@ class FactorEditor(Explorer):
             raise ValueError(
                 f"this editor is for the embedding and the target of {self.start}, not of {scaling}"
             )
-        self.scaling = scaling
+        self.scaling, self._moves = scaling, ""
         self._changed()
 
     def measure(self) -> Edit:
@@ -123,7 +129,10 @@ class FactorEditor(Explorer):
     def draw(self) -> tuple[Figure, str]:
         """The profile beside YaRN's and the start's, and what they are worth."""
         profiles = {"yarn": self.yarn, "at the start": self.start, "custom": self.scaling}
-        return plots.factor_profile(profiles, self.figure), f"{self._worth()}<br>{self._shape()}"
+        figure = plots.factor_profile(profiles, self.figure)
+        figure.set_figheight(HEIGHT)
+        words = [self._worth(), self._moves, self._shape()]
+        return figure, "<br>".join(filter(None, words))
 
     def _listen(self) -> None:
         """Follow the controls."""
@@ -153,9 +162,11 @@ class FactorEditor(Explorer):
             return "<b>…</b> measured when nothing moves"
         if yarn is None or start is None:
             return f"<b>perplexity {now:.4g}</b>; YaRN and the start are being measured, too"
+        edits = [e for e in self.edits if e.length == length and e.scaling != self.scaling]
         return (
             f"<b>perplexity {now:.4g}</b> = {now / yarn:.3f} × YaRN's {yarn:.4g} = "
             f"{now / start:.3f} × the start's {start:.4g}; best so far {self.best.perplexity:.4g}"
+            + (f"<br>{changed_by(now, edits[-1].perplexity)}" if edits else "")
         )
 
     def _shape(self) -> str:
@@ -171,8 +182,12 @@ class FactorEditor(Explorer):
         factors, octaves = self.scaling.factors, self._octaves
         before = step_of(factors[self._knots[knot]], octaves)
         if self._listening and step_of(value, octaves) != before:
-            factors = drag(factors, self._knots, knot, value, self.controls["rising"].value)
-            self.scaling = replace(self.scaling, factors=factors, method="longrope")
+            moved, free = (
+                drag(factors, self._knots, knot, value, rising)
+                for rising in (self.controls["rising"].value, False)
+            )
+            self._moves = moved_pairs(self._knots[knot], factors, free, moved)
+            self.scaling = replace(self.scaling, factors=moved, method="longrope")
             self._changed()
 
     def _set(self, _: object) -> None:
@@ -188,6 +203,7 @@ class FactorEditor(Explorer):
             attention_factor=m if round(m / M_STEP) == round(new_m / M_STEP) else new_m,
         )
         if edited != self.scaling:
+            self._moves = ""
             self.scaling = replace(edited, method="longrope")
         if (self.scaling, self.controls["length"].value) in self._measured:
             self.redraw()

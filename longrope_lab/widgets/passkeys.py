@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 
 from ..measure.needles import passkey_prompt
 from ..measure.stats import accuracy_summary
+from ..plots.measured import in_words
 from ..plots.style import styles_of, tokens
 from ..texts.tokens import Document
 from .explorer import Controls, Shown
@@ -102,13 +103,13 @@ class PasskeyExplorer(Shown):
 
         Then the cell chosen before is shown, or the first."""
         summary = accuracy_summary(self._of_scaling(), by=("length", "depth"))
-        places = zip(summary["length"].tolist(), summary["depth"].tolist(), strict=True)
-        shares = dict(zip(places, summary["accuracy"].tolist(), strict=True))
+        columns = (summary[name].tolist() for name in ("length", "depth", "accuracy", "trials"))
+        shares = {(n, d): (share, count) for n, d, share, count in zip(*columns, strict=True)}
         lengths, depths = sorted({n for n, _ in shares}), sorted({d for _, d in shares})
         beyond = [n for n in lengths if self.window is not None and n > self.window]
         edges = {n: {"border_left": DASHED} if n in beyond[:1] else {} for n in lengths}
         self.cells = {
-            cell: self._button(*cell, share, edges[cell[0]]) for cell, share in shares.items()
+            cell: self._button(cell, *found, edges[cell[0]]) for cell, found in shares.items()
         }
         rows = [[_label("depth"), *(_label(tokens(n), **edges[n]) for n in lengths)]]
         for depth in depths:  # a cell that was not measured is left empty
@@ -121,9 +122,12 @@ class PasskeyExplorer(Shown):
         chosen = (int(self.row["length"]), float(self.row["depth"]))
         self.click(*(chosen if chosen in self.cells else next(iter(self.cells))))
 
-    def _button(self, length: int, depth: float, share: float, edge: dict[str, str]) -> Any:
+    def _button(
+        self, cell: tuple[int, float], share: float, trials: int, edge: dict[str, str]
+    ) -> Any:
+        length, depth = cell
         button = ipywidgets.Button(
-            description=f"{share:.0%}",
+            description=in_words(share, trials),
             tooltip=f"{length:,} tokens, key at {depth:.0%}",
             layout=_cell_layout(**edge),
             style={
@@ -131,7 +135,7 @@ class PasskeyExplorer(Shown):
                 "text_color": "white" if share < 0.55 else "black",
             },
         )
-        button.on_click(lambda _: self.click(length, depth))
+        button.on_click(lambda _: self.click(*cell))
         return button
 
     def _prompt(self) -> str:

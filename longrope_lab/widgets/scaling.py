@@ -100,8 +100,8 @@ class ScalingExplorer(FormulaExplorer):
         pair, target = self.controls["pair"].value, self.scaling.target_length
         near = min(self.controls["near"].value, target)
         figure = plots.phase_curves(shown, [pair], near=near, figure=self.figure)
-        a_turn = 2 * math.pi / self.scaling.frequencies[pair]
-        return figure, f"λ = {self.scaling.factors[pair]:.4g}, a turn in {a_turn:,.4g} tokens"
+        tokens = 2 * math.pi / self.scaling.frequencies[pair]
+        return figure, f"λ = {self.scaling.factors[pair]:.4g}, {tokens:,.4g} tokens per turn"
 
 
 class AngleExplorer(FormulaExplorer):

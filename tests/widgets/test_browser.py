@@ -81,7 +81,7 @@ def browser(tmp_path_factory):
     options.binary_location = CHROMIUM
     profile = tmp_path_factory.mktemp("chromium")
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
-                     "--no-proxy-server", "--window-size=1500,1100",
+                     "--no-proxy-server", "--window-size=1440,900",
                      f"--user-data-dir={profile}"):  # fmt: skip
         options.add_argument(argument)
     driver = webdriver.Chrome(
@@ -187,6 +187,29 @@ def move(browser, cell, name, keys):
     wait(browser, lambda b: picture(b, cell) != before, f"{name} moved and the figure is the same")
 
 
+def fits(browser, cell):
+    """Whether a cell and its explorer can be seen at once: the room left, in dots."""
+    there = "return arguments[0].querySelector('.longrope-lab-explorer') !== null"
+    wait(browser, lambda b: b.execute_script(there, cell), "no explorer in the cell")
+    room = browser.execute_script(
+        """
+        const panel = window.jupyterapp.shell.currentWidget.content.node;
+        const explorer = arguments[0].querySelector(".longrope-lab-explorer");
+        return [panel.clientWidth - arguments[0].offsetWidth,
+                panel.clientHeight - arguments[0].offsetHeight,
+                explorer.clientWidth - explorer.scrollWidth];
+        """,
+        cell,
+    )
+    assert min(room) >= 0, room
+
+
+def says_to_run_again(browser, cell):
+    """Whether the words under an explorer are shown."""
+    words = cell.find_elements(By.CSS_SELECTOR, ".longrope-lab-explorer-stopped")
+    return [each.is_displayed() for each in words]
+
+
 def test_sliders_redraw_their_figures(browser, jupyter, tmp_path):
     run_all(browser, jupyter, "01_rope_and_interpolation")
     moves = {
@@ -205,7 +228,19 @@ def test_sliders_redraw_their_figures(browser, jupyter, tmp_path):
         cell = show_cell(browser, source)
         for name, key in sliders.items():
             move(browser, cell, name, key)
+        cell = show_cell(browser, source)
         browser.save_screenshot(str(tmp_path / f"{source}.png"))
+        fits(browser, cell)
+        assert says_to_run_again(browser, cell) == [False]
+    browser.execute_async_script("""
+        const done = arguments[0];
+        const session = window.jupyterapp.shell.currentWidget.sessionContext.session;
+        session.kernel.restart().then(done, done);
+    """)
+    for source in moves:
+        cell = show_cell(browser, source)
+        wait(browser, lambda b, c=cell: says_to_run_again(b, c) == [True], "no words under it")
+        browser.save_screenshot(str(tmp_path / f"{source}_stopped.png"))
 
 
 def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
@@ -234,6 +269,7 @@ def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
         "the click shows no prompt",
     )
     browser.save_screenshot(str(tmp_path / "passkeys.png"))
+    fits(browser, show_cell(browser, "explore_passkeys"))
 
     cell = show_cell(browser, "edit_factors")
     picture(browser, cell)
@@ -248,6 +284,8 @@ def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
         return now.startswith("perplexity") and now != first
 
     wait(browser, measured, "the edit is not measured")
-    show_cell(browser, "edit_factors")  # the moved slider came into sight, and the picture left it
+    cell = show_cell(browser, "edit_factors")
     assert int(ask(browser, "len(editor.edits)")) > 1
     browser.save_screenshot(str(tmp_path / "edit.png"))
+    fits(browser, cell)
+    assert "λ 0: " in cell.text and "followed" in cell.text

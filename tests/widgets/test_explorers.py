@@ -12,6 +12,7 @@ from longrope_lab import widgets
 from longrope_lab.rope.formulas import longrope_attention_factor
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.spec import RopeSpec
+from longrope_lab.widgets import explorer as explorers
 from longrope_lab.widgets.scaling import LONGROPE, OF_THE_METHOD, ONE, YARN
 
 SPEC = RopeSpec(rotary_dim=64, window=512, base=10000.0)
@@ -47,6 +48,47 @@ def test_it_shows_a_picture_at_once(make):
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert "shown in JupyterLab" in bundle["text/plain"]
     assert explorer.image in explorer.widget.children
+
+
+@pytest.mark.parametrize("make", [widgets.explore_scaling, widgets.explore_angles])
+def test_a_dead_explorer_says_to_run_its_cell_again(make, monkeypatch):
+    """The words are under the explorer, and hidden while it lives; a browser test sees both."""
+    shown = []
+    monkeypatch.setattr(explorers, "display", lambda data, **_: shown.append(data))
+    explorer = make(SPEC)
+    explorer._ipython_display_()
+    controls, words = shown
+    assert "application/vnd.jupyter.widget-view+json" in controls
+    assert "run this cell again" in words["text/plain"]
+    assert words["text/plain"] in words["text/html"] and "display: none" in words["text/html"]
+    assert explorers.LIVE in explorer.widget._dom_classes
+
+
+def test_a_move_that_nobody_can_see_is_called_so(angles):
+    angles.controls["position"].value = 512
+    assert explorers.UNSEEN not in angles.caption.value
+    angles.controls["start_tokens"].value = 4  # position 512 is none of them
+    assert explorers.UNSEEN in angles.caption.value
+    angles.controls["method"].value = "ntk"
+    assert explorers.UNSEEN not in angles.caption.value
+
+
+def test_pictures_look_alike_up_to_a_few_dots():
+    white = np.full((40, 40, 4), 255, dtype=np.uint8)
+    faint, dotted, lined = white.copy(), white.copy(), white.copy()
+    faint[:, :, 0] -= 20
+    dotted[3, :5, :3] = 0
+    lined[3, :, :3] = 0
+    assert explorers.look_alike(white, faint) and explorers.look_alike(dotted, white)
+    assert not explorers.look_alike(white, lined)
+    assert not explorers.look_alike(white, white[:20])
+
+
+def test_a_picture_fits_beside_its_controls(explorer, angles):
+    """A laptop's page of 1440 x 900 leaves an output about 1060 by 700 dots."""
+    for shown in (explorer, angles):
+        height, width, _ = imread(io.BytesIO(picture(shown))).shape
+        assert width <= 1000 and height <= 500
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,62 @@ def test_drag_moves_its_neighbourhood_and_pushes_the_rest():
     np.testing.assert_allclose(free[4:], line[4:] * 2.0 ** (np.array([3, 2, 1, 0]) / 4))
 
 
+def test_a_drag_says_which_other_factors_it_moved(editor, start):
+    """Control points at 0, 2, 5 and 7: pairs between two of them follow, the rest gives way."""
+    assert "→" not in editor.caption.value
+    editor.controls["knot_1"].value = 4.0
+    before, after = start.factors, editor.scaling.factors
+    assert (after[2:] >= 4).all() and (before[2:6] < after[2:6]).all()
+    words = re.sub("<[^>]*>", " ", editor.caption.value)
+    assert f"λ 2: {before[2]:.3g} → {after[2]:.3g}; λ 1, 3 to 4 followed" in words
+    raised = [k for k in range(8) if k > 4 and after[k] > before[k]]
+    assert f"λ {raised[0]}" in words and "raised so that λ does not fall" in words
+    editor.controls["rising"].value = False
+    editor.controls["knot_1"].value = 2.0
+    assert "followed" in editor.caption.value and "so that" not in editor.caption.value
+    editor.controls["reset"].click()
+    assert "→" not in editor.caption.value
+
+
+def test_a_lowered_factor_takes_those_on_its_left_along():
+    line = np.linspace(1, 8, 8)
+    free, moved = (factors.drag(line, [0, 3, 7], 1, 1.5, rising) for rising in (False, True))
+    words = factors.moved_pairs(3, line, free, moved)
+    assert words.startswith("λ 3: 4 → 1.5; λ 1 to 2, 4 to 6 followed")
+    lowered = [str(k) for k in np.flatnonzero(moved < free)]
+    assert lowered and words.endswith("lowered so that λ does not fall") and lowered[0] in words
+
+
+def test_an_edit_is_compared_with_the_one_before(editor):
+    assert "edit before" not in editor.caption.value
+    first = editor.edits[-1].perplexity
+    editor.controls["attention_factor"].value = 1.5
+    change = editor.edits[-1].perplexity / first - 1
+    told = f"{change:+.1%} since the edit before" if abs(change) >= 0.001 else "too small"
+    assert told in editor.caption.value
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "words"),
+    [
+        (99.0, 100.0, "-1.0% since the edit before"),
+        (100.2, 100.0, "+0.2% since the edit before"),
+        (100.01, 100.0, "as the edit before, to 0.1%: too small a change for one document to tell"),
+        (100.0, float("inf"), ""),
+    ],
+)
+def test_a_change_too_small_to_tell_is_called_so(now, before, words):
+    assert factors.changed_by(now, before) == words
+
+
+def test_sliders_stand_beside_what_was_measured(editor):
+    """The picture is above both, so that all is in sight at once."""
+    *_, image, row = editor.widget.children
+    assert image is editor.image
+    sliders, words = row.children
+    assert words is editor.caption and editor.controls["knot_0"] in sliders.children
+
+
 def test_the_model_is_left_as_it_was(model, document, editor):
     before = lab.perplexity(model, [document], [TARGET])
     editor.controls["knot_0"].value = 2.0
@@ -259,8 +315,8 @@ def test_cells_are_the_heatmap(explorer):
     explorer.controls["scaling"].value = "yarn"
     assert list(explorer.cells) == [(n, d) for n in (256, 512, 1024) for d in (0.0, 0.5)]
     assert (
-        explorer.cells[256, 0.5].description == "100%"
-        and explorer.cells[1024, 0.0].description == "67%"
+        explorer.cells[256, 0.5].description == "3/3"
+        and explorer.cells[1024, 0.0].description == "2/3"
     )
     for button, share in ((explorer.cells[256, 0.0], 1.0), (explorer.cells[512, 0.0], 2 / 3)):
         assert button.style.button_color == to_hex(colormaps["cividis"](share))
