@@ -112,7 +112,8 @@ class Explorer(Shown, ABC):
         unseen = moved is not None and self._dots is not None and look_alike(dots, self._dots)
         self.figure, self._dots = figure, dots.copy()
         self.image.value = png.getvalue()
-        self.caption.value = f"{words}<br>{UNSEEN}" if unseen else words
+        words = f"{words}<br>{UNSEEN}" if unseen else words
+        self.caption.value = f'<div style="line-height: 1.4">{words}</div>'
 
     def _paint(self, figure: Figure) -> Any:
         """The figure's dots, (height, width, 4).

@@ -144,18 +144,19 @@ def ask(browser, expression):
     )
 
 
-def show_cell(browser, source):
-    """Scroll to the cell that begins with these words, and return its element."""
+def show_cell(browser, source, align="start"):
+    """Scroll to the cell with these words in its source, and return its element."""
     place = browser.execute_script(
         """
         const notebook = window.jupyterapp.shell.currentWidget.content;
         const place = notebook.widgets.findIndex(
             cell => cell.model.sharedModel.source.includes(arguments[0]));
         notebook.activeCellIndex = place;
-        notebook.scrollToItem(place, "start");
+        notebook.scrollToItem(place, arguments[1]);
         return place;
         """,
         source,
+        align,
     )
     assert place >= 0, f"no cell with {source}"
     selector = f'.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell[data-windowed-list-index="{place}"]'
@@ -284,7 +285,7 @@ def test_passkeys_and_an_edit_that_is_measured(browser, jupyter, tmp_path):
         return now.startswith("perplexity") and now != first
 
     wait(browser, measured, "the edit is not measured")
-    cell = show_cell(browser, "edit_factors")
+    cell = show_cell(browser, "edit_factors", "end")
     assert int(ask(browser, "len(editor.edits)")) > 1
     browser.save_screenshot(str(tmp_path / "edit.png"))
     fits(browser, cell)
