@@ -39,6 +39,10 @@ class NotebookFigure(Figure):
         self.savefig(picture, format="png")
         return picture.getvalue()
 
+    def get_tightbbox(self, *_: Any, **__: Any) -> Bbox:
+        """The whole figure, in inches: cut to what is drawn, widths would differ."""
+        return self.bbox_inches
+
 
 def subplots(
     rows: int, columns: int, *, height: float, figure: Figure | None = None, **options: Any
