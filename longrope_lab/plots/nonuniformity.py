@@ -51,7 +51,9 @@ def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) 
         names = [f"against {styles[str(n)].label}" for n in baselines]
         axes[0].set_yticks(range(len(baselines)), names)
         ratio = f"perplexity with {scaling} / with the other (log scale)"
-        figure.supxlabel(f"{ratio}: left of the line, {scaling} is better", fontsize=10)
+        break_at = ":\n" if len(scaling) > 20 else ": "
+        words = f"{ratio}{break_at}left of the line, {scaling} is better"
+        figure.supxlabel(words, fontsize=10)
     return figure
 
 

@@ -124,7 +124,7 @@ FIGURES = {
     "two lengths": lambda: plots.perplexity_curves(perplexities([512, 1024]), 512),
     "accuracy": lambda: plots.accuracy_curves(accuracies(5), 512),
     "ratios": lambda: plots.paired_ratios(ratios(["kjv, 2x", "kjv, 4x"]), "search", "on"),
-    "one panel": lambda: plots.paired_ratios(ratios(["here"]), "search"),
+    "one panel": lambda: plots.paired_ratios(ratios(["here"]), "dimensions and start tokens"),
     "scores": lambda: plots.benchmark_scores(*scores(["arc", "mmlu"]), {"arc": 0.25}),
     "factors": lambda: plots.factor_profile(SCALINGS),
     "wavelengths": lambda: plots.wavelengths(SPEC, 4096),
@@ -170,6 +170,8 @@ def test_every_log_axis_has_three_numbers(figure):
 
 def test_numbers_do_not_touch_and_nothing_is_cut_off(figure):
     edge = figure.bbox
+    for words in figure.texts:
+        assert edge.x0 <= words.get_window_extent().x0 and words.get_window_extent().x1 <= edge.x1
     for ax in figure.axes:
         words = [*ax.texts, ax.title, ax.xaxis.label, ax.yaxis.label]
         for axis in (ax.xaxis, ax.yaxis):
