@@ -622,9 +622,8 @@ def test_benchmark_scores_draw_accuracies_and_differences():
     )
     assert len(figure.axes) == 4
     first, second, below, _ = figure.axes
-    assert first.get_title() == "mine (0-shot, acc), 4 questions" and second.get_title().startswith(
-        "other"
-    )
+    assert first.get_title() == "mine\n0-shot, acc, 4 questions"
+    assert second.get_title().startswith("other")
     assert "accuracy (%)" in first.get_xlabel() and "points" in below.get_xlabel()
     points = {
         m.get_ydata()[0]: m.get_xdata()[0]
