@@ -30,7 +30,7 @@ MOVED = {
     "corpora": "texts.corpora", "cost": "measure.cost", "errors": "common.checks",
     "experiments": "report.experiments", "files": "common.files", "finetune": "extend.finetune",
     "from_scratch": "extend.from_scratch", "generation": "models.generation",
-    "harness": "measure.harness", "hf_config": "models.config", "losses": "models.forward",
+    "harness": "measure.harness", "hf_config": "models.read_config", "losses": "models.forward",
     "memory": "models.estimates", "methods": "rope.methods", "origin": "runs.origin",
     "passkey": "measure.needles", "perplexity": "measure.perplexity", "plans": "extend.plan",
     "progress": "common.progress", "progressive": "extend.progressive",

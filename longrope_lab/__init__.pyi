@@ -10,13 +10,13 @@ from .extend.plan import Plan
 from .extend.progressive import progressive
 from .extend.ready import PLANS
 from .extend.recipe import RECIPES, Recipe
-from .extend.side_by_side import run_plans
+from .extend.several_plans import run_plans
 from .extend.stages import FineTune, Formula, Recover, Search
 from .measure.benchmarks import benchmarks
 from .measure.cost import scoring_cost, search_cost, training_cost, worker_cost
+from .measure.generation_check import reread
 from .measure.needles import passkey, passkey_prompt
 from .measure.perplexity import perplexity
-from .measure.rereading import reread
 from .measure.start_tokens import (
     best_by_start_tokens,
     losses_after,
@@ -44,10 +44,10 @@ from .measure.tables import (
     with_interval,
 )
 from .measure.tasks import BenchmarkTask
-from .models.config import scaling_from_config, spec_from_config
 from .models.forward import token_losses
 from .models.generation import generate
 from .models.loading import load_model
+from .models.read_config import scaling_from_config, spec_from_config
 from .models.repairs import full_attention
 from .models.rotary import apply_scaling, rope_spec
 from .report.experiments import paper

@@ -87,7 +87,8 @@ def _run(options: argparse.Namespace) -> int:
     parameters = _shared(dict(_assignment(text) for text in options.parameter), paths)
     # All are checked before the first begins.
     prepared = [
-        prepare(path.stem, options.profile, parameters[path], options.results) for path in paths
+        prepare(path.stem, options.profile, parameters[path], results=options.results)
+        for path in paths
     ]
     if options.resume and clean_commit() is None:
         _complain("the code differs from its commit, so no earlier run counts as done")

@@ -26,7 +26,7 @@ def command(own_notebooks, no_kernel, capsys, monkeypatch):
 
     Returns the status, what it printed and what it complained of.
     """
-    monkeypatch.setattr("longrope_lab.runs.memory.too_large", lambda name, length: None)
+    monkeypatch.setattr("longrope_lab.runs.memory_check.too_large", lambda name, length: None)
 
     def run(*arguments):
         status = cli.main([*arguments, "--results", str(own_notebooks)])
@@ -237,7 +237,8 @@ def test_a_folder_of_results_that_cannot_be(kind, no_kernel, capsys, tmp_path):
 def test_a_machine_that_is_too_small(command, no_kernel, monkeypatch):
     """One of several that does not fit is one that failed; alone, it is the user's to mend."""
     monkeypatch.setattr(
-        "longrope_lab.runs.memory.too_large", lambda name, length: f"too much for {length} tokens"
+        "longrope_lab.runs.memory_check.too_large",
+        lambda name, length: f"too much for {length} tokens",
     )
     status, printed, complaints = command("run", "all")
     assert status == 1 and statuses(printed) == {"00_tiny": "failed", "01_small": "done"}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..models.find_rotary import find_rotary
 from ..models.rotary import apply_scaling
-from ..models.rotary_modules import find_rotary
 from ..rope.schedule import Scaling, sets_of
 
 if TYPE_CHECKING:

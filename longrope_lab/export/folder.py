@@ -1,8 +1,8 @@
 """Writes an extended model as a checkpoint that stock transformers loads with its scaling.
 
-What a config can say is in `models/config.py`, what a reader is told in `card.py`. Here the folder
-is written, loaded again with transformers' own classes, and kept only if those give this package's
-logits (`check.py`).
+What a config can say is in `models/write_config.py`, what a reader is told in `card.py`. Here the
+folder is written, loaded again with transformers' own classes, and kept only if those give this
+package's logits (`check.py`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import nn
 
 from ..common.renames import renamed_arguments
 from ..measure.perplexity import perplexity
-from ..models.config import FULL_ATTENTION, spec_from_config
 from ..models.forward import remove_stand_in
 from ..models.loading import quiet_transformers
+from ..models.read_config import FULL_ATTENTION, spec_from_config
 from ..models.repairs import forget_quantization, packed
 from ..models.rotary import apply_scaling, rope_spec
-from ..models.scaled_config import config_with_scaling
+from ..models.write_config import config_with_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import LengthSchedule, RopeSchedule, Scaling, sets_of
 from ..texts.tokens import Document

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..models.config import spec_from_config
 from ..models.estimates import GIB, forward_flops, peak_bytes
+from ..models.read_config import spec_from_config
 from ..models.rotary import rope_spec
 from ..rope.spec import RopeSpec
 from ..searches.objective import GRADIENT_FORWARDS, Measured

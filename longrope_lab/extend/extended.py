@@ -15,7 +15,7 @@ from ..searches.run import search
 from ..searches.space import SearchSpace
 from ..texts.tokens import Document
 from .plan import Plan
-from .running import best_of, documents_for, history_file
+from .plan_run import best_of, documents_for, history_file
 from .stages import FineTune, Recover, naming
 
 if TYPE_CHECKING:

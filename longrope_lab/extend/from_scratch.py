@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from ..common.checks import whole
 from ..common.files import Json
-from ..models.config import spec_from_config
 from ..models.loading import LAB_MODEL
+from ..models.read_config import spec_from_config
 from ..models.rotary import apply_scaling, rope_spec, scaled
 from ..rope.scaling import RopeScaling
 from ..rope.spec import check_target

@@ -20,9 +20,9 @@ from ..models.rotary import rope_spec
 from ..texts.tokens import Document
 from .extended import Extended
 from .plan import Plan
+from .plan_run import PlanRun, documents_for
 from .ready import PLANS
 from .recipe import by_name
-from .running import PlanRun, documents_for
 from .segments import segments
 from .stages import naming
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .config import FULL_ATTENTION
+from .read_config import FULL_ATTENTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -23,9 +23,9 @@ from torch import Tensor
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling
 from ..rope.spec import Floats, RopeSpec
-from .config import scaling_from_config, spec_from_config
+from .find_rotary import RotaryModule, find_rotary
 from .forward import StandIn
-from .rotary_modules import RotaryModule, find_rotary
+from .read_config import scaling_from_config, spec_from_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

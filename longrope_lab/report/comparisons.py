@@ -15,7 +15,7 @@ import pandas as pd
 from ..measure.tables import ratio_between
 from ..plots.style import tokens
 from ..rope.methods import FORMULAS
-from .findings import Decided, Places, at, formulas_of
+from .claims import Decided, Places, at, formulas_of
 from .markdown import with_interval
 from .recorded import NotMeasuredError
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from .claims import at
 from .experiments import Experiment, paper
-from .findings import at
 
 # Columns beside the labels: a table with more is turned on its side.
 WIDEST = 7

@@ -12,11 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from ..common.files import replacing
-from . import claims_factors, claims_models  # noqa: F401  (imported, they register their claims)
+
+# Imported, they register their claims.
+from . import claims_after_training, claims_before_training  # noqa: F401
+from .claims import CLAIMS, Outcome, Places, at, judge
 from .comparisons import ENOUGH
 from .exhibits import EXHIBITS, Picture, Table
 from .experiments import EXPERIMENTS, Experiment
-from .findings import CLAIMS, Outcome, Places, at, judge
 from .markdown import grid, number, papers_figures, rows_of, with_interval
 from .recorded import MEASURING, NotMeasuredError, Results, Run, read_results
 

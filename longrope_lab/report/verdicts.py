@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import claims_factors, claims_models  # noqa: F401  (imported, they register their claims)
+# Imported, they register their claims.
+from . import claims_after_training, claims_before_training  # noqa: F401
+from .claims import NOT_MEASURED, Decided, Outcome, judge
 from .experiments import Experiment, experiment
-from .findings import NOT_MEASURED, Decided, Outcome, judge
 from .markdown import papers_figures, rows_of
 from .recorded import Results, Run, read_origin
 

@@ -53,6 +53,7 @@ def prepare(
     name: str,
     profile: str = "cpu",
     parameters: Mapping[str, object] | None = None,
+    *,
     results: str | os.PathLike[str] = "results",
 ) -> Prepared:
     """Check what a run needs; the arguments are those of `running.run`.

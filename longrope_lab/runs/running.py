@@ -18,7 +18,7 @@ import papermill
 from jupyter_client.kernelspec import NoSuchKernel
 
 from ..common.files import write_json
-from .memory import check_memory
+from .memory_check import check_memory
 from .origin import describe_run, git_commit
 from .preparing import Prepared, prepare
 
@@ -49,7 +49,7 @@ def run(
             at work there, or no Jupyter kernel.
         papermill.PapermillExecutionError: a cell failed.
     """
-    return execute(prepare(name, profile, parameters, results))
+    return execute(prepare(name, profile, parameters, results=results))
 
 
 def execute(ready: Prepared) -> Path:

@@ -22,9 +22,9 @@ from longrope_lab.export import check
 from longrope_lab.export import folder as export
 from longrope_lab.export.folder import save_pretrained
 from longrope_lab.measure.perplexity import perplexity
-from longrope_lab.models.config import scaling_from_config, spec_from_config
 from longrope_lab.models.generation import generate
 from longrope_lab.models.loading import load_model
+from longrope_lab.models.read_config import scaling_from_config, spec_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling, compose

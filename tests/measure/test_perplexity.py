@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from longrope_lab.measure import perplexity as perplexity_module
 from longrope_lab.measure.perplexity import COLUMNS, perplexity, sliding_losses
-from longrope_lab.models.config import scaling_from_config
+from longrope_lab.models.read_config import scaling_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling

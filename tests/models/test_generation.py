@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import VOCABULARY, WINDOW, tiny_model
 
-from longrope_lab.models.config import scaling_from_config
 from longrope_lab.models.generation import generate
+from longrope_lab.models.read_config import scaling_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling

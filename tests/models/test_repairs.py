@@ -5,8 +5,8 @@ import torch
 import transformers
 from conftest import tiny_model
 
-from longrope_lab.models.config import spec_from_config
 from longrope_lab.models.loading import load_model
+from longrope_lab.models.read_config import spec_from_config
 from longrope_lab.models.repairs import full_attention, state_trained_window
 
 SLIDING = {"sliding_window": 16}

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from longrope_lab.models.config import scaling_from_config
+from longrope_lab.models.find_rotary import find_rotary
+from longrope_lab.models.read_config import scaling_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec, scaled
-from longrope_lab.models.rotary_modules import find_rotary
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling, compose
 from longrope_lab.rope.schedule import RopeSchedule

@@ -17,9 +17,9 @@ from longrope_lab.cli import main
 from longrope_lab.common.files import write_json
 from longrope_lab.measure import stats
 from longrope_lab.measure.stats import accuracy_summary, paired_comparison, perplexity_summary
+from longrope_lab.report.claims import CLAIMS, judge, overall
 from longrope_lab.report.exhibits import EXHIBITS, Picture
 from longrope_lab.report.experiments import EXPERIMENTS
-from longrope_lab.report.findings import CLAIMS, judge, overall
 from longrope_lab.report.markdown import grid, number
 from longrope_lab.report.page import render, write_report
 from longrope_lab.report.recorded import read_results

@@ -11,8 +11,8 @@ import pytest
 
 import longrope_lab as lab
 from longrope_lab.measure.stats import accuracy_summary
+from longrope_lab.report.claims import judge
 from longrope_lab.report.experiments import EXPERIMENTS
-from longrope_lab.report.findings import judge
 from longrope_lab.report.recorded import Results, read_results
 from longrope_lab.report.verdicts import verdict
 

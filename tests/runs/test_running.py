@@ -146,7 +146,7 @@ def test_a_lock_that_has_just_been_removed_is_no_lock(own_notebooks, no_kernel, 
 
 def test_what_counts_as_done(own_notebooks, no_kernel, monkeypatch):
     def is_done(profile="cpu", number=3):
-        return prepare("00", profile, {"number": number}, own_notebooks).is_done()
+        return prepare("00", profile, {"number": number}, results=own_notebooks).is_done()
 
     assert not is_done()
     folder = running.run("00", "cpu", {"number": 3}, own_notebooks)

@@ -25,8 +25,8 @@ from transformers import (
 from transformers import logging as transformers_logging
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from longrope_lab.models.config import scaling_from_config, spec_from_config
-from longrope_lab.models.scaled_config import config_with_scaling
+from longrope_lab.models.read_config import scaling_from_config, spec_from_config
+from longrope_lab.models.write_config import config_with_scaling
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import DynamicNTK, LengthSchedule, RopeSchedule

@@ -9,7 +9,7 @@ from finetuning import DOCS, LENGTH, RECIPE, TOKENIZER, weights
 
 from longrope_lab.extend.plan import Plan
 from longrope_lab.extend.progressive import progressive
-from longrope_lab.extend.side_by_side import run_plans
+from longrope_lab.extend.several_plans import run_plans
 from longrope_lab.extend.stages import FineTune, Formula
 
 PLANS = {
@@ -37,7 +37,7 @@ def alone_loss(tmp_path, options):
 
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     run_plans(tiny_model, TOKENIZER, PLANS, tmp_path, train_docs=DOCS)
-    monkeypatch.setattr("longrope_lab.extend.running.finetune", None)
+    monkeypatch.setattr("longrope_lab.extend.plan_run.finetune", None)
     run_plans(tiny_model, TOKENIZER, PLANS, tmp_path, train_docs=DOCS)
     model = tiny_model()
     before = weights(model)

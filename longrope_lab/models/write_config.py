@@ -13,7 +13,7 @@ from ..rope.formulas import yarn_factors
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import DynamicNTK, Scaling, sets_of
 from ..rope.spec import Floats, RopeSpec
-from .config import FULL_ATTENTION, spec_from_config
+from .read_config import FULL_ATTENTION, spec_from_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -9,20 +9,7 @@ import pandas as pd
 
 from ..measure.stats import paired_scores
 from ..rope.methods import FORMULAS
-from .comparisons import (
-    above,
-    below,
-    below_all,
-    below_each,
-    both,
-    falls,
-    halfway,
-    lengths_of,
-    lower_at_each,
-    ours,
-    ratio,
-)
-from .findings import (
+from .claims import (
     EXTENDS,
     FOUND,
     KEYS,
@@ -35,6 +22,19 @@ from .findings import (
     claim,
     each_of,
     percent,
+)
+from .comparisons import (
+    above,
+    below,
+    below_all,
+    below_each,
+    both,
+    falls,
+    halfway,
+    lengths_of,
+    lower_at_each,
+    ours,
+    ratio,
 )
 from .recorded import (
     BENCHMARKS,

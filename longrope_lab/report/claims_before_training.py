@@ -5,17 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..rope.methods import FORMULAS
-from .comparisons import (
-    above,
-    below,
-    below_all,
-    below_each,
-    both,
-    halfway,
-    lengths_of,
-    lower_at_each,
-)
-from .findings import (
+from .claims import (
     FALLS,
     GAIN,
     HALVES,
@@ -27,6 +17,16 @@ from .findings import (
     each_of,
     formulas_of,
     percent,
+)
+from .comparisons import (
+    above,
+    below,
+    below_all,
+    below_each,
+    both,
+    halfway,
+    lengths_of,
+    lower_at_each,
 )
 from .markdown import number
 from .recorded import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import VOCABULARY, WINDOW, tiny_model
 
-from longrope_lab.measure.rereading import reread
+from longrope_lab.measure.generation_check import reread
 from longrope_lab.models.generation import generate
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
