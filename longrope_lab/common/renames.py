@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
@@ -49,6 +50,24 @@ def renamed_fields(**names: str) -> Callable[[type[T]], type[T]]:
         return cls
 
     return decorate
+
+
+def former_module(room: str, **modules: str) -> Callable[[str], object]:
+    """The ``__getattr__`` of a room that has the name of a former module, for what that held.
+
+    Args:
+        room: the room's full name.
+        modules: the module of the room in which each name is now.
+    """
+
+    def former(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        where = f"{room}.{modules[name]}"
+        warn_renamed(f"{room}.{name}", f"{where}.{name}")
+        return getattr(importlib.import_module(where), name)
+
+    return former
 
 
 def _translated(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from torch import nn
 
+from ..common.processes import is_main
 from ..common.renames import renamed_arguments
 from ..measure.perplexity import perplexity
 from ..models.forward import remove_stand_in
@@ -96,7 +97,7 @@ def save_pretrained(
             what was written, or gives other logits; nothing is kept.
     """
     folder = Path(folder).expanduser().resolve()
-    if int(os.environ.get("RANK", 0)):
+    if not is_main():
         return folder
     _check_free(folder)
     shown = figures_table(figures)

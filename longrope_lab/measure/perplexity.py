@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..common.checks import whole
 from ..common.progress import progress
-from ..models.forward import token_losses
+from ..models.forward import perplexity_of, token_losses
 from ..models.rotary import by_name, scaled
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling
@@ -86,8 +85,8 @@ def perplexity(
                 measured = [sliding_losses(model, document.ids, together[0], stride)]
         for length, losses in zip(together, measured, strict=True):
             loss = float(losses.mean())
-            value = math.exp(loss) if loss < 700 else math.inf
-            rows.append((name, length, document.title, len(losses), loss, value))
+            about = (name, length, document.title, len(losses))
+            rows.append((*about, loss, perplexity_of(loss)))
     table = pd.DataFrame(rows, columns=COLUMNS)
     # In the order that was asked for, whatever forward a length came from.
     order = {(n, k): i for i, (n, k) in enumerate((n, k) for n in scalings for k in lengths)}

@@ -7,6 +7,7 @@ runs once over the whole sequence, and the head over its hidden states, a thousa
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,14 @@ ATTENTION = [
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 ]
+
+
+def perplexity_of(loss: float) -> float:
+    """The exponential of a mean loss in nats per token; infinite where it leaves the floats."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 class StandIn:

@@ -24,3 +24,15 @@ Shapes, throughout the package:
 d is at most D, and i runs from 0 to d/2 - 1. Everything here needs numpy alone, and pandas where
 the result is a table.
 """
+
+from ..common.renames import former_module
+
+# What `rope.py` of the release before held.
+__getattr__ = former_module(
+    __name__,
+    RopeSpec="spec",
+    RopeScaling="scaling",
+    check_target="spec",
+    compose="scaling",
+    longrope_attention_factor="formulas",
+)

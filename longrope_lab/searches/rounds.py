@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..common.progress import Progress
 from ..common.quantities import amount, duration
+from ..models.forward import perplexity_of
 from ..rope.scaling import RopeScaling
 from .budget import Ahead, Budget
 from .checkpoint import Log
@@ -34,9 +35,6 @@ COLUMNS = [
     "start_tokens",
     "attention_factor",
 ]
-
-# The exponential of a larger loss is infinite as a float.
-EXP_MAX = 700.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -184,8 +182,8 @@ class Rounds:
                     done[i] = measured
                     if not missing[i].gradient:
                         lowest = min(lowest, measured.loss)
-                    known = lowest < EXP_MAX
-                    note = f"best perplexity {math.exp(lowest):.4g}" if known else ""
+                    perplexity = perplexity_of(lowest)
+                    note = f"best perplexity {perplexity:.4g}" if perplexity < math.inf else ""
                     bar.advance(1, note, self._share([missing[i]]))
                     if self._out_of_time:
                         break
@@ -212,7 +210,7 @@ class Rounds:
                 len(measured.losses),
                 measured.mean,
                 best_loss,
-                math.exp(best_loss) if best_loss < EXP_MAX else math.inf,
+                perplexity_of(best_loss),
                 measured.dropped,
                 self.forwards,
                 self.forwards * self.length,

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .. import plots
-from ..models.forward import token_losses
+from ..models.forward import perplexity_of, token_losses
 from ..models.rotary import apply_scaling
 from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling
@@ -150,7 +150,7 @@ class FactorEditor(Explorer):
         if (scaling, length) not in self._measured:
             with apply_scaling(self.model, scaling):
                 loss = float(token_losses(self.model, self.document.ids[:length]).double().mean())
-            self._measured[scaling, length] = math.exp(loss) if loss < 700 else math.inf
+            self._measured[scaling, length] = perplexity_of(loss)
         return self._measured[scaling, length]
 
     def _worth(self) -> str:

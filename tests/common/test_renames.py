@@ -1,6 +1,7 @@
 """Old names work, and warn with the new one at the line that has to change."""
 
 import dataclasses
+import importlib
 import inspect
 from pathlib import Path
 
@@ -88,3 +89,22 @@ def test_a_module_that_moved_is_found_or_named(old):
         assert getattr(longrope_lab, old).__name__ == new
     with pytest.raises(ModuleNotFoundError, match=f"longrope_lab.{old} is now {new}"):
         __import__(f"longrope_lab.{old}")
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "module"),
+    [
+        ("rope", "RopeSpec", "spec"),
+        ("models", "load_model", "loading"),
+        ("runs", "find_notebook", "notebooks"),
+        ("export", "save_pretrained", "folder"),
+    ],
+)
+def test_what_a_room_of_the_same_name_held_is_found(room, name, module):
+    new = f"longrope_lab.{room}.{module}"
+    held = importlib.import_module(f"longrope_lab.{room}")
+    with pytest.warns(FutureWarning, match=rf"longrope_lab\.{room}\.{name} is now {new}\.{name};"):
+        found = getattr(held, name)
+    assert found is getattr(importlib.import_module(new), name)
+    with pytest.raises(AttributeError, match=f"'longrope_lab.{room}' has no attribute 'nothing'"):
+        _ = held.nothing

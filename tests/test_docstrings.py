@@ -1,6 +1,9 @@
 """The examples that open the docstrings, run as a reader would run them."""
 
+from __future__ import annotations
+
 import doctest
+import sys
 
 import pytest
 
@@ -10,32 +13,42 @@ from longrope_lab.models import forward
 from longrope_lab.rope.methods import METHODS
 
 EXAMPLES = [
+    lab.Plan,
     lab.RopeScaling,
     lab.RopeSchedule,
     lab.RopeSpec,
     lab.apply_scaling,
     lab.compose,
+    lab.finetune,
     lab.load_corpus,
     lab.load_model,
+    lab.paired_comparison,
+    lab.passkey,
+    lab.perplexity,
+    lab.progressive,
     lab.register_method,
     lab.rope_scaling,
     lab.rope_spec,
+    lab.save_pretrained,
+    lab.search,
     lab.token_losses,
     checks.unknown,
     checks.whole,
     forward.StandIn,
-    identity.digest,
     identity.differences,
+    identity.digest,
 ]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.__name__)
-def test_an_example_gives_what_it_says(example, monkeypatch):
+def test_an_example_gives_what_it_says(example, tmp_path, monkeypatch):
+    """In an empty folder, for some of them write."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(METHODS, "root", None)  # which register_method's example adds
-    names = vars(__import__(example.__module__, fromlist=["_"])) | {"lab": lab}
+    names = vars(sys.modules[example.__module__]) | {"lab": lab}
     finder = doctest.DocTestFinder(recurse=False)
     (test,) = finder.find(example, example.__name__, globs=names)
     assert test.examples
-    said = []
+    said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     assert runner.run(test, out=said.append).failed == 0, "".join(said)
