@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 LAB_MODEL = Path(__file__).parents[1] / "lab_model"
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
+# What a tokenizer's vocabulary is kept in, of whatever kind it is.
+VOCABULARIES = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
+
 
 def load_model(
     name: str | os.PathLike[str] = "lab",
@@ -63,8 +66,9 @@ def load_model(
 
     Raises:
         ValueError: an unknown name or device, a damaged file, weights larger than the memory, or a
-            model that cannot be had here; the error says what to run.
-        FileNotFoundError: there is nothing at a path.
+            model that cannot be had here; the error says what to run. Or its tokenizer has no
+            vocabulary.
+        FileNotFoundError: there is nothing at a path, or no config or no tokenizer in a folder.
     """
     device = _device(device)
     dtype = dtype or _dtype(device)
@@ -81,6 +85,8 @@ def load_model(
         )
     with _readable(str(name), source, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    _check_vocabulary(str(name), tokenizer)
+    with _readable(str(name), source, options):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     if "gguf_file" in options and not packed(model):
         forget_quantization(model)
@@ -108,6 +114,23 @@ def _readable(name: str, source: str, options: Json) -> Iterator[None]:
         raise ValueError(_cannot_load(name, place, error)) from error
 
 
+def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer of special tokens alone, for which every text is empty or unknown.
+
+    Without their files, some of transformers' tokenizers are made so, and nothing is said.
+    """
+    if set(tokenizer.get_vocab()) <= set(tokenizer.get_added_vocab()):
+        raise ValueError(_no_tokenizer(f"the model {name!r}", name))
+
+
+def _no_tokenizer(what: str, source: str) -> str:
+    return (
+        f"{what} holds no tokenizer, and texts cannot be read without one: put tokenizer.json and "
+        "tokenizer_config.json beside its weights, from the model that it was made of. For token "
+        f"ids alone, load it by transformers' AutoModelForCausalLM.from_pretrained({source!r})"
+    )
+
+
 def too_large(name: str | os.PathLike[str], length: int) -> str | None:
     """What a model would take to score so many tokens here, if that is more than the machine has.
 
@@ -121,7 +144,7 @@ def too_large(name: str | os.PathLike[str], length: int) -> str | None:
 
     Raises:
         ValueError: an unknown name.
-        FileNotFoundError: there is nothing at a path.
+        FileNotFoundError: as of `load_model`.
     """
     source, options = _locate(str(name))
     from transformers import AutoConfig
@@ -191,6 +214,8 @@ def _locate(name: str) -> tuple[str, Json]:
             raise FileNotFoundError(
                 f"the folder {path} holds no config.json: a saved Hugging Face model has one"
             )
+        if not any(file for pattern in VOCABULARIES for file in path.glob(pattern)):
+            raise FileNotFoundError(_no_tokenizer(f"the folder {path}", str(path)))
         return str(path), {}
     if name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise FileNotFoundError(f"no model folder at {name}: check the path")

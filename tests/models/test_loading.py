@@ -417,6 +417,36 @@ def test_a_damaged_folder(saved, how):
         load_model(saved[0])
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+@pytest.mark.parametrize("kept", [(), ("tokenizer_config.json",)], ids=["nothing", "its config"])
+def test_a_folder_without_a_tokenizer(family, kept, tmp_path, tokenizer):
+    """Of some families transformers makes an empty one, of others it fails."""
+    folder = tmp_path / "saved"
+    tiny_model(family).save_pretrained(folder)
+    tokenizer.save_pretrained(tmp_path)
+    for name in kept:
+        shutil.copy(tmp_path / name, folder)
+    message = (
+        r"the folder .*saved holds no tokenizer, and texts cannot be read without one: put "
+        r"tokenizer\.json and tokenizer_config\.json beside .* For token ids alone, load it by "
+        r"transformers' AutoModelForCausalLM\.from_pretrained\('.*saved'\)"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        load_model(folder)
+    shutil.copy(tmp_path / "tokenizer.json", folder)
+    shutil.copy(tmp_path / "tokenizer_config.json", folder)
+    assert load_model(folder, device="cpu")[1]("In the beginning")["input_ids"]
+
+
+def test_a_tokenizer_of_special_tokens_alone(monkeypatch, saved):
+    """As transformers makes it for a Qwen2 on the hub that lacks its files."""
+    empty = transformers.Qwen2Tokenizer()
+    assert len(empty) > 0 and not empty("In the beginning")["input_ids"]
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: empty)
+    with pytest.raises(ValueError, match=r"the model '.*saved' holds no tokenizer"):
+        load_model(saved[0])
+
+
 def test_a_damaged_gguf_file(gguf_file):
     path, _ = gguf_file
     content = path.read_bytes()
