@@ -17,8 +17,9 @@ test: .venv/installed
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered
 
+# What it saves of the notebooks is free of outputs: git sees no change.
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks --FileContentsManager.pre_save_hook=longrope_lab.runs.notebooks.without_outputs
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,4 +28,4 @@ lab: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv results/scratch .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf .venv results/scratch notebooks/results .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -6,6 +6,7 @@ Everything here is quick: the command says what is wrong with a name before it l
 from __future__ import annotations
 
 import ast
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,12 @@ from ..common.files import Json
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+# What committed notebooks say of their kernel; JupyterLab would add versions and widgets' states.
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 # Parameters of the release before, and what they are called now.
 RENAMED = {"model": "model_name", "stages": "stages_folder"}
@@ -82,6 +89,25 @@ def parameters_of(notebook: Path) -> Json:
             "name: type = default  # help"
         ) from None
     return parameters
+
+
+def without_outputs(model: Json, path: str, **_: object) -> None:
+    """Make what JupyterLab is about to save the notebook as it is committed.
+
+    It is a `pre_save_hook` of Jupyter's contents manager, and holds for the repository's notebooks:
+    a copy under another name keeps its outputs.
+
+    Args:
+        model: what is saved; a notebook's content is changed in place.
+        path: where it is saved, of which the name alone counts.
+    """
+    content = model["content"]
+    if Path(path).name not in {notebook.name for notebook in notebooks()} or content is None:
+        return
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    content["metadata"] = copy.deepcopy(KERNEL)
 
 
 def _cells(notebook: Path) -> list[Json]:

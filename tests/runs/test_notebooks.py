@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
 import yaml
+from jupyter_server.serverapp import ServerApp
+from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 
 from longrope_lab.runs import notebooks
 from longrope_lab.runs.preparing import prepare
@@ -114,3 +122,54 @@ def test_no_notebooks_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
     with pytest.raises(ValueError, match="run from a clone"):
         notebooks.find_notebook("00")
+
+
+# --- in JupyterLab ---
+
+ROOT = notebooks.NOTEBOOKS.parent
+
+
+@pytest.fixture
+def jupyter(tmp_path):
+    """The manager of files of the server that `make lab` starts, in a folder of its own."""
+    (option,) = re.findall(r"jupyter lab .*--(\S+)", (ROOT / "Makefile").read_text())
+    app = ServerApp(runtime_dir=str(tmp_path))
+    app.parse_command_line([f"--{option}"])
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    return AsyncLargeFileManager(config=app.config, root_dir=str(folder)), folder
+
+
+def executed(path):
+    """A notebook as JupyterLab holds it after Run All."""
+    notebook = nbformat.read(path, as_version=4)
+    for count, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            cell.execution_count = count
+            cell.outputs = [nbformat.v4.new_output("stream", text="what came out\n")]
+    notebook.metadata.kernelspec.display_name = "Python 3 (ipykernel)"
+    notebook.metadata.language_info.version = "3.11.7"
+    notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    return notebook
+
+
+@pytest.mark.parametrize("path", notebooks.notebooks(), ids=lambda p: p.stem)
+def test_what_jupyterlab_saves_is_what_was_committed(path, jupyter):
+    manager, folder = jupyter
+    for name in (path.name, f"{path.stem}-Copy1.ipynb"):
+        model = {"type": "notebook", "format": "json", "content": executed(path)}
+        asyncio.run(manager.save(model, name))
+    assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert "what came out" in (folder / f"{path.stem}-Copy1.ipynb").read_text()
+
+
+@pytest.mark.parametrize("start", ["", "notebooks"], ids=["the clone", "notebooks"])
+def test_git_ignores_what_notebooks_write_by_default(start):
+    """JupyterLab starts a kernel in the folder of its notebook."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git repository")
+    outs = [notebooks.parameters_of(path)["out"] for path in notebooks.notebooks()]
+    places = [str(Path(start, out, "table.csv")) for out in outs]
+    command = ["git", "-C", str(ROOT), "check-ignore", *places]
+    ignored = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert ignored.splitlines() == places
