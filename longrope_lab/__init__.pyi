@@ -16,7 +16,7 @@ from .measure.benchmarks import benchmarks
 from .measure.cost import scoring_cost, search_cost, training_cost, worker_cost
 from .measure.generation_check import reread
 from .measure.needles import passkey, passkey_prompt
-from .measure.perplexity import perplexity
+from .measure.perplexity import perplexity, perplexity_by
 from .measure.start_tokens import (
     best_by_start_tokens,
     losses_after,
@@ -121,6 +121,7 @@ __all__ = [
     "passkey",
     "passkey_prompt",
     "perplexity",
+    "perplexity_by",
     "perplexity_summary",
     "plots",
     "progressive",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def perplexity(
     model: PreTrainedModel,
     docs: Sequence[Document],
     lengths: Sequence[int],
-    scalings: Mapping[str, Scaling | None] | None = None,
+    scalings: Mapping[Any, Scaling | None] | None = None,
     stride: int | None = None,
 ) -> pd.DataFrame:
     """Perplexity at each length, for each document, under each scaling.
@@ -55,7 +55,8 @@ def perplexity(
         docs: documents of at least the longest length.
         lengths: in tokens.
         scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it
-            stands. A schedule is asked for the set of each length.
+            stands. A schedule is asked for the set of each length. What turns the model alike is
+            read once.
         stride: tokens between two windows, at most the shortest length.
 
     Returns:
@@ -68,16 +69,17 @@ def perplexity(
     """
     lengths, stride = _checked(docs, lengths, stride)
     scalings = by_name(scalings)
-    work = [
-        (name, together, scaling, document)
-        for name, scaling in scalings.items()
-        for together in _lengths_of_one_forward(scaling, lengths, stride)
-        for document in docs
-    ]
+    passes: dict[Hashable, _Pass] = {}
+    for name, scaling in scalings.items():
+        for together in _lengths_of_one_forward(scaling, lengths, stride):
+            fixed = None if scaling is None else scaling.at(max(together))
+            same = (_rotation(fixed), *together)
+            passes.setdefault(same, _Pass(fixed, together, [])).names.append(name)
+    work = [(each, document) for each in passes.values() for document in docs]
     rows = []
-    sizes = [_tokens_read(document, max(together), stride) for _, together, _, document in work]
-    for name, together, scaling, document in progress(work, "perplexity", sizes):
-        with scaled(model, scaling, length=max(together)):
+    sizes = [_tokens_read(document, max(each.lengths), stride) for each, document in work]
+    for (scaling, together, names), document in progress(work, "perplexity", sizes):
+        with scaled(model, scaling):
             if stride is None:
                 losses = token_losses(model, document.ids[: max(together)]).double().cpu().numpy()
                 measured = [losses[: length - 1] for length in together]
@@ -85,13 +87,38 @@ def perplexity(
                 measured = [sliding_losses(model, document.ids, together[0], stride)]
         for length, losses in zip(together, measured, strict=True):
             loss = float(losses.mean())
-            about = (name, length, document.title, len(losses))
-            rows.append((*about, loss, perplexity_of(loss)))
+            about = (length, document.title, len(losses))
+            rows += [(name, *about, loss, perplexity_of(loss)) for name in names]
     table = pd.DataFrame(rows, columns=COLUMNS)
     # In the order that was asked for, whatever forward a length came from.
     order = {(n, k): i for i, (n, k) in enumerate((n, k) for n in scalings for k in lengths)}
     keys = table[["scaling", "length"]].apply(tuple, axis=1).map(order)
     return table.iloc[np.argsort(keys.to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+def perplexity_by(
+    model: PreTrainedModel,
+    docs: Sequence[Document],
+    lengths: Sequence[int],
+    groups: Mapping[str, Mapping[str, Scaling | None]],
+) -> dict[str, pd.DataFrame]:
+    """`perplexity` of several groups of scalings; what turns the model alike is read once.
+
+    Args:
+        model, docs, lengths: as `perplexity` takes them.
+        groups: each with its scalings, by name.
+
+    Returns:
+        The table of each group.
+
+    Raises:
+        ValueError: as `perplexity`.
+    """
+    scalings = {(g, name): scaling for g, of in groups.items() for name, scaling in of.items()}
+    table = perplexity(model, docs, lengths, scalings)
+    group = table["scaling"].str[0]
+    table["scaling"] = table["scaling"].str[1]
+    return {g: table[group == g].reset_index(drop=True) for g in groups}
 
 
 def sliding_losses(
@@ -114,6 +141,26 @@ def sliding_losses(
         if counted == len(ids):
             break
     return np.concatenate(parts)
+
+
+class _Pass(NamedTuple):
+    """A forward pass over each document, and whose it is."""
+
+    scaling: RopeScaling | None
+    lengths: list[int]
+    names: list[Any]
+
+
+def _rotation(scaling: RopeScaling | None) -> Hashable:
+    """What two scalings share that turn a model alike."""
+    if scaling is None:
+        return None
+    return (
+        scaling.spec,
+        scaling.factors.tobytes(),
+        scaling.start_tokens,
+        scaling.attention_factor,
+    )
 
 
 def _lengths_of_one_forward(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -232,7 +232,7 @@ def _lengths(length: ArrayLike | Tensor) -> list[int]:
     return [int(n) for n in values.reshape(-1)]
 
 
-def by_name(scalings: Mapping[str, Scaling | None] | None) -> Mapping[str, Scaling | None]:
+def by_name(scalings: Mapping[Any, Scaling | None] | None) -> Mapping[Any, Scaling | None]:
     """The scalings that a measurement compares, by the names that its table gives them.
 
     Without any, and for None, it is the model as it stands.

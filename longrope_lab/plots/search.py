@@ -49,7 +49,7 @@ def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
 
 
 def _by_gradient(history: pd.DataFrame) -> bool:
-    return bool((history["kind"] == "step").any())
+    return bool((history["kind"] == "validation").any())
 
 
 def _descent(history: pd.DataFrame) -> pd.DataFrame:

@@ -87,11 +87,18 @@ class Gradient:
 
     def ahead(self, documents: int) -> list[tuple[int, int]]:
         """The trials; see `Settings`."""
-        trials = [(len(starts_of(self.initial)), documents)]
+        starts, at_once = len(starts_of(self.initial)), self.validates_in_steps(documents)
+        trials = [] if at_once and starts == 1 else [(starts, documents)]
         for step in range(0, self.steps, self.validate_every):
             steps = min(self.validate_every, self.steps - step)
-            trials += [(steps * self.batch, GRADIENT_FORWARDS), (1, documents)]
+            trials.append((steps * self.batch, GRADIENT_FORWARDS))
+            if step + steps == self.steps or not at_once:
+                trials.append((1, documents))
         return trials
+
+    def validates_in_steps(self, documents: int) -> bool:
+        """Whether a step reads all that a validation would, and so stands for it."""
+        return documents == self.batch == 1
 
 
 class GradientSearch:
@@ -123,11 +130,17 @@ class GradientSearch:
 
     def ask(self) -> list[Trial]:
         """One trial per document of the next step, or one on all documents; none at the end."""
-        due = self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
+        at_end = self.step == self.settings.steps
+        due = at_end or self.step % self.settings.validate_every == 0
+        points = self.starts if self.step == 0 else [(self.log_factors, self.log_m)]
         if due and self.validated != self.step:
-            points = self.starts if self.step == 0 else [(self.log_factors, self.log_m)]
-            return [Trial("validation", self._scaling(*point), self.documents) for point in points]
-        if self.step == self.settings.steps:
+            only = len(points) == 1 and not at_end
+            gradient = only and self.settings.validates_in_steps(len(self.documents))
+            return [
+                Trial("validation", self._scaling(*point), self.documents, gradient=gradient)
+                for point in points
+            ]
+        if at_end:
             return []
         scaling = self._scaling(self.log_factors, self.log_m)
         return [

@@ -71,6 +71,11 @@ class Trial:
     race: Race | None = None
 
     @property
+    def in_passing(self) -> bool:
+        """Whether its loss is on some documents only, and so never the best."""
+        return self.kind == "step"
+
+    @property
     def forwards(self) -> int:
         """What it costs at most, in forward passes of one document."""
         return len(self.documents) * (GRADIENT_FORWARDS if self.gradient else 1)

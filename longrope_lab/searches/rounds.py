@@ -180,7 +180,7 @@ class Rounds:
                 for i, measured, seconds in results:
                     self.log.add((number, i), missing[i], measured, seconds)
                     done[i] = measured
-                    if not missing[i].gradient:
+                    if not missing[i].in_passing:
                         lowest = min(lowest, measured.loss)
                     perplexity = perplexity_of(lowest)
                     note = f"best perplexity {perplexity:.4g}" if perplexity < math.inf else ""
@@ -197,7 +197,7 @@ class Rounds:
 
     def _note(self, number: int, i: int, trial: Trial, measured: Measured) -> None:
         """A row of the history."""
-        if not trial.gradient and measured.loss < self.best[0]:
+        if not trial.in_passing and measured.loss < self.best[0]:
             self.best = measured.loss, trial.scaling
         self.forwards += len(measured.losses) * (GRADIENT_FORWARDS if trial.gradient else 1)
         best_loss = self.best[0]

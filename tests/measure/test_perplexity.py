@@ -1,9 +1,11 @@
 """Perplexity against single-token predictions, one forward pass for each."""
 
 import math
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import VOCABULARY, WINDOW, tiny_model
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrope_lab.measure import perplexity as perplexity_module
-from longrope_lab.measure.perplexity import COLUMNS, perplexity, sliding_losses
+from longrope_lab.measure.perplexity import COLUMNS, perplexity, perplexity_by, sliding_losses
 from longrope_lab.models.read_config import scaling_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
@@ -51,6 +53,38 @@ def spy(model):
         lambda _, given: seen.append(given[0].shape[1])
     )
     return seen
+
+
+# --- what turns the model alike ------------------------------------------------------------------
+
+
+def test_what_turns_the_model_alike_is_read_once():
+    """The tables are those of one scaling at a time."""
+    model, docs = tiny_model(), [document(2 * WINDOW, "a", 0), document(2 * WINDOW, "b", 1)]
+    spec, lengths = rope_spec(model), [WINDOW // 2, WINDOW, 2 * WINDOW]
+    methods = ("none", "dynamic_ntk", "pi")
+    groups = {f"{s}x": {m: rope_scaling(spec, m, s * WINDOW) for m in methods} for s in (2, 4)}
+    alone = {
+        (g, m): perplexity(model, docs, lengths, {m: scaling})
+        for g, of in groups.items()
+        for m, scaling in of.items()
+    }
+    seen = spy(model)
+    tables = perplexity_by(model, docs, lengths, groups)
+    # Each document: "none" once; Dynamic NTK inside the window, and at twice of it; "pi" for each.
+    assert sorted(seen) == sorted(2 * [2 * WINDOW, WINDOW, 2 * WINDOW, 2 * WINDOW, 2 * WINDOW])
+    for g, table in tables.items():
+        pd.testing.assert_frame_equal(
+            table, pd.concat([alone[g, m] for m in methods], ignore_index=True)
+        )
+
+
+def test_another_start_or_attention_factor_turns_it_otherwise():
+    model, docs = tiny_model(), [document(WINDOW)]
+    pi = rope_scaling(rope_spec(model), "pi", 2 * WINDOW)
+    others = {"n": replace(pi, start_tokens=4), "m": replace(pi, attention_factor=1.1), "pi": pi}
+    table = perplexity(model, docs, [WINDOW], others)
+    assert table["loss"].nunique() == 3
 
 
 # --- truncated ------------------------------------------------------------------------------------
@@ -94,7 +128,7 @@ def test_lengths_share_a_forward_pass_and_change_nothing():
         "stages": RopeSchedule.by_length(
             [RopeScaling(spec, np.ones(8), WINDOW), border]
         ),  # two: either side of 64
-        "dynamic": DynamicNTK(spec),  # three: those inside the window share
+        "dynamic": DynamicNTK(spec),  # two: inside the window it turns as the stages do
     }
     lengths = [100, 40, 64, 90]
     apart = {
@@ -104,7 +138,7 @@ def test_lengths_share_a_forward_pass_and_change_nothing():
     }
     seen = spy(model)
     table = perplexity(model, docs, lengths, scalings)
-    assert seen == [100, 100, 100, 100, 64, 64, 100, 100, 64, 64, 90, 90]
+    assert seen == [100, 100, 100, 100, 64, 64, 100, 100, 90, 90]
     for key, group in table.groupby(["scaling", "length"]):
         np.testing.assert_allclose(group["loss"], apart[key], atol=1e-6)
 

@@ -282,7 +282,7 @@ def test_isotonic_by_hand():
 # --- steps ----------------------------------------------------------------------------------------
 
 
-def asked_for(method, space, gradient, documents=1, seed=0):
+def asked_for(method, space, gradient, documents=2, seed=0):
     """All trials, as (kind, documents, scaling), of a search with these gradients."""
     steps, asked = method.start(space, documents, seed), []
     while trials := steps.ask():
@@ -424,6 +424,31 @@ def test_the_first_step_in_closed_form():
         assert math.log(last.attention_factor / first.attention_factor) == pytest.approx(
             0.1, abs=1e-6
         )
+
+
+def test_one_document_is_never_read_twice_at_the_same_factors():
+    """A step reads all that a validation would. What comes out is what two documents of the same
+    losses give."""
+    space = SearchSpace(SPEC, LENGTH)
+    method = Gradient(steps=6, validate_every=2)
+
+    def kinds(documents):
+        asked = asked_for(method, space, lambda s: [*np.log(s.factors), 0.0], documents)
+        return [kind for kind, _, _ in asked], [scaling for _, _, scaling in asked]
+
+    alone, scalings = kinds(1)
+    assert alone == ["validation", "step", "validation", "step", "validation", "step", "validation"]
+    assert len(set(scalings)) == len(scalings)
+    pair, with_two = kinds(2)
+    validated = [s for kind, s in zip(pair, with_two, strict=True) if kind == "validation"]
+    assert scalings[::2] == validated
+    many_starts = Gradient(steps=2, validate_every=2, initial=("yarn", "pi"))
+    assert [k for k, _, _ in asked_for(many_starts, space, lambda _: [1.0] * 9, 1)] == [
+        "validation", "validation", "step", "step", "validation",
+    ]  # fmt: skip
+    for settings_, documents in itertools.product((method, many_starts), (1, 2)):
+        trials = asked_for(settings_, space, lambda _: [1.0] * 9, documents)
+        assert sum(count for count, _ in settings_.ahead(documents)) == len(trials)
 
 
 def test_steps_get_shorter():
