@@ -117,7 +117,7 @@ def perplexity_by(
     scalings = {(g, name): scaling for g, of in groups.items() for name, scaling in of.items()}
     table = perplexity(model, docs, lengths, scalings)
     group = table["scaling"].str[0]
-    table["scaling"] = table["scaling"].str[1]
+    table["scaling"] = [name for _, name in table["scaling"]]
     return {g: table[group == g].reset_index(drop=True) for g in groups}
 
 
