@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -143,8 +144,21 @@ def test_the_changelog_has_every_renamed_parameter():
 
 
 def test_binder_installs_what_is_pinned():
-    lines = (ROOT / ".binder" / "requirements.txt").read_text().splitlines()
-    assert "-c ../constraints.txt" in lines and "-e ." in lines
-    python = (ROOT / ".binder" / "runtime.txt").read_text().strip()
+    binder = ROOT / ".binder"
+    lines = (binder / "requirements.txt").read_text().splitlines()
+    options = dict(line.split() for line in lines if not line.startswith("#"))
+    assert (binder / options["-c"]).resolve() == ROOT / "constraints.txt"
+    assert options["-e"] == "." and options["--extra-index-url"].endswith("/whl/cpu")
+    assert len(options) == 3  # every other version is that of the constraints
+    python = (binder / "runtime.txt").read_text().strip().replace("-", " ").capitalize()
+    assert python in (ROOT / "constraints.txt").read_text().partition("\n")[0]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    assert python.replace("-", "=") in environment["dependencies"]
+    assert python.lower().replace(" ", "=") in environment["dependencies"]
+
+
+def test_binder_starts_among_the_notebooks(tmp_path):
+    """Its server is started by this script, in the clone or elsewhere."""
+    started = subprocess.run(
+        [ROOT / ".binder" / "start", "ls"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert {path.name for path in NOTEBOOKS} <= set(started.stdout.split())
