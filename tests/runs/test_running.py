@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -177,27 +178,32 @@ def test_a_commit_made_while_a_notebook_runs_is_not_the_one_that_ran(
     assert json.loads((folder / "run.json").read_text())["commit"] == "a" * 40
 
 
+@pytest.fixture(scope="module")
+def in_smoke(tmp_path_factory):
+    """Runs a notebook in the smoke profile, once for all tests; gives the folder of its results."""
+    results = tmp_path_factory.mktemp("smoke")
+    return functools.cache(lambda name: running.run(name, "smoke", results=results))
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_runs_in_smoke(name, tmp_path):
-    folder = running.run(name, "smoke", results=tmp_path)
+def test_notebook_runs_in_smoke(name, in_smoke):
+    folder = in_smoke(name)
     assert list(folder.glob("*.csv")) and list(folder.glob("*.png")) and list(folder.glob("*.svg"))
 
 
-def test_quickstart_shows_its_finding_and_repeats_exactly(tmp_path):
-    """Plain papermill with the profile's file gives the tables that the runner gives, twice."""
-    tables = []
-    for attempt in ("a", "b"):
-        out = tmp_path / attempt
-        notebook = notebooks.find_notebook("00")
-        parameters = notebooks.profile_path(notebook, "smoke")
-        command = [
-            sys.executable, "-m", "papermill", str(notebook), str(tmp_path / f"{attempt}.ipynb"),
-            "-f", str(parameters), "-p", "out", str(out), "--no-progress-bar",
-        ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True)
-        tables.append({path.name: path.read_bytes() for path in out.glob("*.csv")})
-    assert tables[0] == tables[1] and "perplexity.csv" in tables[0]
-    table = pd.read_csv(tmp_path / "a" / "perplexity_summary.csv")
+def test_quickstart_shows_its_finding_and_repeats_exactly(in_smoke, tmp_path):
+    """Plain papermill with the profile's file gives the tables that the runner gives."""
+    notebook, out = notebooks.find_notebook("00"), tmp_path / "out"
+    command = [
+        sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "executed.ipynb"),
+        "-f", str(notebooks.profile_path(notebook, "smoke")), "-p", "out", str(out),
+        "--no-progress-bar",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    folder = in_smoke("00_quickstart")
+    ours, plain = ({p.name: p.read_bytes() for p in f.glob("*.csv")} for f in (folder, out))
+    assert ours == plain and "perplexity.csv" in ours
+    table = pd.read_csv(folder / "perplexity_summary.csv")
     summary = table.set_index(["scaling", "length"])["perplexity"]
     assert summary["none", 1024] > 1.3 * summary["none", 512]  # collapse beyond the window
     assert summary["yarn", 1024] < 0.8 * summary["none", 1024]  # and its repair
