@@ -8,7 +8,7 @@ from .extend.finetune import finetune
 from .extend.from_scratch import LongRoPEModel
 from .extend.plan import Plan
 from .extend.progressive import progressive
-from .extend.ready import PLANS
+from .extend.ready import PLANS, plan_to
 from .extend.recipe import RECIPES, Recipe
 from .extend.several_plans import run_plans
 from .extend.stages import FineTune, Formula, Recover, Search
@@ -123,6 +123,7 @@ __all__ = [
     "perplexity",
     "perplexity_by",
     "perplexity_summary",
+    "plan_to",
     "plots",
     "progressive",
     "questions_for_one_point",

@@ -1,4 +1,4 @@
-"""The command `longrope-lab`: run notebooks, list them, write the page of results, fetch SmolLM2.
+"""The command `longrope-lab`: notebooks and their results, models extended and compared.
 
 What answers about names need is quick to import; everything else is imported where it is used.
 """
@@ -11,11 +11,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
+from .commands.options import add_compare, add_extend, add_results, add_run
 from .common.files import Json
 from .report.experiments import experiment, experiments_in
 from .runs import notebooks
@@ -30,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 1 if a notebook failed, 2 if the user got something wrong, which is one
-        line on stderr, 130 after Ctrl-C, and 141 if nobody reads the output any more.
+        The exit status: 1 if a notebook failed, or the answer to a question was no; 2 if the user
+        got something wrong, which is one line on stderr; 130 after Ctrl-C, and 141 if nobody reads
+        the output any more.
     """
     status = _status(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -55,7 +57,7 @@ def _status(arguments: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         return _refused(error)
     except KeyboardInterrupt:
-        _complain("stopped; with --resume, what has finished is not run again")
+        _complain(options.stopped)
         return STOPPED
 
 
@@ -249,13 +251,37 @@ def _fetch(_: argparse.Namespace) -> int:
     return 0
 
 
+def _extend(options: argparse.Namespace) -> int:
+    from .commands.extend import extend
+
+    return _in_one_line(extend, options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from .commands.compare import compare
+
+    return _in_one_line(compare, options)
+
+
+def _in_one_line(action: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Do it, and turn what only then shows (a full disk, too little memory) into a refusal."""
+    try:
+        return action(options)
+    except RuntimeError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="longrope-lab", description="Run the notebooks of longrope_lab headlessly."
+        prog="longrope-lab",
+        description="Run the notebooks of longrope_lab, extend models, compare them.",
     )
+    parser.set_defaults(stopped="stopped")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     run = actions.add_parser("run", help="run notebooks and keep their results")
-    _add_run_options(run)
+    add_run(run)
+    again = "stopped; with --resume, what has finished is not run again"
+    run.set_defaults(action=_run, stopped=again)
     listing = actions.add_parser(
         "list", help="list the notebooks, with the paper's tables and figures that they hold"
     )
@@ -263,45 +289,19 @@ def _parser() -> argparse.ArgumentParser:
     report = actions.add_parser(
         "report", help="write a page of results: the paper's figures, ours, what showed"
     )
-    _add_results(report)
+    add_results(report)
     report.set_defaults(action=_report)
     fetch = actions.add_parser("fetch", help="download a model once, to have it without a network")
     fetch.add_argument("model", choices=["smollm2"])
     fetch.set_defaults(action=_fetch)
+    extend = actions.add_parser("extend", help="extend a model's window, and save it as a folder")
+    add_extend(extend)
+    again = "stopped; the same command goes on where it was"
+    extend.set_defaults(action=_extend, stopped=again)
+    compare = actions.add_parser("compare", help="perplexity and passkeys of models, side by side")
+    add_compare(compare)
+    compare.set_defaults(action=_compare)
     return parser
-
-
-def _add_run_options(run: argparse.ArgumentParser) -> None:
-    run.add_argument(
-        "notebook",
-        nargs="+",
-        help="such as 00, 00_quickstart, or T2 for those with the paper's Table 2; 'all' of them",
-    )
-    run.add_argument(
-        "--profile", default="cpu", help=f"one of {', '.join(notebooks.PROFILES)} (default: cpu)"
-    )
-    run.add_argument(
-        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
-        help="set over the profile's, for those of the notebooks that have it",
-    )  # fmt: skip
-    _add_results(run)
-    run.add_argument(
-        "--resume",
-        action="store_true",
-        help="skip what is there already: of this commit, profile and parameters",
-    )
-    run.add_argument(
-        "--list",
-        action="store_true",
-        help="show these notebooks, with their experiments, in place of running",
-    )
-    run.set_defaults(action=_run)
-
-
-def _add_results(action: argparse.ArgumentParser) -> None:
-    action.add_argument(
-        "--results", default="results", help="folder of the results (default: results)"
-    )
 
 
 if __name__ == "__main__":

@@ -52,13 +52,21 @@ def take(path: Path, kind: str, identity: Json) -> None:
         ValueError: the folder is another run's (the error says what differs), another version's, or
             holds anything else.
     """
+    if not is_taken(path, kind, identity):
+        write_json(path, identity)
+
+
+def is_taken(path: Path, kind: str, identity: Json) -> bool:
+    """Whether this run has the folder already; False where nobody has, and nothing is written.
+
+    Arguments and errors are those of `take`.
+    """
     identity = json.loads(json.dumps(identity))
     folder = path.parent
     if not path.is_file():
         if folder.exists() and any(other.suffix != ".part" for other in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no {kind}: name another folder")
-        write_json(path, identity)
-        return
+        return False
     theirs = read_json(path, kind)
     if not isinstance(theirs, dict):
         raise ValueError(
@@ -75,6 +83,7 @@ def take(path: Path, kind: str, identity: Json) -> None:
         raise ValueError(
             f"{folder} holds another {kind} ({differ}): name another folder, or remove this one"
         )
+    return True
 
 
 def _short(value: object) -> str:

@@ -1,6 +1,8 @@
-"""Times and large numbers in units that fit, as people say them."""
+"""Times, lengths and large numbers in units that fit, as people say them."""
 
 from __future__ import annotations
+
+import re
 
 # What a number is divided by, and how it is then called; the largest that leaves 1 or more is used.
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -35,3 +37,20 @@ def amount(number: float, unit: str = "") -> str:
     value = number / size
     digits = f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
     return f"{digits} {prefix}{unit}".rstrip()
+
+
+def length_in(text: str) -> int:
+    """The tokens in a length as people write it; k and M are the binary ones.
+
+    >>> length_in("4096"), length_in("4,096"), length_in("4k"), length_in("2M")
+    (4096, 4096, 4096, 2097152)
+
+    Raises:
+        ValueError: it is no length.
+    """
+    found = re.fullmatch(r"(\d{1,3}(?:,\d{3})+|\d+) ?([kKmM]?)", text.strip())
+    if found is None:
+        raise ValueError(
+            f"the length {text!r} is no whole number of tokens: write it as 4096, 4,096 or 4k"
+        )
+    return int(found[1].replace(",", "")) * {"": 1, "k": 2**10, "m": 2**20}[found[2].lower()]

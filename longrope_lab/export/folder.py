@@ -99,7 +99,7 @@ def save_pretrained(
     folder = Path(folder).expanduser().resolve()
     if not is_main():
         return folder
-    _check_free(folder)
+    check_free(folder)
     shown = figures_table(figures)
     kept = _without_start_tokens(scaling) if drop_start_tokens else scaling
     shell = _shell(model)
@@ -119,7 +119,12 @@ def save_pretrained(
     return folder
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        FileExistsError: it does, or is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: name a folder")
     if folder.is_dir() and any(folder.iterdir()):

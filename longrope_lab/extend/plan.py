@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -229,6 +230,29 @@ class Plan:
         train_docs = [doc for doc in loaded if doc.title not in searched]
         return {"train_docs": train_docs, "search_docs": search_docs}
 
+    def divided(self, docs: Sequence[Document]) -> dict[str, list[Document]]:
+        """One corpus for both: what is searched on is cut off it, and the rest is trained on.
+
+        The longest stages choose first. Each takes the beginning of as many documents as it still
+        lacks; what is left of these goes to the end of the row. So a corpus of many documents gives
+        searches many, and a single long text gives them its parts.
+
+        Args:
+            docs: a corpus, in its own order.
+
+        Returns:
+            What `progressive` takes: {"train_docs": [...], "search_docs": [...]}.
+
+        Raises:
+            ValueError: too few tokens for a search. The error names the stage.
+        """
+        left, found = list(docs), list[Document]()
+        for stage in sorted(self.searches, key=lambda stage: stage.length, reverse=True):
+            with naming(stage):
+                for _ in range(stage.documents - len(found)):
+                    found.append(_cut_off(left, stage))
+        return {"train_docs": left, "search_docs": found}
+
     def check(self, spec: RopeSpec) -> None:
         """See whether the plan fits a model's rotary embedding.
 
@@ -261,6 +285,22 @@ class Plan:
     def _check_trained(self) -> None:
         if not self.trainings:
             raise ValueError("the plan has no FineTune, and this takes its trainings: add one")
+
+
+def _cut_off(docs: list[Document], stage: Search | Recover) -> Document:
+    """Take the beginning of the first document that is long enough, and put its rest last."""
+    length = stage.length
+    if (first := next((i for i, doc in enumerate(docs) if len(doc) >= length), None)) is None:
+        longest = max(map(len, docs), default=0)
+        raise ValueError(
+            f"it takes {counted(stage.documents, 'document')} of that length, and the corpus does "
+            f"not give so many (the longest text left has {longest:,} tokens): use more or longer "
+            "texts, or shorten the stage"
+        )
+    whole = docs.pop(first)
+    if len(whole) > length:
+        docs.append(Document(whole.title, whole.ids[length:]))
+    return Document(whole.title, whole.ids[:length])
 
 
 def _inside(stage: FineTune, window: int) -> FineTune:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.files import Json
-from ..common.identity import digest, take
+from ..common.identity import digest, is_taken, take
 from ..common.renames import renamed_arguments
 from ..models.loading import ModelSource, model_digest, model_of
 from ..models.rotary import rope_spec
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 # Of a plan's folder; the release before wrote 1, without saying so: formulas were searches there.
 FORMAT = 2
+
+# The file of a plan's folder that says whose it is.
+IDENTITY = "plan.json"
 
 
 @renamed_arguments(stages="until")
@@ -93,12 +96,10 @@ def progressive(
             f"until is {until}: the plan has {last} stages, and from 1 to all can be run"
         )
     live = model_of(model)
-    plan.check(rope_spec(live))
-    _check_documents(plan, tokenizer, train_docs, search_docs)
-    identity = _identity(live, plan, train_docs, search_docs, seed)
+    identity = _checked(live, tokenizer, plan, train_docs, search_docs, seed)
     run = PlanRun(live, tokenizer, train_docs, search_docs)
     with run.main_first():
-        take(folder / "plan.json", "plan", identity)
+        take(folder / IDENTITY, "plan", identity)
     folders = tuple(folder / name for name in plan.named)[:until]
     for number, (stage, place) in enumerate(zip(plan.stages, folders, strict=False)):
         run.do(stage, place, seed + number)
@@ -108,29 +109,43 @@ def progressive(
     return Extended(plan, run.schedule, run.scalings, run.recovered, run.tuned, folders)
 
 
-def _check_documents(
-    plan: Plan,
+def is_begun(
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    plan: Plan,
+    folder: str | os.PathLike[str],
+    *,
+    train_docs: Sequence[Document] = (),
+    search_docs: Sequence[Document] = (),
+    seed: int = 0,
+) -> bool:
+    """Whether `progressive` would go on in this folder, and not begin; nothing is run or written.
+
+    Arguments are those of `progressive`.
+
+    Raises:
+        ValueError: what `progressive` refuses before anything runs.
+    """
+    identity = _checked(model, tokenizer, plan, train_docs, search_docs, seed)
+    return is_taken(Path(folder) / IDENTITY, "plan", identity)
+
+
+def _checked(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: Plan,
     train_docs: Sequence[Document],
     search_docs: Sequence[Document],
-) -> None:
-    """See whether each stage finds documents, before the first one runs."""
+    seed: int,
+) -> Json:
+    """What tells this run from another, of a plan that fits the model and finds its documents."""
+    plan.check(rope_spec(model))
     for training in plan.trainings:
         with naming(training):
             segments(train_docs, training.segment_tokens, tokenizer)
     for searching in plan.searches:
         with naming(searching):
             documents_for(searching, search_docs)
-
-
-def _identity(
-    model: PreTrainedModel,
-    plan: Plan,
-    train_docs: Sequence[Document],
-    search_docs: Sequence[Document],
-    seed: int,
-) -> Json:
-    """What tells one run of a plan from another."""
     return {
         "format": FORMAT,
         "model (as it is loaded, before any stage)": model_digest(model),

@@ -1,4 +1,4 @@
-"""Plans that are ready to run, as data."""
+"""Plans that are ready to run, as data, and one for any model and length."""
 
 from __future__ import annotations
 
@@ -102,3 +102,33 @@ PLANS: dict[str, Plan] = {
         )
     ),
 }
+
+
+def plan_to(window: int, *lengths: int, recipe: Recipe = RECIPES["small"]) -> Plan:
+    """A plan for any model: search and train at each length in turn, then recover short texts.
+
+    >>> plan_to(512, 4096)
+    Plan of 3 stages:
+      00_search_4096    gradient search on 3 documents
+      01_finetune_4096  64 steps of 1 segment of 4,096 tokens
+      02_recover_512    gradient search on 3 documents
+
+    The recovery keeps the attention factor, so that a Hugging Face config holds the whole schedule.
+
+    Args:
+        window: the model's, in tokens.
+        lengths: to extend to, in tokens, rising. About eight times are one step: LongRoPE trains at
+            32 times and at twice that, and small models at eight and at four times.
+        recipe: of each training.
+
+    Raises:
+        ValueError: no length, one that is not above the window, or lengths that do not rise.
+    """
+    for length in lengths:
+        if length <= window:
+            raise ValueError(
+                f"length {length:,} is not above the model's window of {window:,} tokens, so there "
+                f"is nothing to extend: name a longer one, such as {2 * window}"
+            )
+    steps = [(Search(n, Gradient(steps=32), 3, FREE_M), FineTune(n, recipe)) for n in lengths]
+    return Plan((*(stage for pair in steps for stage in pair), Recover(window, documents=3)))

@@ -13,7 +13,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from ..models.estimates import GIB
+from ..models.estimates import GIB, forward_flops
+from ..models.forward import token_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +27,18 @@ def seconds_of(
     started = time.perf_counter()
     function(model, ids).sum().item()  # the sum on the CPU: a GPU has finished when it is there
     return time.perf_counter() - started
+
+
+def operations_per_second(model: PreTrainedModel, length: int) -> float:
+    """How many floating point operations per second the model scores so many tokens at.
+
+    It is measured in one forward pass, after one that warms up; operations are estimated, see
+    `forward_flops`.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(length, device=model.device) % vocabulary
+    seconds_of(token_losses, model, ids)
+    return forward_flops(model, length) / seconds_of(token_losses, model, ids)
 
 
 class PeakMemory:

@@ -1,0 +1,98 @@
+"""`longrope-lab extend`: a plan for a model is explained, run, and handed over as a folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ..common.quantities import amount, duration, length_in
+from ..export.folder import check_free, save_pretrained
+from ..extend.plan import Plan
+from ..extend.progressive import is_begun, progressive
+from ..extend.ready import PLANS, plan_to
+from ..extend.recipe import RECIPES, by_name
+from ..measure.meters import operations_per_second
+from ..models.loading import load_model
+from ..models.rotary import rope_spec
+from ..texts.corpora import load_corpus
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def extend(options: argparse.Namespace) -> int:
+    """Extend a model as the options say.
+
+    Returns:
+        The exit status: 1 if the answer was no.
+
+    Raises:
+        ValueError, OSError, RuntimeError: what the user got wrong, or the system refuses.
+        KeyboardInterrupt: stopped by hand; what has finished is kept.
+    """
+    out = Path(options.out).expanduser()
+    check_free(out)
+    if not options.yes and not (sys.stdin and sys.stdin.isatty()):
+        raise ValueError("there is no terminal to ask on before it begins: pass --yes to go ahead")
+    model, tokenizer = load_model(options.model, device=options.device)
+    plan = _plan(options, rope_spec(model).window)
+    corpus = load_corpus(options.corpus, tokenizer, split="validation", limit=options.documents)
+    run = {**plan.divided(corpus), "seed": options.seed}
+    stages = out.resolve().with_name(f"{out.resolve().name}-stages")
+    begun = is_begun(model, tokenizer, plan, stages, **run)
+    print(_explained(plan, model).to_string(index=False))
+    if begun:
+        print(f"{stages} holds a part of this, which is not run again.")
+    if not options.yes and not _agreed():
+        print("Nothing was begun.")
+        return 1
+    extended = progressive(model, tokenizer, plan, stages, **run)
+    docs = run["search_docs"]
+    scaling = extended.for_config(model, docs, seed=options.seed)
+    save_pretrained(model, tokenizer, scaling, out, drop_start_tokens=True, docs=docs)
+    print(
+        f"{replace(extended, schedule=scaling)}\n\nTo load it, here or with transformers alone:\n"
+        f"  lab.load_model({str(out)!r})\n  AutoModelForCausalLM.from_pretrained({str(out)!r})"
+    )
+    return 0
+
+
+def _plan(options: argparse.Namespace, window: int) -> Plan:
+    if options.plan is None:
+        recipe = by_name("recipe", options.recipe or "small", RECIPES)
+        return plan_to(window, *map(length_in, options.to), recipe=recipe)
+    if options.recipe is not None:
+        raise ValueError(
+            f"--recipe {options.recipe} goes with --to, and a plan has its own: leave one out"
+        )
+    return by_name("plan", options.plan, PLANS)
+
+
+def _explained(plan: Plan, model: PreTrainedModel) -> pd.DataFrame:
+    """What each stage will do and cost, in words, and all of them together."""
+    table = plan.explain(model)
+    pace = operations_per_second(model, rope_spec(model).window)
+    work, tokens = table["exaflops"] * 1e18, table["forward_tokens"]
+    return pd.DataFrame(
+        {
+            "stage": [*table["stage"], "together"],
+            "tokens": [amount(n) for n in (*tokens, tokens.sum())],
+            "work": [amount(n, "FLOP") for n in (*work, work.sum())],
+            "about": [duration(n / pace) for n in (*work, work.sum())],
+            "memory": [f"{n:.2g} GiB" for n in (*table["peak_gib"], table["peak_gib"].max())],
+            "does": [*table["does"], ""],
+        }
+    )
+
+
+def _agreed() -> bool:
+    try:
+        return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # the terminal was closed, or Ctrl-D
+        print()
+        return False
