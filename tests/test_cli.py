@@ -109,7 +109,7 @@ def test_answers_about_names_need_nothing_that_is_slow_to_import(tmp_path):
     commands = [
         ["--help"], ["run", "--help"], ["runn"], ["list"], ["run", "T22"], ["run", "00_quikstart"],
         ["run", "00", "--profile", "cpuu"], ["run", "00", "-p", "length=[512]"],
-        ["run", "all", "-p", "model=smollm2"],
+        ["run", "all", "-p", "model=smollm2"], ["extend", "--help"], ["extend", "lab"], ["compare"],
     ]  # fmt: skip
     code = (
         "import sys\nfrom longrope_lab import cli\n"
@@ -120,7 +120,7 @@ def test_answers_about_names_need_nothing_that_is_slow_to_import(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     printed = done.stdout.splitlines()
-    assert "[0, 0, 2, 0, 2, 2, 2, 2, 2]" in printed and "longrope_lab.cli" in printed
+    assert "[0, 0, 2, 0, 2, 2, 2, 2, 2, 0, 2, 2]" in printed and "longrope_lab.cli" in printed
     assert set(printed).isdisjoint(
         {"torch", "transformers", "numpy", "pandas", "matplotlib", "papermill", "nbformat"}
     )

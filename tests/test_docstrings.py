@@ -25,6 +25,7 @@ EXAMPLES = [
     lab.paired_comparison,
     lab.passkey,
     lab.perplexity,
+    lab.plan_to,
     lab.progressive,
     lab.register_method,
     lab.rope_scaling,

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "longrope_lab"
 # Each room imports only those before it.
 ROOMS = (
     "common", "rope", "texts", "models", "searches", "measure", "extend", "export", "plots",
-    "widgets", "runs", "report", "lab_model",
+    "widgets", "runs", "report", "lab_model", "commands",
 )  # fmt: skip
 
 # What a function may import when it is called: large, slow to import, or not always installed.

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..common.checks import whole
 from ..common.quantities import length_in
 from ..export.folder import check_free
 from ..measure.needles import passkey
@@ -42,6 +43,7 @@ def compare(options: argparse.Namespace) -> int:
     """
     if options.out is not None:
         check_free(Path(options.out).expanduser())
+    whole("seed", options.seed, 0)
     asked = [length_in(text) for text in options.lengths or ()]
     loaded = {name: load_model(name, device=options.device) for name in options.models}
     windows = {name: _windows(model) for name, (model, _) in loaded.items()}
@@ -88,9 +90,8 @@ def _perplexities(
     different = [name for name in others if not _same(docs[first], docs[name])]
     if different:
         print(
-            f"No perplexities: {', '.join(map(repr, different))} split texts into other tokens "
-            f"than {first!r}, and losses per token cannot be compared across them. Compare models "
-            "of one tokenizer.\n"
+            f"No perplexities: {different[0]!r} splits the texts into other tokens than {first!r}, "
+            "and losses per token cannot be compared across them. Compare models of one tokenizer."
         )
         return {}
     each = [
@@ -127,4 +128,4 @@ def _passkeys(
 def _shown(summary: pd.DataFrame, value: str, digits: int) -> str:
     """Each value with its interval: a row per length, a column per model."""
     table = with_interval(summary, value, "length", "scaling", digits=digits)
-    return table.rename_axis(columns=None).to_string()
+    return table.rename_axis(columns=None).reset_index().to_string(index=False)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..common.checks import whole
 from ..common.files import Json
 from ..common.identity import digest, is_taken, take
 from ..common.renames import renamed_arguments
@@ -81,10 +82,10 @@ def progressive(
             call goes on.
 
     Raises:
-        ValueError: a number of stages that the plan does not have; a folder of another plan, model,
-            seed or other documents, or of another version; too few documents of a stage's length;
-            an unknown plan, or one that does not fit the model (`Plan.check`). All before anything
-            runs.
+        ValueError: a number of stages that the plan does not have; a seed below 0; a folder of
+            another plan, model, seed or other documents, or of another version; too few documents
+            of a stage's length; an unknown plan, or one that does not fit the model (`Plan.check`).
+            All before anything runs.
         RuntimeError: nothing can be written; and what `search` and `finetune` raise.
         KeyboardInterrupt: stopped by hand; what was measured is kept.
     """
@@ -139,6 +140,7 @@ def _checked(
     seed: int,
 ) -> Json:
     """What tells this run from another, of a plan that fits the model and finds its documents."""
+    whole("seed", seed, 0)
     plan.check(rope_spec(model))
     for training in plan.trainings:
         with naming(training):

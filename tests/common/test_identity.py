@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from longrope_lab.common.identity import SHOWN, differences, digest, take
+from longrope_lab.common.identity import SHOWN, differences, digest, is_taken, take
 
 MINE = {"format": 2, "model": "abc", "seed": 0, "lengths": (64, 128), "preset": None}
 
@@ -45,6 +45,14 @@ def test_a_new_folder_is_taken_and_known_again(path):
     (path.parent / "weights").write_text("anything")
     take(path, "plan", MINE)  # tuples are lists in JSON: the same, all the same
     assert path.read_bytes() == content
+
+
+def test_whether_a_folder_is_taken_changes_nothing(path):
+    assert not is_taken(path, "plan", MINE) and not path.parent.exists()
+    take(path, "plan", MINE)
+    assert is_taken(path, "plan", MINE)
+    with pytest.raises(ValueError, match="holds another plan"):
+        is_taken(path, "plan", MINE | {"seed": 3})
 
 
 def test_what_a_killed_write_left_is_no_obstacle(path):

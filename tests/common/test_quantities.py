@@ -1,4 +1,4 @@
-"""Times and large numbers, as people say them."""
+"""Times, lengths and large numbers, as people say them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import doctest
 import pytest
 
 from longrope_lab.common import quantities
-from longrope_lab.common.quantities import amount, duration
+from longrope_lab.common.quantities import amount, duration, length_in
 
 
 def test_the_examples():
     failed, tried = doctest.testmod(quantities)
-    assert tried == 2 and failed == 0
+    assert tried == 3 and failed == 0
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,19 @@ def test_amounts(number, words):
 
 def test_units():
     assert amount(0, "FLOP") == "0 FLOP" and amount(3.21e13, "FLOP") == "32.1 TFLOP"
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("512", 512), (" 16,384", 16_384), ("2,097,152", 2**21), ("128K", 2**17), ("2 M", 2**21)],
+)
+def test_lengths(text, tokens):
+    assert length_in(text) == tokens
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4.5k", "-512", "4,09", "1,2,3", "k", "512kk", "4 096", "١٢z"]
+)
+def test_what_is_no_length(text):
+    with pytest.raises(ValueError, match=r"the length '.*' is no whole number of tokens: write it"):
+        length_in(text)

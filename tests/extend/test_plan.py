@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -32,12 +34,13 @@ from longrope_lab.extend.extended import Extended
 from longrope_lab.extend.finetune import finetune
 from longrope_lab.extend.plan import Plan
 from longrope_lab.extend.progressive import progressive
-from longrope_lab.extend.ready import PLANS
+from longrope_lab.extend.ready import PLANS, plan_to
 from longrope_lab.extend.recipe import RECIPES, Recipe
 from longrope_lab.extend.stages import FineTune, Formula, Recover, Search
 from longrope_lab.rope.spec import RopeSpec
 from longrope_lab.searches import Evolution, Gradient, Random
 from longrope_lab.texts.corpora import load_corpus
+from longrope_lab.texts.tokens import Document
 
 # --- what a plan may be ---------------------------------------------------------------------------
 
@@ -249,6 +252,24 @@ def test_the_papers_plans_are_what_section_4_1_says():
     assert all((s.recipe.steps, s.segment) == (400, 16_384) for s in mistral)
 
 
+def test_a_plan_to_any_length():
+    plan = plan_to(64, 128, 512, recipe=RECIPE)
+    kinds = [(type(stage).__name__, stage.length) for stage in plan.stages]
+    steps = [("Search", 128), ("FineTune", 128), ("Search", 512), ("FineTune", 512)]
+    assert kinds == [*steps, ("Recover", 64)]
+    assert {stage.recipe for stage in plan.trainings} == {RECIPE}
+    assert not plan.stages[-1].free_attention_factor  # so a config can hold both sets
+    plan.check(RopeSpec(64, 64, base=10_000.0))
+    for lengths, message in {
+        (64,): "length 64 is not above the model's window of 64 tokens, so .* such as 128$",
+        (256, 32): "length 32 is not above",
+        (256, 128): "lengths must rise",
+        (): "needs a Search or Formula",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            plan_to(64, *lengths)
+
+
 def test_every_known_plan_fits_its_model():
     windows = {"paper_llama2": 4096, "paper_mistral": 8192, "smollm2": 8192, "lab": 512}
     assert windows.keys() <= PLANS.keys()
@@ -322,6 +343,66 @@ def test_documents_to_train_on_are_not_those_searched(tmp_path, cache):
     assert names == [("c", 400), ("e", 120), ("f", 90), ("g", 600)]
     everything = plan.documents(Words(), **corpora)["train_docs"]
     assert [doc.title for doc in everything] == ["c", "e", "f", "g"]
+
+
+def corpus_of(*lengths):
+    """Documents whose tokens are all different, so that a cut can be seen."""
+    ends = np.cumsum([0, *lengths])
+    return [Document(str(n), np.arange(a, b)) for n, (a, b) in enumerate(itertools.pairwise(ends))]
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 900), min_size=1, max_size=8),
+    wanted=st.lists(st.integers(1, 3), min_size=3, max_size=3),
+)
+def test_a_corpus_is_divided_and_nothing_is_lost_or_used_twice(lengths, wanted):
+    one, two, three = wanted
+    plan = Plan(
+        (
+            Search(128, EVOLUTION, documents=one),
+            Search(300, GRADIENT, documents=two),
+            Recover(64, DOWN, documents=three),
+        )
+    )
+    docs = corpus_of(*lengths)
+    try:
+        parts = plan.divided(docs)
+    except ValueError as error:
+        found = re.match(
+            r"\w+ at (\d+) tokens: it takes .* longest text left has (\d+)", str(error)
+        )
+        assert int(found[2]) < int(found[1])
+        return
+    every = np.concatenate([doc.ids for doc in (*parts["train_docs"], *parts["search_docs"])])
+    assert sorted(every) == list(range(sum(lengths)))
+    for stage in plan.searches:
+        assert sum(len(doc) >= stage.length for doc in parts["search_docs"]) >= stage.documents
+    assert [doc.title for doc in docs] == [str(n) for n in range(len(lengths))]  # left as it was
+
+
+def test_many_documents_give_their_beginnings_and_one_gives_its_parts():
+    plan = Plan((Search(128, EVOLUTION, documents=2), Recover(64, DOWN, documents=3)))
+
+    def cut(*lengths):
+        parts = plan.divided(corpus_of(*lengths))
+        return [
+            [(doc.title, int(doc.ids[0]), len(doc)) for doc in parts[name]]
+            for name in ("search_docs", "train_docs")
+        ]
+
+    assert cut(100, 200, 130, 90) == [
+        [("1", 100, 128), ("2", 300, 128), ("0", 0, 64)],
+        [("3", 430, 90), ("1", 228, 72), ("2", 428, 2), ("0", 64, 36)],
+    ]
+    assert cut(400) == [[("0", 0, 128), ("0", 128, 128), ("0", 256, 64)], [("0", 320, 80)]]
+    assert cut(128, 128, 64) == [[("0", 0, 128), ("1", 128, 128), ("2", 256, 64)], []]
+    with pytest.raises(
+        ValueError,
+        match=r"^Recover at 64 tokens: it takes 3 documents of that length, and the corpus does "
+        r"not give so many \(the longest text left has 43 tokens\): use more or longer texts",
+    ):
+        cut(299)
 
 
 @pytest.mark.parametrize(

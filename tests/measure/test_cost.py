@@ -13,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from longrope_lab.measure import cost as cost_module
 from longrope_lab.measure.cost import scoring_cost, training_cost, worker_cost
-from longrope_lab.measure.meters import attention_share
+from longrope_lab.measure.meters import attention_share, operations_per_second
+from longrope_lab.models.estimates import forward_flops
 
 
 def test_scoring_cost_of_the_lab_model(lab):
@@ -100,6 +101,12 @@ def operation(name, self_cpu, cpu, self_device=0.0, device=0.0, inside=None, on=
         device_time_total=device,
         cpu_parent=inside,
     )
+
+
+def test_operations_per_second_are_those_of_the_quickest_pass(monkeypatch):
+    model, seconds = tiny_model(), iter([9.0, 4.0, 2.0, 8.0])
+    monkeypatch.setattr("longrope_lab.measure.meters.seconds_of", lambda *_: next(seconds))
+    assert operations_per_second(model, 200) == forward_flops(model, 200) / 2  # the 9 warmed up
 
 
 def test_the_share_of_attention_by_hand():
