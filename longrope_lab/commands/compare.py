@@ -45,7 +45,9 @@ def compare(options: argparse.Namespace) -> int:
         check_free(Path(options.out).expanduser())
     whole("seed", options.seed, 0)
     asked = [length_in(text) for text in options.lengths or ()]
-    loaded = {name: load_model(name, device=options.device) for name in options.models}
+    loaded = {
+        name: load_model(name, device=options.device) for name in dict.fromkeys(options.models)
+    }
     windows = {name: _windows(model) for name, (model, _) in loaded.items()}
     lengths = asked or doubled(n for pair in windows.values() for n in pair)
     trained = {window for window, _ in windows.values()}

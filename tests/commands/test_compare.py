@@ -35,10 +35,12 @@ def compare(capsys):
 
 
 def columns_of(printed, after):
-    """The words that head a table."""
+    """What heads the columns and the rows of a table, which ends with an empty line."""
     lines = printed.splitlines()
     (start,) = [i for i, line in enumerate(lines) if line.startswith(after)]
-    return lines[start + 1].split(), [line.split()[0] for line in lines[start + 2 : start + 4]]
+    rows = [line.split() for line in [*lines[start + 1 :], ""]]
+    heads, *body = rows[: rows.index([])]
+    return heads, [row[0] for row in body]
 
 
 def test_the_tables_are_those_of_the_library(compare, tmp_path, tokenizer):
@@ -127,7 +129,7 @@ def lab_with_yarn(lab):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["one", "tow"], "unknown model 'tow': did you mean"),
+        (["one", "tow"], "unknown model 'tow': Known: lab, smollm2, a folder"),
         (["one", "--lengths", "5.5"], "the length '5.5' is no whole number of tokens"),
         (["one", "--lengths", "1"], "lengths start at 2 tokens"),
         (["one", "--lengths", "512k"], "0 of the 39 documents of 'kjv' have 524,288 tokens"),
