@@ -30,7 +30,7 @@ from planning import (
 )
 
 from longrope_lab.extend import extended as extended_module
-from longrope_lab.extend import running as module
+from longrope_lab.extend import plan_run as module
 from longrope_lab.extend.finetune import finetune
 from longrope_lab.extend.plan import Plan
 from longrope_lab.extend.progressive import progressive
