@@ -6,11 +6,9 @@ What answers about names need is quick to import; everything else is imported wh
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +19,8 @@ from .common.files import Json
 from .report.experiments import experiment, experiments_in
 from .runs import notebooks
 from .runs.origin import clean_commit
-from .runs.preparing import Prepared, prepare
+from .runs.preparing import prepare
+from .runs.terminal import complain, words_of
 
 # The statuses of a shell for a program that Ctrl-C, or a pipe closed at its other end, has stopped.
 STOPPED, CLOSED_PIPE = 130, 141
@@ -57,7 +56,7 @@ def _status(arguments: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         return _refused(error)
     except KeyboardInterrupt:
-        _complain(options.stopped)
+        complain(options.stopped)
         return STOPPED
 
 
@@ -65,20 +64,8 @@ def _refused(error: Exception) -> int:
     """Say what is wrong, if anybody listens; returns the exit status."""
     if isinstance(error, BrokenPipeError):
         return CLOSED_PIPE
-    _complain(_words(error))
+    complain(words_of(error))
     return 2
-
-
-def _words(error: Exception) -> str:
-    """An error in one line; of the system's own, the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
-
-
-def _complain(words: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the status still says it
-        print(f"longrope-lab: {words}", file=sys.stderr, flush=True)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -93,20 +80,10 @@ def _run(options: argparse.Namespace) -> int:
         for path in paths
     ]
     if options.resume and clean_commit() is None:
-        _complain("the code differs from its commit, so no earlier run counts as done")
-    statuses, rows = [], []
-    for ready in prepared:
-        started = time.monotonic()
-        if options.resume and ready.is_done():
-            print(f"{ready.folder}  is of this commit, profile and parameters", flush=True)
-            statuses.append("skipped")
-        else:
-            statuses.append(_one(ready, alone=len(prepared) == 1))
-        seconds = time.monotonic() - started
-        rows.append(f"{ready.notebook.stem:32} {statuses[-1]:8} {seconds:8.0f}")
-    if len(rows) > 1:
-        print(f"\n{'notebook':32} {'status':8} {'seconds':>8}", *rows, sep="\n", flush=True)
-    return int("failed" in statuses)
+        complain("the code differs from its commit, so no earlier run counts as done")
+    from .runs.session import run_all
+
+    return run_all(prepared, resume=options.resume)
 
 
 def _notebooks(names: Sequence[str]) -> list[Path]:
@@ -142,44 +119,6 @@ def _notebooks_of(name: str) -> list[Path]:
             f"in {notebooks.NOTEBOOKS}{rest}"
         )
     return [known[stem] for stem in wanted.notebooks]
-
-
-def _one(ready: Prepared, *, alone: bool) -> str:
-    """Run a notebook and say how it went.
-
-    Returns:
-        "done" or "failed".
-
-    Raises:
-        ValueError: it cannot run, and is alone: of several it has failed.
-    """
-    name, started = ready.notebook.stem, time.monotonic()
-    print(f"{name} ({ready.profile}) ...", flush=True)
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
-    from .runs.running import execute
-
-    try:
-        folder = execute(ready)
-    except PapermillExecutionError as error:  # its own text repeats the whole cell and traceback
-        _complain(
-            f"{name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"The notebook up to there is in {ready.folder}.failed"
-        )
-        return "failed"
-    except DeadKernelError as error:
-        _complain(
-            f"{name}: {error}. Perhaps memory ran out: try shorter lengths or a smaller profile"
-        )
-        return "failed"
-    except (ValueError, OSError, RuntimeError) as error:  # the last: a kernel that does not start
-        if alone and isinstance(error, ValueError):
-            raise
-        _complain(f"{name} failed: {_words(error)}")
-        return "failed"
-    print(f"{folder}  {time.monotonic() - started:.0f} s", flush=True)
-    return "done"
 
 
 def _shared(parameters: Json, paths: Sequence[Path]) -> Mapping[Path, Json]:

@@ -11,6 +11,7 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -202,8 +203,10 @@ def no_kernel(monkeypatch):
     """
     ran = []
 
-    def execute(source, target, parameters, **_):
+    def execute(source, target, parameters, *, on_cell_start, **_):
         ran.append(Path(source).stem)
+        for index, kind in enumerate(["markdown", "code", "code"]):
+            on_cell_start(cell=SimpleNamespace(cell_type=kind), cell_index=index)
         shutil.copy(source, target)
         Path(parameters["out"], "table.csv").write_text(f"number\n{parameters.get('number')}\n")
         if parameters.get("fail"):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from nbclient.exceptions import DeadKernelError
 
 from longrope_lab import cli
 from longrope_lab.runs import notebooks as runs
+from longrope_lab.runs.preparing import Prepared
 
 NOTEBOOKS = sorted(path.stem for path in runs.NOTEBOOKS.glob("*.ipynb"))
 
@@ -153,7 +155,10 @@ def test_a_failing_notebook_does_not_stop_the_others(command, no_kernel, own_not
     assert status == 1
     assert statuses(printed) == {"00_tiny": "failed", "01_small": "done"}
     first, second = complaints.splitlines()
-    assert first == "longrope-lab: 00_tiny failed in cell 2: AssertionError: not this time"
+    assert (
+        first
+        == "longrope-lab: 00_tiny failed in cell 2 of 3, after 0 s: AssertionError: not this time"
+    )
     assert (
         second.endswith(f"{own_notebooks}/cpu/00_tiny.failed")
         and (own_notebooks / "cpu/00_tiny.failed").is_dir()
@@ -166,12 +171,67 @@ def test_a_failing_cell_of_one_notebook_is_told_in_two_lines(command):
     assert len(complaints.splitlines()) == 2
 
 
+def in_its_second_cell(error):
+    """In papermill's place: a run that ends with this error in the second cell."""
+
+    def execute(*_, on_cell_start, **__):
+        for index, kind in enumerate(["markdown", "code", "code"]):
+            on_cell_start(cell=SimpleNamespace(cell_type=kind), cell_index=index)
+        raise error
+
+    return execute
+
+
 def test_a_kernel_that_dies(command, monkeypatch):
-    dies = fails_with(DeadKernelError("Kernel died"))
+    dies = in_its_second_cell(DeadKernelError("Kernel died"))
     monkeypatch.setattr("papermill.execute_notebook", dies)
     status, printed, complaints = command("run", "all")
     assert status == 1 and statuses(printed) == {"00_tiny": "failed", "01_small": "failed"}
-    assert "00_tiny: Kernel died. Perhaps memory ran out" in complaints
+    assert (
+        "00_tiny failed in cell 2 of 3, after 0 s: Kernel died. Perhaps memory ran out"
+        in complaints
+    )
+
+
+def test_which_notebook_of_how_many(command, no_kernel):
+    printed = command("run", "all")[1].splitlines()
+    assert printed[0] == "[1/2] 00_tiny (cpu) ..." and printed[2] == "[2/2] 01_small (cpu) ..."
+
+
+def test_where_control_c_came(command, monkeypatch):
+    stops = in_its_second_cell(KeyboardInterrupt())
+    monkeypatch.setattr("papermill.execute_notebook", stops)
+    status, _, complaints = command("run", "all")
+    assert status == 130
+    assert (
+        complaints.splitlines()[0] == "longrope-lab: 00_tiny was stopped in cell 2 of 3, after 0 s"
+    )
+
+
+def test_where_control_c_came_before_a_cell(command, monkeypatch):
+    monkeypatch.setattr("papermill.execute_notebook", fails_with(KeyboardInterrupt()))
+    complaints = command("run", "00")[2]
+    assert "00_tiny was stopped before its first cell, after 0 s\n" in complaints
+
+
+def test_how_long_all_of_them_will_take(command, no_kernel, monkeypatch):
+    """What comes after a notebook counts if all of it was run before."""
+    later = []
+
+    def execute(ready, display):
+        later.append(display.watch.later)
+        return ready.folder
+
+    seconds = {"00_tiny": [5.0], "01_small": [3.0, 4.0]}
+    recorded = lambda ready: seconds.get(ready.notebook.stem, [])  # noqa: E731
+    monkeypatch.setattr("longrope_lab.runs.session.execute", execute)
+    monkeypatch.setattr("longrope_lab.runs.session.recorded_seconds", recorded)
+    command("run", "all")
+    monkeypatch.setattr(Prepared, "is_done", lambda ready: ready.notebook.stem == "01_small")
+    command("run", "all", "--resume")
+    del seconds["01_small"]
+    command("run", "all")
+    assert later == [7.0, None, 0.0, None, None]
 
 
 @pytest.mark.parametrize(

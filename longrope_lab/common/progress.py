@@ -221,5 +221,5 @@ def _tell(line: Json) -> bool:
 def _beside(state: Progress, note: str) -> list[str]:
     """What stands beside a count: the rest of the time, and the note."""
     left = state.left
-    rest = f"about {duration(left)} left" if left is not None and left >= 1 else ""
+    rest = f"about {duration(round(left))} left" if left is not None and left >= 1 else ""
     return [words for words in (rest, note) if words]

@@ -66,6 +66,11 @@ def title_of(notebook: Path) -> str:
     return _source(_cells(notebook)[0]).partition("\n")[0].lstrip("# ")
 
 
+def code_cells(notebook: Path) -> int:
+    """How many cells of a notebook hold code."""
+    return sum(cell.get("cell_type") == "code" for cell in _cells(notebook))
+
+
 def parameters_of(notebook: Path) -> Json:
     """The parameters of a notebook, with their defaults.
 

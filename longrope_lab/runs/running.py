@@ -10,17 +10,25 @@ import contextlib
 import fcntl
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import papermill
+import zmq
 from jupyter_client.kernelspec import NoSuchKernel
+from traitlets.config import Config
 
 from ..common.files import write_json
+from ..common.progress import FOLLOWED, HOW
 from .memory_check import check_memory
 from .origin import describe_run, git_commit
 from .preparing import Prepared, prepare
+from .watching import Display, Watch
+
+# A path to a socket has at most 104 characters (108 on Linux); the name there takes some.
+SOCKET_FOLDER = 80
 
 
 def run(
@@ -49,11 +57,12 @@ def run(
             at work there, or no Jupyter kernel.
         papermill.PapermillExecutionError: a cell failed.
     """
-    return execute(prepare(name, profile, parameters, results=results))
+    ready = prepare(name, profile, parameters, results=results)
+    return execute(ready, Display(Watch(ready), None))
 
 
-def execute(ready: Prepared) -> Path:
-    """`run`, for what `prepare` has checked."""
+def execute(ready: Prepared, display: Display) -> Path:
+    """`run`, for what `prepare` has checked, shown while it lasts."""
     check_memory(ready)
     folder = ready.folder
     work, before, failed = (
@@ -65,7 +74,7 @@ def execute(ready: Prepared) -> Path:
         shutil.rmtree(work, ignore_errors=True)  # what a killed run left
         work.mkdir()
         try:
-            _work(ready, work)
+            _work(ready, work, display)
         except BaseException:
             _replace(work, failed)
             raise
@@ -77,12 +86,12 @@ def execute(ready: Prepared) -> Path:
     return folder
 
 
-def _work(ready: Prepared, work: Path) -> None:
+def _work(ready: Prepared, work: Path, display: Display) -> None:
     """Execute a notebook in the folder `work`, which then holds all of its results."""
     started, commit = time.time(), git_commit()
     executed = work / ready.notebook.name
     try:
-        with _progress_in_lines():
+        with _kernel_beside(display) as config:
             papermill.execute_notebook(
                 os.path.relpath(ready.notebook),  # it is written into the executed notebook
                 str(executed),
@@ -90,6 +99,8 @@ def _work(ready: Prepared, work: Path) -> None:
                 kernel_name="python3",
                 progress_bar=False,
                 stderr_file=None,
+                on_cell_start=display.watch.cell_starts,
+                config=config,
             )
     except NoSuchKernel:
         raise ValueError(
@@ -105,16 +116,34 @@ def _work(ready: Prepared, work: Path) -> None:
 
 
 @contextlib.contextmanager
-def _progress_in_lines() -> Iterator[None]:
-    """No progress bars in an executed notebook: its kernel inherits the variable."""
-    before = os.environ.get("LONGROPE_LAB_PROGRESS")
-    os.environ["LONGROPE_LAB_PROGRESS"] = "lines"
+def _kernel_beside(display: Display) -> Iterator[Config]:
+    """Settings of a kernel whose progress is shown here, in place of bars in its notebook.
+
+    What it says to us goes through sockets in a folder that is ours alone. Over TCP, everybody on
+    the machine could listen, and each kernel warns of it.
+    """
+    config = Config()
+    with tempfile.TemporaryDirectory(prefix="longrope-lab-") as folder:
+        progress = Path(folder, "progress")
+        if zmq.has("ipc") and len(folder) < SOCKET_FOLDER:
+            config.KernelManager.transport = "ipc"
+            config.KernelManager.connection_file = f"{folder}/kernel.json"
+        with display.following(progress), _inherited({HOW: "lines", FOLLOWED: str(progress)}):
+            yield config
+
+
+@contextlib.contextmanager
+def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for what is started while the block lasts."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
     try:
         yield
     finally:
-        del os.environ["LONGROPE_LAB_PROGRESS"]
-        if before is not None:
-            os.environ["LONGROPE_LAB_PROGRESS"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _replace(folder: Path, target: Path) -> None:
