@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 
+from ..common.quantities import amount, duration
+from ..measure.meters import seconds_of
 from ..models.estimates import GIB, forward_flops, peak_bytes
+from ..models.forward import token_losses
 from ..models.read_config import spec_from_config
 from ..models.rotary import rope_spec
 from ..rope.spec import RopeSpec
@@ -21,6 +27,55 @@ from .stages import FineTune, Formula, Recover, Search, Stage, counted, method_n
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# Tokens of the forward pass that is timed; a GPU is not busy with fewer.
+TIMED_TOKENS = {"cpu": 512, "cuda": 8192}
+
+EXAFLOP = 1e18
+
+
+class Explained(pd.DataFrame):
+    """The table of `Plan.explain`; it prints itself in fitting units, with totals.
+
+    What pandas makes of it, such as some of its columns, is an ordinary table.
+    """
+
+    def __repr__(self) -> str:
+        table = self._readable()
+        table["stage"] = table["stage"].str.ljust(table["stage"].str.len().max())
+        header, *rows = table.drop(columns="does").to_string(index=False).splitlines()
+        indent = {"initial_indent": "  ", "subsequent_indent": "  "}
+        does = ["\n".join(["", *textwrap.wrap(words, 79, **indent)]) for words in table["does"]]
+        return "\n".join([header, *(row + words for row, words in zip(rows, does, strict=True))])
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            return str(self._readable().to_html(index=False))
+
+    def _readable(self) -> pd.DataFrame:
+        """All as texts, and a last row: sums, and the largest peak."""
+        costs = {
+            "tokens": (self["forward_tokens"], amount),
+            "work": (EXAFLOP * self["exaflops"], lambda flops: amount(flops, "FLOP")),
+            "time": (self["seconds"], duration),
+            "memory": (self["peak_gib"], _memory),
+        }
+        table = {"stage": [*self["stage"], "total"], "does": [*self["does"], ""]}
+        for name, (values, form) in costs.items():
+            whole = values.max() if name == "memory" else values.sum(skipna=False)
+            table[name] = [_in_units(value, form) for value in [*values, whole]]
+        return pd.DataFrame(table)
+
+
+def _in_units(value: float, form: Callable[[float], str]) -> str:
+    """A cost in words; nothing is a dash, and what nobody knows a question mark."""
+    if math.isnan(value):
+        return "?"
+    return form(value) if value else "-"
+
+
+def _memory(gib: float) -> str:
+    return f"{gib:.3g} GiB" if gib >= 1 else f"{1024 * gib:.0f} MiB"
 
 
 @dataclass(frozen=True)
@@ -47,23 +102,50 @@ class Work:
         return whole + self.short * self.length / window * forward_flops(model, window)
 
 
-def explain(stages: Mapping[str, Stage], model: PreTrainedModel) -> pd.DataFrame:
+def explain(stages: Mapping[str, Stage], model: PreTrainedModel) -> Explained:
     """`Plan.explain`, of stages by the names of their folders."""
     spec = spec_from_config(model.config) if model.device.type == "meta" else rope_spec(model)
+    works = works_of(stages, model, spec)
+    pace = _flops_per_second(model, spec.window)
+    rows = []
+    for name, work in works.items():
+        flops = work.flops(model, spec.window)
+        tokens = work.passes * work.length
+        costs = (tokens, flops / EXAFLOP, flops / pace, work.peak / GIB)
+        rows.append((name, work.does, work.length, *costs))
+    columns = ["stage", "does", "length", "forward_tokens", "exaflops", "seconds", "peak_gib"]
+    return Explained(rows, columns=columns)
+
+
+def works_of(
+    stages: Mapping[str, Stage], model: PreTrainedModel, spec: RopeSpec
+) -> dict[str, Work]:
+    """What each stage does, by the names of their folders.
+
+    Raises:
+        ValueError: a stage that does not fit the model.
+    """
     for stage in stages.values():
         check_stage(stage, spec)
     longest = max(stage.length for stage in stages.values())
     tuned: int | None = None
-    rows = []
+    works = {}
     for name, stage in stages.items():
         with naming(stage):
-            work = _work(stage, model, spec, longest, tuned)
+            works[name] = _work(stage, model, spec, longest, tuned)
         tuned = stage.length if isinstance(stage, FineTune) else tuned
-        exaflops = work.flops(model, spec.window) / 1e18
-        tokens = work.passes * work.length
-        rows.append((name, work.does, work.length, tokens, exaflops, work.peak / GIB))
-    columns = ["stage", "does", "length", "forward_tokens", "exaflops", "peak_gib"]
-    return pd.DataFrame(rows, columns=columns)
+    return works
+
+
+def _flops_per_second(model: PreTrainedModel, window: int) -> float:
+    """How fast the model runs here, by a pass over some tokens; NaN if it has no weights."""
+    if model.device.type == "meta":
+        return float("nan")
+    tokens = min(window, TIMED_TOKENS.get(model.device.type, window))
+    ids = torch.arange(tokens, device=model.device) % model.get_input_embeddings().num_embeddings
+    # The first pass takes longer, and so does one beside other work.
+    seconds = min(seconds_of(token_losses, model, ids) for _ in range(3))
+    return forward_flops(model, tokens) / seconds
 
 
 def _work(
@@ -91,7 +173,7 @@ def _training(stage: FineTune, model: PreTrainedModel) -> Work:
     recipe, length = stage.recipe, stage.segment_tokens
     count = recipe.steps * recipe.batch
     short = recipe.short_of(count)
-    words = f"{recipe.steps} steps of {recipe.batch} segments"
+    words = f"{counted(recipe.steps, 'step')} of {counted(recipe.batch, 'segment')}"
     words += f", low-rank updates of rank {recipe.lora_rank}" if recipe.lora_rank else ""
     words += f", at the factors for {stage.length:,} tokens"
     words += f"; {short:,} segments of {count:,} in pieces of the window, unscaled" if short else ""

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from ..rope.spec import RopeSpec
 from ..texts.corpora import load_corpus
 from ..texts.tokens import Document
-from .explain import explain
+from .explain import Explained, explain
 from .rules import check_after, check_stage
 from .stages import FineTune, Formula, Recover, Search, Stage, counted, naming
 
@@ -263,7 +261,7 @@ class Plan:
         for stage in self.stages:
             check_stage(stage, spec)
 
-    def explain(self, model: PreTrainedModel) -> pd.DataFrame:
+    def explain(self, model: PreTrainedModel) -> Explained:
         """What each stage will do and cost on this model, before anything runs.
 
         Args:
@@ -273,9 +271,10 @@ class Plan:
         Returns:
             One row per stage: stage (its folder's name), does, length (tokens per forward pass),
             forward_tokens (of all passes; a gradient counts four, and a search may take fewer,
-            where it finds nothing new to try), exaflops (of these), peak_gib (on one device,
-            weights and all; 0 for a formula). The last two are estimates: see `forward_flops` and
-            `peak_bytes`.
+            where it finds nothing new to try), exaflops (of these), seconds (of these, at the pace
+            of one short pass here; NaN on "meta"), peak_gib (on one device, weights and all; 0 for
+            a formula). The last three are estimates: see `forward_flops` and `peak_bytes`. It
+            prints itself in fitting units, with totals.
 
         Raises:
             ValueError: a plan that does not fit the model.

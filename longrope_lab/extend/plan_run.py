@@ -175,3 +175,8 @@ def history_file(place: Path) -> Path:
     """Where a stage keeps its history in its folder."""
     training = place / "training"
     return training / "loss.csv" if training.is_dir() else place / "history.csv"
+
+
+def is_finished(place: Path) -> bool:
+    """Whether a stage has left in its folder what it makes."""
+    return any((place / made).is_file() for made in ("scaling.json", "weights.safetensors"))

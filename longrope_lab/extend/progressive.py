@@ -19,6 +19,8 @@ from ..common.renames import renamed_arguments
 from ..models.loading import ModelSource, model_digest, model_of
 from ..models.rotary import rope_spec
 from ..texts.tokens import Document
+from .announcing import Announcer
+from .explain import works_of
 from .extended import Extended
 from .plan import Plan
 from .plan_run import PlanRun, documents_for
@@ -102,12 +104,21 @@ def progressive(
     with run.main_first():
         take(folder / IDENTITY, "plan", identity)
     folders = tuple(folder / name for name in plan.named)[:until]
+    announcer = Announcer(_flops(plan, live, until))
     for number, (stage, place) in enumerate(zip(plan.stages, folders, strict=False)):
-        run.do(stage, place, seed + number)
+        with announcer.stage(place, stage):
+            run.do(stage, place, seed + number)
     if until == last:
         with run.main_first():
             run.schedule.save(folder / "schedule.json")
     return Extended(plan, run.schedule, run.scalings, run.recovered, run.tuned, folders)
+
+
+def _flops(plan: Plan, model: PreTrainedModel, until: int) -> dict[str, float]:
+    """The operations of the first stages, by the names of their folders."""
+    spec = rope_spec(model)
+    works = works_of(plan.named, model, spec)
+    return {name: work.flops(model, spec.window) for name, work in [*works.items()][:until]}
 
 
 def is_begun(

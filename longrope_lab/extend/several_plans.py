@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..common.progress import announce
 from ..searches.workers import WorkerProcesses
 from ..texts.tokens import Document
 from .extended import Extended
@@ -50,7 +51,11 @@ def run_plans(
     places = {name: Path(folder) / name.replace(" ", "_") for name in plans}
     given = partial(progressive, train_docs=train_docs, search_docs=search_docs, seed=seed)
     if processes == 1:
-        return {n: given(model, tokenizer, plan, places[n]) for n, plan in plans.items()}
+        done: dict[str, Extended] = {}
+        for name, plan in plans.items():
+            announce(f"plan {len(done) + 1} of {len(plans)}: {name}")
+            done[name] = given(model, tokenizer, plan, places[name])
+        return done
     with WorkerProcesses(processes) as workers:
         tasks = {
             name: workers.submit(given, model, tokenizer, plan, places[name])

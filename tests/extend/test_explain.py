@@ -11,11 +11,13 @@ import transformers
 from conftest import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from longrope_lab.extend import explain as explaining
 from longrope_lab.extend.plan import Plan
 from longrope_lab.extend.ready import PLANS
 from longrope_lab.extend.recipe import Recipe
-from longrope_lab.extend.stages import FineTune, Formula
+from longrope_lab.extend.stages import FineTune, Formula, Search
 from longrope_lab.models.estimates import forward_flops, peak_bytes
+from longrope_lab.searches.random import Random
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -98,6 +100,7 @@ def test_peak_memory_is_near_what_smollm2_took_on_a_gpu():
 def test_the_papers_plan_is_explained_without_the_weights():
     table = PLANS["paper_llama2"].explain(on_meta(**LLAMA2_7B)).set_index("stage")
     assert list(table.index) == list(PLANS["paper_llama2"].named)
+    assert table["seconds"].isna().all()  # nothing can run
     tokens = table["forward_tokens"]
     # 64 individuals, then 40 rounds of 32, on five documents; half of each, on three, from 512k.
     assert tokens["00_search_131072"] == (64 + 40 * 32) * 5 * 131_072
@@ -171,3 +174,51 @@ def test_a_recipe_that_the_model_cannot_take_is_told_beforehand():
     plan = Plan((Formula(512), FineTune(512, Recipe(lora_rank=2))))
     with pytest.raises(ValueError, match="FineTune at 512 tokens: the model has no linear layers"):
         plan.explain(tiny_model("gpt_neox"))
+
+
+def test_it_prints_itself_in_fitting_units_with_totals():
+    recipe = Recipe(steps=100, batch=1, warmup=0)
+    plan = Plan((Formula(262_144, "yarn"), FineTune(262_144, recipe)))
+    table = plan.explain(on_meta(**LLAMA2_7B))
+    header, *rows = str(table).splitlines()
+    assert header.split() == ["stage", "tokens", "work", "time", "memory"]
+    assert rows[0].split() == ["00_formula_262144", "-", "-", "?", "-"]
+    assert rows[1] == "  yarn, a formula, from the model as it is"
+    # One pass over 256k tokens takes 21.5 PFLOP, as above; a step of one segment counts as four.
+    cost = ["105", "M", "8.59", "EFLOP", "?", "380", "GiB"]
+    assert rows[2].split() == ["01_finetune_262144", *cost]
+    assert rows[3] == "  100 steps of 1 segment, at the factors for 262,144 tokens"
+    assert rows[4].split() == ["total", *cost]
+    assert all(words in table._repr_html_() for words in ["8.59 EFLOP", rows[3].strip(), "total"])
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_it_fits_a_terminal_of_80_columns(name):
+    assert (
+        max(
+            map(
+                len,
+                str(
+                    PLANS[name].explain(on_meta(**SMOLLM2 | {"max_position_embeddings": 512}))
+                ).splitlines(),
+            )
+        )
+        <= 80
+    )
+
+
+def test_seconds_are_operations_at_the_pace_of_a_short_pass(monkeypatch):
+    """Of the three that are timed, the fastest counts; the window is shorter than 512 tokens."""
+    model = tiny_model("llama")
+    taken = iter([9.0, 2.0, 4.0])
+    monkeypatch.setattr(explaining, "seconds_of", lambda function, model, ids: next(taken))
+    plan = Plan((Search(128, Random(candidates=3), documents=2),))
+    (seconds,) = plan.explain(model)["seconds"]
+    assert seconds == pytest.approx(
+        3 * 2 * forward_flops(model, 128) / forward_flops(model, 64) * 2
+    )
+
+
+def test_a_pass_is_timed_for_real():
+    (seconds,) = Plan((Search(128, Random(candidates=3)),)).explain(tiny_model("llama"))["seconds"]
+    assert 0 < seconds < 3600
