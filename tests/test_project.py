@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -54,6 +56,33 @@ def test_constraints_pin_every_requirement_inside_its_range():
     for requirement in map(Requirement, wanted):
         version = pins[requirement.name.lower().replace("_", "-")]
         assert requirement.specifier.contains(version), requirement
+
+
+def test_make_says_what_installing_takes_before_it_starts(tmp_path):
+    """As README says it; and nothing once it is installed."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"  # in its place, a program that does nothing
+    python.parent.mkdir(parents=True)
+    python.symlink_to(shutil.which("true"))
+    command = [
+        "make",
+        "-C",
+        str(tmp_path),
+        "--no-print-directory",
+        ".venv/installed",
+        "PYTHON=true",
+    ]
+    first, again = (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        for _ in range(2)
+    )
+    begins = next(number for number, line in enumerate(first) if line.startswith("true -m venv"))
+    said = " ".join(first[:begins])
+    cost = re.search(r"(\d+ s) and ([\d.]+ GB)", (ROOT / "README.md").read_text())
+    assert begins <= 2 and all(number in said for number in cost.groups())
+    assert max(map(len, first[:begins])) <= 90
+    assert not any("GB" in line for line in again)
 
 
 def test_version():
