@@ -84,7 +84,7 @@ def test_what_is_explained_is_what_runs(papers):
         "at the factors for 192 tokens",
         "04_search_256": "gradient search, 6 trials on 2 documents, "
         "on top of the factors for 192 tokens",
-        "06_recover_128": "gradient search, 5 trials on 1 document, below the last factors",
+        "06_recover_128": "gradient search, 4 trials on 1 document, below the last factors",
     }.items():
         assert words[name] == does
 
