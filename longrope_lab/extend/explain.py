@@ -44,8 +44,7 @@ class Explained(pd.DataFrame):
         table = self._readable()
         table["stage"] = table["stage"].str.ljust(table["stage"].str.len().max())
         header, *rows = table.drop(columns="does").to_string(index=False).splitlines()
-        indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-        does = ["\n".join(["", *textwrap.wrap(words, 79, **indent)]) for words in table["does"]]
+        does = ["\n  ".join(["", *textwrap.wrap(words, 77)]) for words in table["does"]]
         return "\n".join([header, *(row + words for row, words in zip(rows, does, strict=True))])
 
     def _repr_html_(self) -> str:
