@@ -46,6 +46,7 @@ def test_an_example_gives_what_it_says(example, tmp_path, monkeypatch):
     """In an empty folder, for some of them write."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(METHODS, "root", None)  # which register_method's example adds
+    monkeypatch.setenv("LONGROPE_LAB_PROGRESS", "lines")  # on stderr, with or without a kernel
     names = vars(sys.modules[example.__module__]) | {"lab": lab}
     finder = doctest.DocTestFinder(recurse=False)
     (test,) = finder.find(example, example.__name__, globs=names)

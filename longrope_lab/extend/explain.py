@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
 from ..common.quantities import amount, duration
-from ..measure.meters import seconds_of
+from ..measure.meters import operations_per_second
 from ..models.estimates import GIB, forward_flops, peak_bytes
-from ..models.forward import token_losses
 from ..models.read_config import spec_from_config
 from ..models.rotary import rope_spec
 from ..rope.spec import RopeSpec
@@ -140,11 +138,7 @@ def _flops_per_second(model: PreTrainedModel, window: int) -> float:
     """How fast the model runs here, by a pass over some tokens; NaN if it has no weights."""
     if model.device.type == "meta":
         return float("nan")
-    tokens = min(window, TIMED_TOKENS.get(model.device.type, window))
-    ids = torch.arange(tokens, device=model.device) % model.get_input_embeddings().num_embeddings
-    # The first pass takes longer, and so does one beside other work.
-    seconds = min(seconds_of(token_losses, model, ids) for _ in range(3))
-    return forward_flops(model, tokens) / seconds
+    return operations_per_second(model, min(window, TIMED_TOKENS.get(model.device.type, window)))
 
 
 def _work(

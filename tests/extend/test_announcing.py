@@ -15,6 +15,7 @@ STAGE = Formula(128, "yarn")
 @pytest.fixture
 def clock(monkeypatch):
     """Time that passes only when a test says so."""
+    monkeypatch.setenv("LONGROPE_LAB_PROGRESS", "lines")
     now = [1000.0]
     monkeypatch.setattr(announcing.time, "monotonic", lambda: now[0])
     return now

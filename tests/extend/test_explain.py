@@ -208,15 +208,13 @@ def test_it_fits_a_terminal_of_80_columns(name):
 
 
 def test_seconds_are_operations_at_the_pace_of_a_short_pass(monkeypatch):
-    """Of the three that are timed, the fastest counts; the window is shorter than 512 tokens."""
-    model = tiny_model("llama")
-    taken = iter([9.0, 2.0, 4.0])
-    monkeypatch.setattr(explaining, "seconds_of", lambda function, model, ids: next(taken))
+    model, timed = tiny_model("llama"), []
+    pace = lambda model, length: timed.append(length) or 1000.0  # noqa: E731
+    monkeypatch.setattr(explaining, "operations_per_second", pace)
     plan = Plan((Search(128, Random(candidates=3), documents=2),))
     (seconds,) = plan.explain(model)["seconds"]
-    assert seconds == pytest.approx(
-        3 * 2 * forward_flops(model, 128) / forward_flops(model, 64) * 2
-    )
+    assert seconds == pytest.approx(3 * 2 * forward_flops(model, 128) / 1000)
+    assert timed == [64]  # the window, which is shorter than 512 tokens
 
 
 def test_a_pass_is_timed_for_real():
