@@ -4,10 +4,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test lab clean
+.PHONY: reproduce test coverage lab clean
 
 reproduce: .venv/installed
-	$(BIN)/longrope-lab run all --profile cpu
+	$(BIN)/longrope-lab run all --profile cpu --jobs 2
 	$(BIN)/longrope-lab report
 
 test: .venv/installed
@@ -15,7 +15,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+coverage: .venv/installed
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 # What it saves of the notebooks is free of outputs: git sees no change.
 lab: .venv/installed

@@ -15,15 +15,16 @@ from pathlib import Path
 import yaml
 
 from .commands.options import add_compare, add_extend, add_results, add_run
+from .common.checks import whole
 from .common.files import Json
 from .report.experiments import experiment, experiments_in
 from .runs import notebooks
 from .runs.origin import clean_commit
 from .runs.preparing import prepare
-from .runs.terminal import complain, words_of
+from .runs.terminal import STOPPED, complain, words_of
 
-# The statuses of a shell for a program that Ctrl-C, or a pipe closed at its other end, has stopped.
-STOPPED, CLOSED_PIPE = 130, 141
+# The status of a shell for a program that a pipe closed at its other end has stopped.
+CLOSED_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +84,8 @@ def _run(options: argparse.Namespace) -> int:
         complain("the code differs from its commit, so no earlier run counts as done")
     from .runs.session import run_all
 
-    return run_all(prepared, resume=options.resume)
+    jobs = whole("--jobs", options.jobs, 1)
+    return run_all(prepared, resume=options.resume, jobs=jobs)
 
 
 def _notebooks(names: Sequence[str]) -> list[Path]:

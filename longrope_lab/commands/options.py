@@ -32,6 +32,10 @@ def add_run(run: argparse.ArgumentParser) -> None:
         help="skip what is there already: of this commit, profile and parameters",
     )
     run.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="notebooks at a time; each takes the memory of a model (default: 1)",
+    )  # fmt: skip
+    run.add_argument(
         "--list",
         action="store_true",
         help="show these notebooks, with their experiments, in place of running",

@@ -71,6 +71,11 @@ def code_cells(notebook: Path) -> int:
     return sum(cell.get("cell_type") == "code" for cell in _cells(notebook))
 
 
+def measures_speed(notebook: Path) -> bool:
+    """Whether nothing may run beside a notebook: a cell of it has the tag "alone"."""
+    return any("alone" in _tags(cell) for cell in _cells(notebook))
+
+
 def parameters_of(notebook: Path) -> Json:
     """The parameters of a notebook, with their defaults.
 
@@ -79,7 +84,7 @@ def parameters_of(notebook: Path) -> Json:
     Raises:
         ValueError: something else stands in that cell.
     """
-    tagged = [c for c in _cells(notebook) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in _cells(notebook) if "parameters" in _tags(cell)]
     parameters = {}
     try:
         for statement in ast.parse("\n".join(map(_source, tagged))).body:
@@ -121,6 +126,11 @@ def _cells(notebook: Path) -> list[Json]:
     except (ValueError, KeyError, TypeError) as error:  # the first: no JSON, or no UTF-8
         raise ValueError(f"{notebook} is not a notebook ({error}): restore it") from None
     return cells
+
+
+def _tags(cell: Json) -> list[str]:
+    tags: list[str] = cell.get("metadata", {}).get("tags", [])
+    return tags
 
 
 def _source(cell: Json) -> str:

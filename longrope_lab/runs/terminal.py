@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+# The status of a shell for a program that Ctrl-C has stopped.
+STOPPED = 130
+
 
 def complain(words: str) -> None:
     """A line on stderr, if anybody listens; the exit status still says it."""

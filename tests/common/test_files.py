@@ -117,3 +117,11 @@ def test_the_cache_can_be_moved(monkeypatch, tmp_path):
     monkeypatch.delenv("LONGROPE_LAB_CACHE")
     assert cache_dir().name == "longrope_lab"
     assert cache_dir().is_relative_to(Path.home())
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\nb", 'a "b", c', "a\r\nb", " a "])
+def test_a_text_of_any_kind_comes_back(tmp_path, text):
+    """A model may answer with a carriage return, which pandas alone would read as a new row."""
+    table = pd.DataFrame({"answer": [text, "plain"], "number": [1, 2]})
+    write_table(tmp_path / "t.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), table)
