@@ -8,7 +8,6 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +54,14 @@ def write_json(path: str | os.PathLike[str], data: Json) -> Path:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as every CSV here is: eight digits, the same bytes on every system."""
-    as_csv = partial(table.to_csv, index=False, float_format="%.8g", lineterminator="\n")
-    text = as_csv()
-    if "\r" in text:  # which pandas does not quote, and reads as the end of a line
-        text = as_csv(quoting=csv.QUOTE_NONNUMERIC)
+    # pandas does not quote a carriage return, and reads it as the end of a line.
+    returns = any("\r" in str(value) for column in table for value in table[column])
+    text: str = table.to_csv(
+        index=False,
+        float_format="%.8g",
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
+    )
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 

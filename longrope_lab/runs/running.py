@@ -98,6 +98,8 @@ def _work(ready: Prepared, work: Path, display: Display) -> None:
                 parameters=ready.chosen | {"out": work.as_posix()},
                 kernel_name="python3",
                 progress_bar=False,
+                # Its end is an interrupt, which a kernel that is not quite idle calls an error.
+                extra_arguments=["--log-level=CRITICAL"],
                 stderr_file=None,
                 on_cell_start=display.watch.cell_starts,
                 config=config,
