@@ -55,9 +55,16 @@ def test_places_are_compared_as_paths(tmp_path):
 
 
 def work(prepared, count):
-    """Writes when it began and ended; dies without a word, or fails, if it is to."""
-    began, name = time.time(), prepared.notebook.stem
-    time.sleep(prepared.parameters.get("seconds", 0.0))
+    """Writes when it began and ended; dies without a word, or fails, if it is to.
+
+    If another is to be beside it, it waits until that has begun."""
+    began, name, folder = time.time(), prepared.notebook.stem, prepared.notebook.parent
+    (folder / f"{name}.began").touch()
+    beside, patience = prepared.parameters.get("beside"), time.monotonic() + 120
+    while beside and not (folder / f"{beside}.began").exists():
+        if time.monotonic() > patience:
+            sys.exit(3)
+        time.sleep(0.01)
     with (prepared.notebook.parent / "log").open("a") as log:
         log.write(json.dumps([name, began, time.time(), count]) + "\n")
     if prepared.parameters.get("die"):
@@ -77,18 +84,25 @@ def run_them(folder, prepared, jobs):
 def test_as_many_at_a_time_as_may_be(tmp_path):
     """Of three, `c` reads what `b` leaves: so `b` begins first, and `c` when it has ended."""
     prepared = [
-        ready("a", folder=tmp_path, seconds=0.3),
-        ready("b", folder=tmp_path, seconds=0.3, export_to="x"),
+        ready("a", folder=tmp_path, beside="b"),
+        ready("b", folder=tmp_path, beside="a", export_to="x"),
         ready("c", folder=tmp_path, extended="x"),
     ]
     well, times = run_them(tmp_path, prepared, 2)
     assert well == {"a": True, "b": True, "c": True}
     assert times["b"][1] < times["c"][0]
-    assert max(times["a"][0], times["b"][0]) < min(times["a"][1], times["b"][1])
     assert [times[name][2] for name in "abc"] == ["[1/3]", "[2/3]", "[3/3]"]
-    (tmp_path / "log").unlink()
+
+
+def test_one_at_a_time_the_longest_chain_comes_first(tmp_path):
+    prepared = [
+        ready("a", folder=tmp_path),
+        ready("b", folder=tmp_path, export_to="x"),
+        ready("c", folder=tmp_path, extended="x"),
+    ]
     _, times = run_them(tmp_path, prepared, 1)
-    assert times["b"][1] < times["c"][0] and times["b"][1] < times["a"][0]
+    assert times["b"][1] < min(times["a"][0], times["c"][0])
+    assert times["a"][1] < times["c"][0] or times["c"][1] < times["a"][0]
 
 
 def test_what_fails_or_dies_does_not_stop_the_others(tmp_path):
