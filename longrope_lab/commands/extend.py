@@ -6,23 +6,16 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from ..common.quantities import amount, duration, length_in
+from ..common.quantities import length_in
 from ..export.folder import check_free, save_pretrained
 from ..extend.plan import Plan
 from ..extend.progressive import is_begun, progressive
 from ..extend.ready import PLANS, plan_to
 from ..extend.recipe import RECIPES, by_name
-from ..measure.meters import operations_per_second
 from ..models.loading import load_model
 from ..models.rotary import rope_spec
 from ..texts.corpora import load_corpus
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def extend(options: argparse.Namespace) -> int:
@@ -45,7 +38,7 @@ def extend(options: argparse.Namespace) -> int:
     run = {**plan.divided(corpus), "seed": options.seed}
     stages = out.resolve().with_name(f"{out.resolve().name}-stages")
     begun = is_begun(model, tokenizer, plan, stages, **run)
-    print(_explained(plan, model).to_string(index=False))
+    print(plan.explain(model))
     if begun:
         print(f"{stages} holds a part of this, which is not run again.")
     if not options.yes and not _agreed():
@@ -71,23 +64,6 @@ def _plan(options: argparse.Namespace, window: int) -> Plan:
             f"--recipe {options.recipe} goes with --to, and a plan has its own: leave one out"
         )
     return by_name("plan", options.plan, PLANS)
-
-
-def _explained(plan: Plan, model: PreTrainedModel) -> pd.DataFrame:
-    """What each stage will do and cost, in words, and all of them together."""
-    table = plan.explain(model)
-    pace = operations_per_second(model, rope_spec(model).window)
-    work, tokens = table["exaflops"] * 1e18, table["forward_tokens"]
-    return pd.DataFrame(
-        {
-            "stage": [*table["stage"], "together"],
-            "tokens": [amount(n) for n in (*tokens, tokens.sum())],
-            "work": [amount(n, "FLOP") for n in (*work, work.sum())],
-            "about": [duration(n / pace) for n in (*work, work.sum())],
-            "memory": [f"{n:.2g} GiB" for n in (*table["peak_gib"], table["peak_gib"].max())],
-            "does": [*table["does"], ""],
-        }
-    )
 
 
 def _agreed() -> bool:
