@@ -169,9 +169,11 @@ def _training(stage: FineTune, model: PreTrainedModel) -> Work:
     words = f"{counted(recipe.steps, 'step')} of {counted(recipe.batch, 'segment')}"
     words += f", low-rank updates of rank {recipe.lora_rank}" if recipe.lora_rank else ""
     words += f", at the factors for {stage.length:,} tokens"
-    words += f"; {counted(short, 'segment')} of {count:,} in pieces of the window, unscaled" if short else ""
-    needles = recipe.needles_of(count)
-    words += f"; {counted(needles, 'needle document')} among {count:,} segments" if needles else ""
+    if short:
+        pieces = counted(short, "segment")
+        words += f"; {pieces} of {count:,} in pieces of the window, unscaled"
+    if needles := recipe.needles_of(count):
+        words += f"; {counted(needles, 'needle document')} among {count:,} segments"
     trained = trained_parameters(model, recipe)
     peak = peak_bytes(model, length, backward=True, trained=trained)
     return Work(words, length, count * GRADIENT_FORWARDS, short * GRADIENT_FORWARDS, peak)

@@ -20,6 +20,7 @@ from ..common.files import Json, cache_dir
 from ..common.identity import digest
 from .estimates import memory_shortage
 from .repairs import forget_quantization, full_attention, packed, state_trained_window
+from .weights import check_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,9 +66,9 @@ def load_model(
         texts.
 
     Raises:
-        ValueError: an unknown name or device, a damaged file, weights larger than the memory, or a
-            model that cannot be had here; the error says what to run. Or its tokenizer has no
-            vocabulary.
+        ValueError: an unknown name or device, a damaged file, weights that do not fit the config,
+            or are larger than the memory, or a model that cannot be had here; the error says what
+            to run. Or its tokenizer has no vocabulary.
         FileNotFoundError: there is nothing at a path, or no config or no tokenizer in a folder.
     """
     device = _device(device)
@@ -87,7 +88,14 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     _check_vocabulary(str(name), tokenizer)
     with _readable(str(name), source, options):
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **options,
+        )
+    check_weights(str(name), model, report)
     if "gguf_file" in options and not packed(model):
         forget_quantization(model)
     state_trained_window(model.config)
@@ -102,14 +110,12 @@ def _readable(name: str, source: str, options: Json) -> Iterator[None]:
     Raises:
         ValueError: the model cannot be read.
     """
-    from safetensors import SafetensorError
-
-    # The reader of GGUF files runs off the end of a damaged one in many ways.
-    unreadable = (Exception,) if "gguf_file" in options else (OSError, ValueError, SafetensorError)
     try:
         with quiet_transformers():
             yield
-    except unreadable as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged file, or an odd config, makes it fail in many ways
         place = Path(source, options.get("gguf_file", ""))
         raise ValueError(_cannot_load(name, place, error)) from error
 
@@ -173,6 +179,8 @@ def _device(device: str | torch.device | None) -> torch.device:
         raise ValueError(
             f"device is {str(device)!r}, and PyTorch finds no GPU here: pass device='cpu', or none"
         )
+    if device.type == "meta":
+        raise ValueError("device is 'meta', which holds no weights: pass device='cpu', or none")
     return device
 
 

@@ -47,10 +47,9 @@ def search(
     >>> found = lab.search(model, docs, 1024, lab.Gradient(steps=2, validate_every=2))
     >>> found.history[["kind", "forwards", "best_perplexity"]].round(1)  # YaRN's comes first
              kind  forwards  best_perplexity
-    0  validation         1             39.9
-    1        step         5             39.9
-    2        step         9             39.9
-    3  validation        10             39.6
+    0  validation         4             39.9
+    1        step         8             39.9
+    2  validation         9             39.6
 
     Args:
         model: a Hugging Face causal language model, a name for `load_model`, or a function without

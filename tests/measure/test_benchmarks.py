@@ -621,23 +621,17 @@ def test_benchmark_scores_draw_accuracies_and_differences():
         benchmark_summary(both), paired_scores(both, "none"), {"mine": 0.25}
     )
     assert len(figure.axes) == 4
-    first, second, below, _ = figure.axes
+    first, difference, other, last = figure.axes
     assert first.get_title() == "mine\n0-shot, acc, 4 questions"
-    assert second.get_title().startswith("other")
-    assert "accuracy (%)" in first.get_xlabel() and "points" in below.get_xlabel()
-    points = {
-        m.get_ydata()[0]: m.get_xdata()[0]
-        for m in first.get_lines()
-        if m.get_marker() in ("x", "s", "D")
-    }
-    assert points == {0: 50, 1: 25, 2: 75}
+    assert other.get_title() == "other\n0-shot, acc, 4 questions"
+    for ax in (difference, last):
+        assert ax.get_title().startswith("minus the accuracy with no scaling")
+    assert "accuracy (%)" in other.get_xlabel() and "points" in last.get_xlabel()
+    marked = [m for m in first.get_lines() if m.get_marker() in ("x", "s", "D")]
+    assert {m.get_ydata()[0]: m.get_xdata()[0] for m in marked} == {0: 50, 1: 25, 2: 75}
     dashed = [m for m in first.get_lines() if m.get_linestyle() not in ("-", "None")]
     assert [m.get_xdata()[0] for m in dashed] == [25]
-    points = {
-        m.get_ydata()[0]: m.get_xdata()[0]
-        for m in below.get_lines()
-        if m.get_marker() in ("s", "D")
-    }
-    assert points == {0: -25, 1: 25}
-    assert [t.get_text() for t in below.get_yticklabels()] == ["PI", "YaRN"]
+    marked = [m for m in difference.get_lines() if m.get_marker() in ("s", "D")]
+    assert {m.get_ydata()[0]: m.get_xdata()[0] for m in marked} == {1: -25, 2: 25}
+    assert [t.get_text() for t in first.get_yticklabels()] == ["no scaling", "PI", "YaRN"]
     assert len(plots.benchmark_scores(benchmark_summary(both)).axes) == 2

@@ -1,5 +1,7 @@
 """Where models come from, and what is said where they cannot be had."""
 
+import json
+import math
 import shutil
 import subprocess
 import zipfile
@@ -12,6 +14,7 @@ import torch
 import transformers
 from conftest import tiny_config, tiny_model
 from gguf_files import write_gguf
+from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import validate_quantization_for_training
 
 from longrope_lab.models import loading, smollm2
@@ -87,8 +90,9 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch, saved):
         asked.update(options)
         return SimpleNamespace(
             config=None,
+            named_parameters=list,
             to=lambda device: asked.update(device=device) or SimpleNamespace(eval=lambda: "model"),
-        )
+        ), dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), ())
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(loading, "memory_shortage", lambda *_: None)
@@ -105,6 +109,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch, saved):
     [
         ("gpu", "unknown device 'gpu': pass 'cpu', 'cuda'"),
         ("cuda:1", "device is 'cuda:1', and PyTorch finds no GPU here"),
+        ("meta", "device is 'meta', which holds no weights"),
     ],
 )
 def test_devices_that_are_not_there(device, message, monkeypatch):
@@ -415,6 +420,68 @@ def test_a_damaged_folder(saved, how):
         match=r"saved cannot be loaded: a file is missing or damaged \(.*\); save or fetch",
     ):
         load_model(saved[0])
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def foreign(weights):
+    weights.clear()
+    weights["foo"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (foreign, "missing are lm_head.weight, .* and [0-9]+ more; left over are foo"),
+        (lambda w: w.pop("model.norm.weight"), "missing are model.norm.weight"),
+        (lambda w: w.pop("lm_head.weight"), "missing are lm_head.weight"),
+        (lambda w: w.update(extra=torch.zeros(2)), "left over are extra"),
+        (
+            lambda w: w.update({"model.norm.weight": torch.ones(3)}),
+            r"of other shapes are model.norm.weight \(3,\)",
+        ),
+        (lambda w: w["model.norm.weight"].fill_(math.nan), "not finite are numbers in model.norm"),
+        (lambda w: w["model.norm.weight"][0].fill_(math.inf), "not finite are .* model.norm"),
+    ],
+    ids=["foreign", "lacks one", "no head", "one more", "shape", "nan", "infinite"],
+)
+def test_weights_that_do_not_fit(saved, change, message):
+    """Or they would be random numbers, and every figure with them."""
+    edit_weights(saved[0], change)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_model(saved[0], device="cpu")
+    assert str(saved[0]) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 1}, "left over are model.layers.1"),
+        ({"num_hidden_layers": 3}, "missing are model.layers.2"),
+        ({"intermediate_size": 8}, "mlp"),
+    ],
+)
+def test_a_config_of_another_model(saved, changes, message):
+    edit_config(saved[0], **changes)
+    with pytest.raises(ValueError, match=message):
+        load_model(saved[0], device="cpu")
+
+
+def test_what_every_model_computes_may_lie_beside_its_weights(saved):
+    """Files of older versions of transformers hold the frequencies."""
+    folder, model = saved
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_weights(folder, lambda weights: weights.update({name: torch.ones(8)}))
+    torch.testing.assert_close(logits(load_model(folder, device="cpu")[0]), logits(model))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])

@@ -1,0 +1,66 @@
+"""Whether the weights that were read are those that the config asks for.
+
+transformers fills what a file lacks with random numbers, leaves aside what it holds beyond, and
+says so in a report that few read. A measurement of such a model would be of nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# What files of older versions of transformers hold beside the weights, and every model computes.
+COMPUTED = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids)$")
+
+# How many names an error gives in full.
+NAMED = 3
+
+
+def check_weights(name: str, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    """Refuse a model whose file does not hold its weights, all of them and no others.
+
+    Args:
+        name: what the model was called.
+        model: as it was loaded.
+        report: what transformers' `from_pretrained` gives with ``output_loading_info=True``.
+
+    Raises:
+        ValueError: weights are missing, left over, of another shape, or not finite.
+    """
+    left_over = [key for key in report["unexpected_keys"] if not COMPUTED.search(key)]
+    shapes = [f"{key} {tuple(shape)}" for key, shape, *_ in report["mismatched_keys"]]
+    faults = [
+        _listed("missing are", report["missing_keys"]),
+        _listed("left over are", left_over),
+        _listed("of other shapes are", shapes),
+    ]
+    if any(faults):
+        raise ValueError(
+            f"the weights of {name!r} do not fit its config: {'; '.join(filter(None, faults))}. "
+            "transformers would put random numbers in their place: take both from one model"
+        )
+    wrong = _listed("not finite are numbers in", _not_finite(model))
+    if wrong:
+        raise ValueError(f"the weights of {name!r} are damaged: {wrong}; save or fetch them again")
+
+
+def _listed(words: str, names: Iterable[str]) -> str:
+    """What is wrong with some weights, by name; nothing if there are none."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - NAMED:,} more" if len(ordered) > NAMED else ""
+    return f"{words} {', '.join(ordered[:NAMED])}{more}" if ordered else ""
+
+
+def _not_finite(model: PreTrainedModel) -> Iterable[str]:
+    for name, weight in model.named_parameters():
+        # A sum is finite if all are, but for an overflow, which a closer look tells apart.
+        if weight.is_floating_point() and weight.dtype.itemsize > 1:
+            suspect = not torch.isfinite(weight.detach().sum(dtype=torch.float32))
+            if suspect and not torch.isfinite(weight.detach()).all():
+                yield name
