@@ -52,7 +52,7 @@ from .models.repairs import full_attention
 from .models.rotary import apply_scaling, rope_spec
 from .report.experiments import paper
 from .report.verdicts import verdict
-from .rope.methods import FORMULAS, METHODS, register_method, rope_scaling
+from .rope.methods import FORMULAS, METHODS, named_scalings, register_method, rope_scaling
 from .rope.scaling import RopeScaling, compose
 from .rope.schedule import RopeSchedule, Scaling
 from .rope.spec import RopeSpec
@@ -115,6 +115,7 @@ __all__ = [
     "load_corpus",
     "load_model",
     "losses_after",
+    "named_scalings",
     "paired_comparison",
     "paired_scores",
     "paper",

@@ -52,6 +52,7 @@ def save_pretrained(
     drop_start_tokens: bool = False,
     docs: Sequence[Document] = (),
     figures: pd.DataFrame | Mapping[str, object] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a checkpoint that ``AutoModelForCausalLM.from_pretrained`` loads with the scaling.
 
@@ -84,6 +85,8 @@ def save_pretrained(
         docs: what leaving them out costs is measured on these, at each target length or the
             shortest's own; it is logged, and stands in the card.
         figures: measured numbers for the card.
+        overwrite: take the place of a folder that this function wrote earlier, once the new one is
+            whole. Anything else is refused all the same.
 
     Returns:
         The folder.
@@ -99,7 +102,7 @@ def save_pretrained(
     folder = Path(folder).expanduser().resolve()
     if not is_main():
         return folder
-    check_free(folder)
+    check_free(folder, overwrite=overwrite)
     shown = figures_table(figures)
     kept = _without_start_tokens(scaling) if drop_start_tokens else scaling
     shell = _shell(model)
@@ -119,12 +122,15 @@ def save_pretrained(
     return folder
 
 
-def check_free(folder: Path) -> None:
-    """Refuse a folder that holds something.
+def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuse a folder that holds something, or something else than an earlier export.
 
     Raises:
         FileExistsError: it does, or is a file.
     """
+    folder = Path(folder).expanduser()
+    if overwrite and all((folder / name).is_file() for name in ("scaling.json", "config.json")):
+        return
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: name a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -140,9 +146,11 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield part
-        if folder.exists():
-            folder.rmdir()  # empty
+        before = part.with_suffix(".before")
+        if folder.exists():  # empty, or to be replaced
+            folder.replace(before)
         part.replace(folder)
+        shutil.rmtree(before, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if _is_of_the_disk(error):
@@ -275,6 +283,10 @@ def _write(
         # LLaMA-2's is the window, for one: it would refuse longer prompts.
         if generation.max_length == scaling.spec.window:
             generation.max_length = target
+    # How it was last called stays in it, and would cut or pad every text of whoever loads it.
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        backend.no_truncation()
+        backend.no_padding()
     shell.config = config
     shell.save_pretrained(part)
     shell.config = before  # its modules were built from this one

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from ..common.files import Json, write_table
+from ..common.files import Json, read_json, write_json, write_table
+from ..common.identity import digests_of
 from ..common.progress import Progress
 from ..models.forward import StandIn, mean_loss
 from ..models.loading import quiet_transformers
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "model.safetensors"
+
+# In a checkpoint, a digest of each of its other files; and those that were there before it was.
+DIGESTS = "digests.json"
+NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 # What a call may leave out.
 Missing = Tensor | None
@@ -85,6 +90,8 @@ def train(
     if main:
         shutil.rmtree(unfinished, ignore_errors=True)  # of a kill
     last = next(reversed(checkpoints(folder)), None)
+    if last is not None:
+        _check_whole(last)
     tokens_per_step = recipe.batch * rows.shape[1]
     shown = Progress("fine-tuning", recipe.steps) if main else contextlib.nullcontext()
     try:
@@ -117,6 +124,27 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def _check_whole(checkpoint: Path) -> None:
+    """Refuse a checkpoint that is not as it was written.
+
+    transformers goes on without an optimizer, from a new one, and says nothing.
+
+    Raises:
+        ValueError: a file is missing or other; it is named.
+    """
+    here = digests_of(checkpoint)
+    wrong = [name for name in NEEDED if name not in here]
+    if DIGESTS in here:  # not of the version before
+        was = read_json(checkpoint / DIGESTS, "list of digests")
+        wrong += [name for name in was if name in here and here[name] != was[name]]
+        wrong += [name for name in was if name not in {*here, *NEEDED}]
+    if wrong:
+        raise ValueError(
+            f"{checkpoint} is not as it was written ({', '.join(sorted(wrong))}): remove that "
+            "folder, and the same call goes on from the one before, or from the beginning"
+        )
 
 
 def history(log: Sequence[Json], tokens_per_step: int) -> pd.DataFrame:
@@ -180,6 +208,7 @@ class _Training(Trainer):  # type: ignore[misc]  # transformers is not typed
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 part = Path(self.args.output_dir) / f"checkpoint-{step}"
+                write_json(part / DIGESTS, digests_of(part))
                 part.replace(self.folder / part.name)
                 for old in checkpoints(self.folder)[:-KEPT]:
                     shutil.rmtree(old)

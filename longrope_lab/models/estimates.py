@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 
+# Each is counted in a millisecond; the deepest models have some hundred.
+MOST_LAYERS = 1000
+
 
 def memory_shortage(
     config: PreTrainedConfig, length: int, device: torch.device, dtype: torch.dtype
@@ -54,9 +57,19 @@ def memory_shortage(
 
 
 def parameter_count(config: PreTrainedConfig) -> int:
-    """Weights of the model that a config describes, counting tied ones once; none is made."""
+    """Weights of the model that a config describes, counting tied ones once; none is made.
+
+    Raises:
+        ValueError: more layers than can be counted, one by one, in seconds.
+    """
     from transformers import AutoModelForCausalLM
 
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ValueError(
+            f"num_hidden_layers is {layers:,}, and no model has more than {MOST_LAYERS:,}: restore "
+            "config.json"
+        )
     with torch.device("meta"):
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 

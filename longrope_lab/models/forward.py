@@ -199,8 +199,29 @@ def _weights(counted: Tensor) -> Tensor:
 
 def hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """What the decoder hands to the head, (B, T) -> (B, T, width); no keys are cached."""
+    forget_lengths(model)
     hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden
+
+
+def forget_lengths(model: PreTrainedModel) -> None:
+    """Let a model of transformers' "dynamic" type begin anew, as if it had read nothing yet.
+
+    A base that it stretched for one text it keeps for those after it, unless they are shorter than
+    the window. So what a text gives would depend on what was read before.
+    """
+    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [p.get("rope_type") for p in (parameters, *parameters.values()) if isinstance(p, dict)]
+    if "dynamic" not in kinds:
+        return
+    for module in model.modules():
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            kind, window = name.removesuffix("max_seq_len_cached"), module.original_max_seq_len
+            if getattr(module, name) > window:
+                setattr(module, name, window)
+                device = getattr(module, f"{kind}inv_freq").device
+                at_first = getattr(module, f"{kind}original_inv_freq").to(device)
+                module.register_buffer(f"{kind}inv_freq", at_first, persistent=False)
 
 
 def chunked_logits(

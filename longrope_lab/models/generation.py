@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..common.checks import whole
 from ..rope.schedule import Scaling
+from .forward import forget_lengths
 from .rotary import scaled
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def generate(
         )
     mask = _mask(model, ids, attention_mask, options)
     with scaled(model, schedule, length=mask.sum(dim=1) + max_new_tokens):
+        forget_lengths(model)
         return model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options)
 
 

@@ -1,8 +1,9 @@
 """Reads the rotary embedding of a live Hugging Face model, and puts a scaling in its place.
 
 The `forward` of each rotary module is replaced on the instance: no weight, buffer or config
-changes, so restoring is exact. (Editing the config of a loaded model does nothing. Neither does
-replacing the module in each layer, since transformers 5 calls one at the model's top.)
+changes, so restoring is exact. (Editing the config of a loaded model changes nothing, or a part:
+of LongRoPE where it switches, of Dynamic NTK what the next longer text gets. Replacing the module
+in each layer does nothing, since transformers 5 calls one at the model's top.)
 
 Angles are computed in float64, and only cos and sin are cast. Near position 2,000,000 neighbouring
 float32 numbers are 0.125 apart, which is a tenth of a radian off in the fastest dimensions.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..rope.methods import FORMULAS
+from . import comparisons as compared
 from .claims import (
     FALLS,
     GAIN,
@@ -17,16 +18,6 @@ from .claims import (
     each_of,
     formulas_of,
     percent,
-)
-from .comparisons import (
-    above,
-    below,
-    below_all,
-    below_each,
-    both,
-    halfway,
-    lengths_of,
-    lower_at_each,
 )
 from .markdown import number
 from .recorded import (
@@ -49,7 +40,7 @@ WINDOW = "LongRoPE over the unscaled model at its window"
 def search_beats_formulas(results: Results) -> Places:
     paired = results.table("t1_paired", NONUNIFORMITY, needs=("corpus", *PAIRED))
     places = paired.groupby(["corpus", "length"], sort=False)
-    return {at(*place): below_all(rows, formulas_of("T1")) for place, rows in places}
+    return {at(*place): compared.below_all(rows, formulas_of("T1")) for place, rows in places}
 
 
 @claim(
@@ -68,7 +59,7 @@ def start_tokens_help(results: Results) -> Places:
 
 def _best(ratios: pd.DataFrame) -> Decided:
     """Whether any n̂ brings more than `GAIN`; with the figure of the best one."""
-    found = {n: below(row, 1 - GAIN, "ratio") for n, row in ratios.groupby("start_tokens")}
+    found = {n: compared.below(row, 1 - GAIN, "ratio") for n, row in ratios.groupby("start_tokens")}
     known = [each.holds for each in found.values()]
     best = ratios.sort_values("high")["start_tokens"].iloc[0]  # what has no interval comes last
     holds = True if True in known else None if None in known else False
@@ -80,13 +71,13 @@ def better_start(results: Results) -> Places:
     paired = results.table("t3_paired", EXTENSION, NONUNIFORMITY, needs=PAIRED)
     if "fine-tuning" in paired:  # the notebook without any has no such column
         paired = paired[paired["fine-tuning"] == "before"]
-    return below_each(paired, "T3")
+    return compared.below_each(paired, "T3")
 
 
 @claim("T3", "after fine-tuning, they still are")
 def better_end(results: Results) -> Places:
     paired = results.table("t3_paired", EXTENSION, needs=("fine-tuning", *PAIRED))
-    return below_each(paired[paired["fine-tuning"] == "after"], "T3")
+    return compared.below_each(paired[paired["fine-tuning"] == "after"], "T3")
 
 
 @claim(
@@ -99,8 +90,9 @@ def lowest_without_finetuning(results: Results) -> Places:
     paired = results.table("f3_paired", WITHOUT, needs=("corpus", *PAIRED))
     longrope = stays[stays["scaling"] == "longrope"]
     return {
-        at(corpus): both(
-            below(longrope[longrope["corpus"] == corpus], LOW, WINDOW), below_all(rows, FORMULAS)
+        at(corpus): compared.both(
+            compared.below(longrope[longrope["corpus"] == corpus], LOW, WINDOW),
+            compared.below_all(rows, FORMULAS),
         )
         for corpus, rows in paired.groupby("corpus", sort=False)
     }
@@ -113,9 +105,11 @@ def alone_without_finetuning(results: Results) -> Places:
     for corpus, rows in stays.groupby("corpus", sort=False):
         others = rows[rows["scaling"].isin(FORMULAS)]
         complete = set(others["scaling"]) == set(FORMULAS)
-        low = below(rows[rows["scaling"] == "longrope"], LOW, WINDOW)
-        lowest = above(others, LOW, "the lowest of the others")
-        places[at(corpus)] = both(low, lowest if complete else Decided(None, "without all others"))
+        low = compared.below(rows[rows["scaling"] == "longrope"], LOW, WINDOW)
+        lowest = compared.above(others, LOW, "the lowest of the others")
+        places[at(corpus)] = compared.both(
+            low, lowest if complete else Decided(None, "without all others")
+        )
     return places
 
 
@@ -131,13 +125,16 @@ def _one_by_one(results: Results) -> tuple[pd.DataFrame, list[str]]:
 @claim("T11", "at every length, searched dimensions bring more than half of the whole gain")
 def dimensions_bring_most(results: Results) -> Places:
     t11, (pi, dimensions, complete) = _one_by_one(results)
-    return {at(n): halfway(t11, dimensions, pi, complete, n) for n in lengths_of(t11, pi)}
+    return {
+        at(n): compared.halfway(t11, dimensions, pi, complete, n)
+        for n in compared.lengths_of(t11, pi)
+    }
 
 
 @claim("T11", f"and start tokens lower perplexity further, by more than {percent(GAIN)}")
 def start_tokens_add(results: Results) -> Places:
     t11, (_, dimensions, complete) = _one_by_one(results)
-    return lower_at_each(t11, complete, dimensions, 1 - GAIN)
+    return compared.lower_at_each(t11, complete, dimensions, 1 - GAIN)
 
 
 def by_round(history: pd.DataFrame) -> pd.DataFrame:

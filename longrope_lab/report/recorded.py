@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.files import Json
+from ..common.identity import digest
 from ..runs.notebooks import PROFILES
 
 # The notebooks that hold the paper's experiments.
@@ -80,6 +81,19 @@ class Run:
         parameters: Json = self.origin["parameters"]
         return parameters
 
+    def check(self, path: Path) -> None:
+        """See whether a file is as the run left it. Runs of before say nothing of that.
+
+        Raises:
+            ValueError: it is not.
+        """
+        left = self.origin.get("files", {})
+        if path.name in left and left[path.name] != digest(path.read_bytes()):
+            raise ValueError(
+                f"{path} is not as its run left it (a part is missing, or was edited): run the "
+                "notebook again, or restore it"
+            )
+
     @property
     def model(self) -> str:
         """The name of the model, or "" of a notebook without one."""
@@ -116,6 +130,7 @@ class Results:
                 continue
             path = self.runs[notebook].folder / f"{name}.csv"
             if path.is_file():
+                self.runs[notebook].check(path)
                 table = read_table(path, needs)
                 if table.empty:
                     raise NotMeasuredError(f"{path} has no rows")
@@ -171,6 +186,7 @@ def read_origin(path: Path) -> Json:
         raise ValueError(f"{path} is damaged ({error}): {again}") from None
     said = origin if isinstance(origin, dict) else {}
     wrong = [name for name, kind in SAID.items() if not isinstance(said.get(name), kind)]
+    wrong += [] if isinstance(said.get("files", {}), dict) else ["files"]
     if wrong:
         raise ValueError(f"{path} is damaged (no {', '.join(wrong)}): {again}")
     return said

@@ -14,7 +14,9 @@ it makes inside the window, the factors are
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,35 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
         if option not in known:
             raise unknown(f"{method} option", option, known)
     return function(spec, target_length, **options)
+
+
+def named_scalings(
+    spec: RopeSpec,
+    methods: Sequence[str],
+    target_length: int,
+    files: Sequence[str | os.PathLike[str]] = (),
+) -> dict[str, Scaling]:
+    """Formulas and scalings that a search left, by the names that tables give them.
+
+    Args:
+        spec: the model's rotary embedding.
+        methods: formulas, each by its own name.
+        target_length: L' of the formulas, in tokens.
+        files: saved scalings, each by the name of its file without ``.json``.
+
+    Raises:
+        ValueError: two of the same name, or what `rope_scaling` and `RopeScaling.load` refuse.
+        FileNotFoundError: there is no such file.
+    """
+    scalings = {method: rope_scaling(spec, method, target_length) for method in methods}
+    places = dict.fromkeys(scalings, "a formula")
+    for path in map(Path, files):
+        if path.stem in scalings:
+            raise ValueError(
+                f"{path} would be called {path.stem!r}, as is {places[path.stem]}: rename the file"
+            )
+        scalings[path.stem], places[path.stem] = RopeScaling.load(path), str(path)
+    return scalings
 
 
 @register_method("none")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.files import Json
+from ..common.identity import digests_of
 from .notebooks import check_parameter, find_notebook, parameters_of, profile_parameters
 from .origin import clean_commit
 
@@ -36,7 +35,8 @@ class Prepared:
     def is_done(self) -> bool:
         """Whether `folder` holds a finished run of this commit, profile and parameters.
 
-        Code that differs from its commit is never done: nobody knows what ran.
+        All that it recorded must be there as it was. Code that differs from its commit is never
+        done: nobody knows what ran.
         """
         commit = clean_commit()
         if commit is None:
@@ -44,17 +44,18 @@ class Prepared:
         wanted = {"commit": commit, "profile": self.profile, "parameters": self.parameters}
         try:
             origin = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            return bool({name: origin[name] for name in wanted} == json.loads(json.dumps(wanted)))
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: run again
-            return False
+            same = {name: origin[name] for name in wanted} == json.loads(json.dumps(wanted))
+            return bool(same and origin["files"].items() <= digests_of(self.folder).items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False  # not there, or damaged: run again
 
 
 def prepare(
     name: str,
     profile: str = "cpu",
-    parameters: Mapping[str, object] | None = None,
+    parameters: Json | None = None,
     *,
-    results: str | os.PathLike[str] = "results",
+    results: str | Path = "results",
 ) -> Prepared:
     """Check what a run needs; the arguments are those of `running.run`.
 

@@ -21,6 +21,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from traitlets.config import Config
 
 from ..common.files import write_json
+from ..common.identity import digests_of
 from ..common.progress import FOLLOWED, HOW
 from .memory_check import check_memory
 from .origin import describe_run, git_commit
@@ -57,7 +58,7 @@ def run(
             at work there, or no Jupyter kernel.
         papermill.PapermillExecutionError: a cell failed.
     """
-    ready = prepare(name, profile, parameters, results=results)
+    ready = prepare(name, profile, dict(parameters or {}), results=Path(results))
     return execute(ready, Display(Watch(ready), None))
 
 
@@ -109,12 +110,11 @@ def _work(ready: Prepared, work: Path, display: Display) -> None:
             "no Jupyter kernel 'python3' on this machine: install it with "
             "python -m pip install ipykernel"
         ) from None
-    name = ready.notebook.stem
-    write_json(
-        work / "run.json", describe_run(name, ready.profile, ready.parameters, commit, started)
-    )
     text = executed.read_text(encoding="utf-8")  # it names the folder that it worked in
     executed.write_text(text.replace(work.as_posix(), ready.folder.as_posix()), encoding="utf-8")
+    name = ready.notebook.stem
+    origin = describe_run(name, ready.profile, ready.parameters, commit, started)
+    write_json(work / "run.json", origin | {"files": digests_of(work)})
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..common.files import Json
-from ..common.identity import differences
+from ..common.identity import differences, digest
 from .objective import Measured, Trial
 
 # Of the lines and of the identity in the first one; 1 called the window of a space's spec
@@ -60,8 +60,8 @@ class Log:
         """
         if place not in self.measured:
             return None
-        digest, measured, _ = self.measured[place]
-        if digest != trial.digest:
+        asked, measured, _ = self.measured[place]
+        if asked != trial.digest:
             raise ValueError(
                 f"{self.path} holds another trial at round {place[0]}, number {place[1]}: it was "
                 "written by another version of longrope_lab; remove it, or name another checkpoint"
@@ -81,7 +81,7 @@ class Log:
                 "dropped": measured.dropped,
                 "seconds": seconds,
             }
-            self._append(line)
+            self._append(line | {"check": digest(json.dumps(line))})
 
     def _append(self, line: Json) -> None:
         assert self.path is not None
@@ -123,7 +123,14 @@ def _line(values: Json) -> bytes:
 
 
 def _measurement(line: Json) -> tuple[tuple[int, int], tuple[str, Measured, float]]:
-    """What a line says, as an item of `Log.measured`."""
+    """What a line says, as an item of `Log.measured`.
+
+    Raises:
+        ValueError: it is not what was written. Lines of the version before have nothing to tell by.
+    """
+    check = line.pop("check", None)
+    if check is not None and check != digest(json.dumps(line)):
+        raise ValueError(f"a number of round {line['round']} was changed")
     gradient = None if line["gradient"] is None else tuple(line["gradient"])
     measured = Measured(tuple(line["losses"]), gradient, line["dropped"])
     return (line["round"], line["number"]), (line["trial"], measured, line["seconds"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import torch
@@ -22,10 +24,12 @@ class WorkerProcesses(Executor):
 
     Unlike in a `ProcessPoolExecutor`, the death of a process (out of memory, killed) costs only the
     task that it was working on. That one raises `BrokenProcessPool`, and a fresh process takes the
-    dead one's place.
+    dead one's place; one that had no task costs nothing. All end with the process that made them,
+    however it ends.
 
     Args:
-        count: processes; None for one per GPU, or without a GPU one per core.
+        count: processes; None for one per GPU, or without a GPU one per core that this process may
+            use.
         threads: CPU threads that each process may use.
 
     Raises:
@@ -34,7 +38,7 @@ class WorkerProcesses(Executor):
 
     def __init__(self, count: int | None = None, *, threads: int = 1) -> None:
         gpus = torch.cuda.device_count()
-        count = whole("count", (gpus or os.cpu_count() or 1) if count is None else count, 1)
+        count = whole("count", (gpus or _cores()) if count is None else count, 1)
         self._threads = whole("threads", threads, 1)
         # GPUs that a scheduler has given this process keep the names that it gave them.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -62,6 +66,7 @@ class WorkerProcesses(Executor):
     def _run(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> T:
         device, process = self._idle.get()
         try:
+            process = self._living(device, process)
             return process.submit(fn, *args, **kwargs).result()
         except BrokenProcessPool:
             process.shutdown(wait=False)
@@ -69,6 +74,15 @@ class WorkerProcesses(Executor):
             raise
         finally:
             self._idle.put((device, process))
+
+    def _living(self, device: str, process: ProcessPoolExecutor) -> ProcessPoolExecutor:
+        """A process that answers: this one, or a fresh one if it has died since its last task."""
+        try:
+            process.submit(os.getpid).result()
+            return process
+        except BrokenProcessPool:
+            process.shutdown(wait=False)
+            return self._process(device)
 
     def _process(self, device: str) -> ProcessPoolExecutor:
         # Spawned, not forked: neither CUDA nor PyTorch's thread pool survives a fork.
@@ -80,3 +94,19 @@ def _prepare_process(device: str, threads: int) -> None:
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before anything has touched a GPU
     torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """End this process once its parent has ended, which may have been killed."""
+    parent.join()
+    os._exit(1)
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -894,3 +894,35 @@ def test_every_family_is_here():
         "stablelm",
         "cohere",
     } <= set(FAMILIES)
+
+
+# --- an earlier export ----------------------------------------------------------------------------
+
+
+def test_an_earlier_export_is_replaced_where_that_is_asked_for(model, spec, out, tokenizer):
+    """By the new one whole; without the word, or if it is something else, it stays."""
+    yarn, pi = (rope_scaling(spec, name, 2 * WINDOW) for name in ("yarn", "pi"))
+    save_pretrained(model, tokenizer, yarn, out)
+    with pytest.raises(FileExistsError, match="nothing is written over"):
+        save_pretrained(model, tokenizer, pi, out)
+    assert RopeScaling.load(out / "scaling.json") == yarn
+    (out / "of the first").touch()
+    save_pretrained(model, tokenizer, pi, out, overwrite=True)
+    assert RopeScaling.load(out / "scaling.json") == pi and not (out / "of the first").exists()
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    (out / "scaling.json").unlink()  # now it may be anybody's
+    with pytest.raises(FileExistsError, match="nothing is written over"):
+        save_pretrained(model, tokenizer, yarn, out, overwrite=True)
+    assert (out / "config.json").exists()
+
+
+def test_how_a_tokenizer_was_called_is_not_handed_over(model, spec, out, tokenizer):
+    """The tokenizers library would cut or pad every text of whoever loads the folder."""
+    used = copy.deepcopy(tokenizer)
+    used.pad_token = used.pad_token or used.eos_token
+    used(["In the beginning", "God"], padding=True, truncation=True, max_length=4)
+    assert used.backend_tokenizer.truncation and used.backend_tokenizer.padding
+    save_pretrained(model, used, rope_scaling(spec, "yarn", 2 * WINDOW), out)
+    handed = json.loads((out / "tokenizer.json").read_text())
+    assert handed["truncation"] is None and handed["padding"] is None
+    assert used.backend_tokenizer.truncation  # the live one is as it was

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import resource
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -252,11 +253,40 @@ def test_a_checkpoint_of_other_weights(tmp_path):
     kept = load_file(path)
     kept["model.tokens.weight"] = kept.pop("model.embed_tokens.weight")
     save_file(kept, path)
+    (path.parent / "digests.json").unlink()
     with pytest.raises(
         ValueError,
         match=r"checkpoint-2 holds other weights than those to train, such as model\.embed",
     ):
         tune(tiny_model(), tmp_path / "run", steps=2)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "of the version before"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "trainer_state.json"])
+def test_a_checkpoint_that_lacks_a_file(name, old, tmp_path):
+    """transformers would go on with a new optimizer, and other weights come out."""
+    tune(tiny_model(), tmp_path / "run", steps=2)
+    last = tmp_path / "run" / "checkpoint-2"
+    (last / name).unlink()
+    if old:
+        (last / "digests.json").unlink()
+    with pytest.raises(ValueError, match=rf"checkpoint-2 is not as it was written \({name}\): rem"):
+        tune(tiny_model(), tmp_path / "run", steps=2)
+
+
+def test_a_checkpoint_with_one_bit_flipped(tmp_path):
+    """With that folder removed, the same call goes on from the one before, to the same weights."""
+    model = tiny_model()
+    whole = tune(model, tmp_path / "run", steps=2), weights(model)
+    last = tmp_path / "run" / "checkpoint-2"
+    content = bytearray((last / "model.safetensors").read_bytes())
+    content[-7] ^= 1
+    (last / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"is not as it was written \(model\.safetensors\)"):
+        tune(tiny_model(), tmp_path / "run", steps=2)
+    shutil.rmtree(last)
+    again = tiny_model()
+    assert_same((tune(again, tmp_path / "run", steps=2), weights(again)), whole)
 
 
 def test_a_checkpoint_holds_what_is_trained(tmp_path):

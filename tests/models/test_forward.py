@@ -418,3 +418,19 @@ def test_a_stand_in_changes_nothing_of_a_model():
     with StandIn(model, lambda **_: None):
         assert model.state_dict().keys() == before.keys()
         assert all(torch.equal(model.state_dict()[name], w) for name, w in before.items())
+
+
+def test_what_a_text_gives_does_not_depend_on_those_before_it():
+    """Under the "dynamic" type transformers goes on with the base of a longer text."""
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+    texts = [torch.arange(n) % VOCABULARY for n in (WINDOW, 2 * WINDOW, WINDOW + 9, WINDOW - 9)]
+    alone = [token_losses(tiny_model(rope_parameters=rope), text) for text in texts]
+    one = tiny_model(rope_parameters=rope)
+    for order in ((1, 0), (1, 2), (1, 3), (0, 1), (2, 2)):
+        for i in order:
+            torch.testing.assert_close(token_losses(one, texts[i]), alone[i], rtol=0, atol=0)
+    stock = tiny_model(rope_parameters=rope)
+    with torch.no_grad():
+        first = stock(texts[2][None]).logits
+        stock(texts[1][None])
+        assert not torch.equal(stock(texts[2][None]).logits, first)  # as transformers has it

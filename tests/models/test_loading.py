@@ -476,6 +476,13 @@ def test_a_config_of_another_model(saved, changes, message):
         load_model(saved[0], device="cpu")
 
 
+def test_a_config_of_absurdly_many_layers(saved):
+    """They are not counted one by one, which would take for ever."""
+    edit_config(saved[0], num_hidden_layers=10**9)
+    with pytest.raises(ValueError, match=r"num_hidden_layers is 1,000,000,000, and no model has"):
+        load_model(saved[0], device="cpu")
+
+
 def test_what_every_model_computes_may_lie_beside_its_weights(saved):
     """Files of older versions of transformers hold the frequencies."""
     folder, model = saved

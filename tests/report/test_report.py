@@ -15,6 +15,7 @@ import pytest
 
 from longrope_lab.cli import main
 from longrope_lab.common.files import write_json
+from longrope_lab.common.identity import digests_of
 from longrope_lab.measure import stats
 from longrope_lab.measure.stats import accuracy_summary, paired_comparison, perplexity_summary
 from longrope_lab.report.claims import CLAIMS, judge, overall
@@ -566,6 +567,21 @@ def test_a_damaged_table_is_named(tmp_path, damage, words):
         write_report(tmp_path)
     assert str(path) in str(error.value)
     assert not (tmp_path / "README.md").exists()
+
+
+def test_a_table_that_is_not_as_its_run_left_it_is_named(tmp_path):
+    """Half a table reads as well as a whole one: the run says what it left."""
+    record(tmp_path, t1(True, True))
+    folder = tmp_path / "cpu" / N02
+    path, run = folder / "t1_paired.csv", json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | {"files": digests_of(folder)}))
+    write_report(tmp_path)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"t1_paired\.csv is not as its run left it"):
+        write_report(tmp_path)
+    path.write_text("".join(lines))
+    write_report(tmp_path)
 
 
 def test_a_table_that_the_page_cannot_show_is_named(tmp_path):

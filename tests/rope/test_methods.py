@@ -9,7 +9,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from longrope_lab.rope.formulas import ntk_factors, yarn_factors
-from longrope_lab.rope.methods import FORMULAS, METHODS, register_method, rope_scaling
+from longrope_lab.rope.methods import (
+    FORMULAS,
+    METHODS,
+    named_scalings,
+    register_method,
+    rope_scaling,
+)
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import DynamicNTK
 from longrope_lab.rope.spec import RopeSpec
@@ -300,3 +306,21 @@ def test_embeddings_that_a_formula_does_not_fit():
     with pytest.raises(ValueError, match="YaRN needs base frequencies"):
         yarn_factors(RopeSpec(2, 512, base_frequencies=[1.0]), 8.0)
     assert yarn_factors(RopeSpec(2, 512, 10000.0), 8.0).shape == (1,)
+
+
+def test_scalings_by_name(tmp_path):
+    """Formulas, and what a search left; two of one name would hide each other in every table."""
+    found = rope_scaling(SPEC, "longrope", 1024, factors=np.linspace(1, 2, 32))
+    for name in ("a/longrope.json", "b/longrope.json", "b/yarn.json"):
+        found.save(tmp_path / name)
+    scalings = named_scalings(SPEC, ["pi", "yarn"], 2048, [tmp_path / "a" / "longrope.json"])
+    assert list(scalings) == ["pi", "yarn", "longrope"]
+    assert scalings["pi"] == rope_scaling(SPEC, "pi", 2048) and scalings["longrope"] == found
+    first, second = (tmp_path / name / "longrope.json" for name in "ab")
+    words = re.escape(f"{second} would be called 'longrope', as is {first}: rename the file")
+    with pytest.raises(ValueError, match=words):
+        named_scalings(SPEC, ["pi"], 2048, [first, second])
+    with pytest.raises(ValueError, match="would be called 'yarn', as is a formula"):
+        named_scalings(SPEC, ["yarn"], 2048, [tmp_path / "b" / "yarn.json"])
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        named_scalings(SPEC, [], 2048, [tmp_path / "none.json"])

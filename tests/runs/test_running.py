@@ -164,9 +164,18 @@ def test_what_counts_as_done(own_notebooks, no_kernel, monkeypatch):
     origin_of = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(origin_of | {"profile": "gpu"}))
     assert not is_done()
-    for damaged in ("{", "{}", "[]"):
+    for damaged in ("{", "{}", "[]", json.dumps(origin_of | {"files": 1})):
         (folder / "run.json").write_text(damaged)
         assert not is_done()
+    (folder / "run.json").write_text(json.dumps(origin_of))
+    assert is_done()
+    table = (folder / "table.csv").read_bytes()
+    (folder / "table.csv").write_bytes(table[:-2])  # a part of it
+    assert not is_done()
+    (folder / "table.csv").write_bytes(table)
+    assert is_done()
+    (folder / "table.csv").unlink()
+    assert not is_done()
 
 
 def test_a_commit_made_while_a_notebook_runs_is_not_the_one_that_ran(

@@ -634,13 +634,15 @@ def damaged(content, how):
         "a number": b"5\n",
         "a field is missing": json.dumps({k: v for k, v in line.items() if k != "losses"}).encode()
         + b"\n",
+        "another digit": json.dumps(line | {"losses": [1.24] * 3}).encode() + b"\n",
         "no losses": json.dumps(line | {"losses": None}).encode() + b"\n",
     }[how]
     return b"".join([*lines[:2], new, *lines[3:]])
 
 
 @pytest.mark.parametrize(
-    "how", ["junk", "no JSON", "a list", "a number", "a field is missing", "no losses"]
+    "how",
+    ["junk", "no JSON", "a list", "a number", "a field is missing", "another digit", "no losses"],
 )
 def test_a_damaged_checkpoint(how, model, measured, tmp_path):
     path = tmp_path / "log"

@@ -6,6 +6,10 @@ import math
 import multiprocessing
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import (
     CancelledError,
     Executor,
@@ -16,6 +20,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import tiny_model
@@ -487,3 +492,50 @@ def test_an_end_without_a_beginning():
     executor.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(pow, 2, 3)
+
+
+# --- ends that nobody announced -------------------------------------------------------------------
+
+
+def test_a_process_that_dies_between_two_tasks_costs_nothing():
+    """The system takes the memory of idle processes first; both here, and again."""
+    with WorkerProcesses(2) as executor:
+        for _ in range(2):
+            for pid in {executor.submit(os.getpid).result() for _ in range(8)}:
+                os.kill(pid, signal.SIGKILL)
+            assert executor.submit(sum, [1, 2]).result() == 3
+            assert executor.submit(sum, [3, 4]).result() == 7
+
+
+ORPHANS = """
+import os, sys, time
+from longrope_lab.searches import WorkerProcesses
+
+if __name__ == "__main__":
+    executor = WorkerProcesses(2)
+    tasks = [executor.submit(os.getpid) for _ in range(4)]
+    print(*{task.result() for task in tasks}, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(end, tmp_path):
+    """However it ends; on a GPU they would hold its memory for ever."""
+    script = tmp_path / "parent.py"
+    script.write_text(ORPHANS)
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert pids and all(psutil.pid_exists(pid) for pid in pids)
+    parent.send_signal(end)
+    parent.wait()
+    patience = time.monotonic() + 120
+    while any(map(psutil.pid_exists, pids)) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not any(map(psutil.pid_exists, pids))
