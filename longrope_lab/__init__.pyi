@@ -51,7 +51,7 @@ from .models.read_config import scaling_from_config, spec_from_config
 from .models.repairs import full_attention
 from .models.rotary import apply_scaling, rope_spec
 from .report.experiments import paper
-from .report.verdicts import verdict
+from .report.notebook_verdict import verdict
 from .rope.methods import FORMULAS, METHODS, named_scalings, register_method, rope_scaling
 from .rope.scaling import RopeScaling, compose
 from .rope.schedule import RopeSchedule, Scaling

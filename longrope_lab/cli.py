@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
     ]
     if options.resume and clean_commit() is None:
         complain("the code differs from its commit, so no earlier run counts as done")
-    from .runs.session import run_all
+    from .runs.run_many import run_all
 
     jobs = whole("--jobs", options.jobs, 1)
     return run_all(prepared, resume=options.resume, jobs=jobs)

@@ -224,8 +224,8 @@ def test_how_long_all_of_them_will_take(command, no_kernel, monkeypatch):
 
     seconds = {"00_tiny": [5.0], "01_small": [3.0, 4.0]}
     recorded = lambda ready: seconds.get(ready.notebook.stem, [])  # noqa: E731
-    monkeypatch.setattr("longrope_lab.runs.session.execute", execute)
-    monkeypatch.setattr("longrope_lab.runs.session.recorded_seconds", recorded)
+    monkeypatch.setattr("longrope_lab.runs.run_many.execute", execute)
+    monkeypatch.setattr("longrope_lab.runs.run_many.recorded_seconds", recorded)
     command("run", "all")
     monkeypatch.setattr(Prepared, "is_done", lambda ready: ready.notebook.stem == "01_small")
     command("run", "all", "--resume")

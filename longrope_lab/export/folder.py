@@ -144,14 +144,15 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder to write to, which becomes `folder` at the end: whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    before = part.with_suffix(".before")
     try:
         yield part
-        before = part.with_suffix(".before")
-        if folder.exists():  # empty, or to be replaced
+        if folder.exists():  # empty, or an earlier export
             folder.replace(before)
         part.replace(folder)
-        shutil.rmtree(before, ignore_errors=True)
     except BaseException as error:
+        if before.exists():
+            before.replace(folder)
         shutil.rmtree(part, ignore_errors=True)
         if _is_of_the_disk(error):
             raise RuntimeError(
@@ -159,6 +160,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
                 "name another folder"
             ) from error
         raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _is_of_the_disk(error: BaseException) -> bool:

@@ -43,12 +43,12 @@ from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import RopeSchedule, Scaling
 from ..texts.tokens import Document, check_ids
-from .arguments import training_arguments
 from .low_rank import low_rank_updates, trained_in_full
 from .needle_segments import needle_segments
 from .recipe import RECIPES, Recipe, by_name
 from .segments import segments
 from .trainer import loss_inside, train
+from .training_arguments import training_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

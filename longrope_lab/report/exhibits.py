@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..common.files import Json
 from ..measure.stats import perplexity_summary
-from .claims_before_training import by_round
+from .claims_searched_factors import by_round
 from .recorded import (
     BENCHMARKS,
     EXTENSION,

@@ -14,7 +14,7 @@ import pandas as pd
 from ..common.files import replacing
 
 # Imported, they register their claims.
-from . import claims_after_training, claims_before_training  # noqa: F401
+from . import claims_extended_models, claims_searched_factors  # noqa: F401
 from .claims import CLAIMS, Outcome, Places, at, judge
 from .comparisons import ENOUGH
 from .exhibits import EXHIBITS, Picture, Table

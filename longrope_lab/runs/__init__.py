@@ -8,5 +8,5 @@ __getattr__ = former_module(
     find_notebook="notebooks",
     find_notebooks="notebooks",
     profile_parameters="notebooks",
-    run="running",
+    run="run_one",
 )

@@ -1,4 +1,4 @@
-"""What a run needs, checked before anything heavy is loaded."""
+"""What a run needs, checked before anything heavy is loaded; whether it is done (`--resume`)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def prepare(
     *,
     results: str | Path = "results",
 ) -> Prepared:
-    """Check what a run needs; the arguments are those of `running.run`.
+    """Check what a run needs; the arguments are those of `run_one.run`.
 
     Raises:
         ValueError: an unknown notebook, profile or parameter (the nearest name is offered, or the

@@ -32,8 +32,8 @@ from finetuning import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrope_lab.extend import arguments as arguments_module
 from longrope_lab.extend import trainer as trainer_module
+from longrope_lab.extend import training_arguments as arguments_module
 from longrope_lab.extend.finetune import finetune
 from longrope_lab.extend.recipe import RECIPES, Recipe
 from longrope_lab.extend.segments import segments

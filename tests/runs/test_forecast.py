@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from longrope_lab.runs import forecast, running
+from longrope_lab.runs import forecast, run_one
 from longrope_lab.runs.forecast import TRUST, Pace, recorded_seconds
 from longrope_lab.runs.preparing import prepare
 
@@ -14,7 +14,7 @@ from longrope_lab.runs.preparing import prepare
 @pytest.fixture
 def recorded(own_notebooks, no_kernel):
     """Where an earlier run of `00_tiny` is, whose cells took 1, 2 and 3 seconds."""
-    folder = running.run("00", "cpu", {"number": 3}, own_notebooks)
+    folder = run_one.run("00", "cpu", {"number": 3}, own_notebooks)
     cell = {"cell_type": "code", "metadata": {}, "source": "1"}
     cells = [cell | {"metadata": {"papermill": {"duration": n}}} for n in (1.0, 2.0, 3.0)]
     text = {"cell_type": "markdown", "metadata": {"papermill": {"duration": 9.0}}, "source": "#"}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from longrope_lab.runs import notebooks, running
+from longrope_lab.runs import notebooks, run_one
 
 FREE = "this machine has free"
 CPU, GPU = "--profile cpu fits", "--profile gpu fits"
@@ -50,21 +50,21 @@ def test_a_profile_too_large_for_the_machine(
     free(monkeypatch, gib)
     too_large = f"'{profile}' of 00_tiny is too large for this machine: 'lab' takes at least"
     with pytest.raises(ValueError, match=f"{too_large} .*{way_out}"):
-        running.run("00", profile, over, profiles_of_sizes)
+        run_one.run("00", profile, over, profiles_of_sizes)
     assert not profiles_of_sizes.exists() and no_kernel == []  # nothing was begun
 
 
 def test_a_profile_that_fits(profiles_of_sizes, no_kernel, monkeypatch):
     free(monkeypatch, 18)
-    running.run("00", "paper", None, profiles_of_sizes)
+    run_one.run("00", "paper", None, profiles_of_sizes)
     free(monkeypatch, 0.001)
-    running.run("01", "cpu", None, profiles_of_sizes)  # it has no model
+    run_one.run("01", "cpu", None, profiles_of_sizes)  # it has no model
     # Not downloaded: load_model will tell.
-    running.run("00", "cpu", {"model_name": "someone/elses"}, profiles_of_sizes)
+    run_one.run("00", "cpu", {"model_name": "someone/elses"}, profiles_of_sizes)
     assert no_kernel == ["00_tiny", "01_small", "00_tiny"]
 
 
 def test_a_model_that_is_not_there(profiles_of_sizes, no_kernel):
     with pytest.raises(ValueError, match="unknown model 'lap': did you mean 'lab'"):
-        running.run("00", "cpu", {"model_name": "lap"}, profiles_of_sizes)
+        run_one.run("00", "cpu", {"model_name": "lap"}, profiles_of_sizes)
     assert no_kernel == []

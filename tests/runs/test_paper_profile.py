@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from longrope_lab.runs import notebooks
-from longrope_lab.runs import running as runs
+from longrope_lab.runs import run_one as runs
 
 # What sets the two apart: LLaMA2-7B has a key head for each query head; in Mistral-7B v0.1 four
 # share one, and no layer sees more than a part of the window.

@@ -13,7 +13,7 @@ import pytest
 
 from longrope_lab.runs import notebooks
 from longrope_lab.runs.preparing import Prepared, prepare
-from longrope_lab.runs.session import run_all
+from longrope_lab.runs.run_many import run_all
 from longrope_lab.runs.side_by_side import needed, side_by_side
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from longrope_lab.runs import notebooks, running, watching
+from longrope_lab.runs import notebooks, run_one, watching
 from longrope_lab.runs.forecast import Pace
 from longrope_lab.runs.preparing import prepare
 from longrope_lab.runs.terminal import fitting
@@ -226,7 +226,7 @@ def test_what_a_kernel_tells(own_notebooks, tmp_path, monkeypatch, capfd):
     path.write_text(json.dumps(text))
     monkeypatch.setattr(watching, "LOOK_EVERY", 0.05)
     screen, ready = Screen(), prepare("01", "cpu", None, results=own_notebooks)
-    folder = running.execute(ready, Display(Watch(ready), screen))
+    folder = run_one.execute(ready, Display(Watch(ready), screen))
     assert "01_small: stage 1 of 2\n" in screen.getvalue()
     assert "cell 3 of 3" in screen.getvalue() and "; counting 5 of 9, so far" in screen.getvalue()
     executed = json.loads((folder / "01_small.ipynb").read_text())

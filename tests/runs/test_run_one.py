@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from longrope_lab.runs import notebooks, running
+from longrope_lab.runs import notebooks, run_one
 from longrope_lab.runs.preparing import prepare
 
 NOTEBOOKS = sorted(path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb"))
@@ -27,7 +27,7 @@ def number_in(folder):
 
 
 def test_run_keeps_notebook_tables_and_origin(own_notebooks):
-    folder = running.run("00", "smoke", {"seed": 7}, own_notebooks)
+    folder = run_one.run("00", "smoke", {"seed": 7}, own_notebooks)
     assert folder == own_notebooks / "smoke" / "00_tiny"
     assert number_in(folder) == [2]
     executed = nbformat.read(folder / "00_tiny.ipynb", as_version=4)
@@ -45,22 +45,22 @@ def test_run_keeps_notebook_tables_and_origin(own_notebooks):
 
 
 def test_a_failed_run_leaves_the_earlier_one(own_notebooks, no_kernel):
-    folder = running.run("00_tiny", "cpu", {"number": 3}, own_notebooks)
+    folder = run_one.run("00_tiny", "cpu", {"number": 3}, own_notebooks)
     with pytest.raises(PapermillExecutionError):
-        running.run("00_tiny", "cpu", {"number": 4, "fail": True}, own_notebooks)
+        run_one.run("00_tiny", "cpu", {"number": 4, "fail": True}, own_notebooks)
     assert number_in(folder) == [3] and (folder / "run.json").is_file()
     assert number_in(own_notebooks / "cpu" / "00_tiny.failed") == [4]
     with pytest.raises(PapermillExecutionError):
-        running.run("00_tiny", "cpu", {"number": 5, "fail": True}, own_notebooks)
+        run_one.run("00_tiny", "cpu", {"number": 5, "fail": True}, own_notebooks)
     assert number_in(own_notebooks / "cpu" / "00_tiny.failed") == [5]
-    running.run("00_tiny", "cpu", {"number": 6}, own_notebooks)
+    run_one.run("00_tiny", "cpu", {"number": 6}, own_notebooks)
     assert number_in(folder) == [6]
     assert [p.name for p in folder.parent.iterdir()] == ["00_tiny"]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, OSError])
 def test_a_run_that_is_stopped_leaves_the_earlier_one(stop, own_notebooks, no_kernel, monkeypatch):
-    folder = running.run("00_tiny", "cpu", {"number": 3}, own_notebooks)
+    folder = run_one.run("00_tiny", "cpu", {"number": 3}, own_notebooks)
 
     def stopped(*_, parameters, **__):
         Path(parameters["out"], "table.csv").write_text("half")
@@ -68,7 +68,7 @@ def test_a_run_that_is_stopped_leaves_the_earlier_one(stop, own_notebooks, no_ke
 
     monkeypatch.setattr("papermill.execute_notebook", stopped)
     with pytest.raises(stop):
-        running.run("00_tiny", "cpu", {"number": 4}, own_notebooks)
+        run_one.run("00_tiny", "cpu", {"number": 4}, own_notebooks)
     assert number_in(folder) == [3]
     assert sorted(p.name for p in folder.parent.iterdir()) == ["00_tiny", "00_tiny.failed"]
 
@@ -85,7 +85,7 @@ def test_no_bars_in_an_executed_notebook(own_notebooks, monkeypatch):
     for before in (None, "bars"):
         if before is not None:
             monkeypatch.setenv("LONGROPE_LAB_PROGRESS", before)
-        running.run("01", "cpu", None, own_notebooks)
+        run_one.run("01", "cpu", None, own_notebooks)
         assert os.environ.get("LONGROPE_LAB_PROGRESS") == before
     assert seen == ["lines", "lines"]
 
@@ -95,11 +95,11 @@ def test_a_killed_run_and_a_second_one_beside_it(own_notebooks, no_kernel):
 
     Another one may start only then.
     """
-    folder = running.run("01", "cpu", {"number": 3}, own_notebooks)
+    folder = run_one.run("01", "cpu", {"number": 3}, own_notebooks)
     code = (
-        "import sys; from pathlib import Path; from longrope_lab.runs import notebooks, running; "
+        "import sys; from pathlib import Path; from longrope_lab.runs import notebooks, run_one; "
         "notebooks.NOTEBOOKS = Path(sys.argv[1]); "
-        "running.run('01', 'cpu', {'number': 4, 'sleep': 300}, sys.argv[2])"
+        "run_one.run('01', 'cpu', {'number': 4, 'sleep': 300}, sys.argv[2])"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(notebooks.NOTEBOOKS), str(own_notebooks)]
@@ -109,22 +109,22 @@ def test_a_killed_run_and_a_second_one_beside_it(own_notebooks, no_kernel):
             time.sleep(0.05)
         words = r"another run is writing to .*01_small: wait for it, or name another"
         with pytest.raises(ValueError, match=words):
-            running.run("01", "cpu", {"number": 5}, own_notebooks)
+            run_one.run("01", "cpu", {"number": 5}, own_notebooks)
         assert at_work.exists() and number_in(folder) == [3] and no_kernel == ["01_small"]
         process.kill()
     assert number_in(folder) == [3]
     assert json.loads((folder / "run.json").read_text())["parameters"]["number"] == 3
-    running.run("01", "cpu", {"number": 6}, own_notebooks)
+    run_one.run("01", "cpu", {"number": 6}, own_notebooks)
     assert number_in(folder) == [6]
     assert [p.name for p in folder.parent.iterdir()] == ["01_small"]
 
 
 def test_killed_between_two_renames(own_notebooks, no_kernel):
     """The earlier results are then in `.before` alone; the next run takes them back, or fails."""
-    folder = running.run("00", "cpu", {"number": 3}, own_notebooks)
+    folder = run_one.run("00", "cpu", {"number": 3}, own_notebooks)
     folder.rename(folder.with_name("00_tiny.before"))
     with pytest.raises(PapermillExecutionError):
-        running.run("00", "cpu", {"fail": True}, own_notebooks)
+        run_one.run("00", "cpu", {"fail": True}, own_notebooks)
     assert number_in(folder) == [3]
 
 
@@ -133,15 +133,15 @@ def test_a_lock_that_has_just_been_removed_is_no_lock(own_notebooks, no_kernel, 
 
     A third run may hold a new one by then.
     """
-    lock = running.fcntl.flock
+    lock = run_one.fcntl.flock
 
     def late(file, how):
         Path(file.name).unlink()
         lock(file, how)
 
-    monkeypatch.setattr(running.fcntl, "flock", late)
+    monkeypatch.setattr(run_one.fcntl, "flock", late)
     with pytest.raises(ValueError, match="another run is writing"):
-        running.run("00", "cpu", None, own_notebooks)
+        run_one.run("00", "cpu", None, own_notebooks)
     assert no_kernel == []
 
 
@@ -150,17 +150,17 @@ def test_what_counts_as_done(own_notebooks, no_kernel, monkeypatch):
         return prepare("00", profile, {"number": number}, results=own_notebooks).is_done()
 
     assert not is_done()
-    folder = running.run("00", "cpu", {"number": 3}, own_notebooks)
+    folder = run_one.run("00", "cpu", {"number": 3}, own_notebooks)
     assert is_done()
     assert not is_done(number=4)
     assert not is_done(profile="smoke")
     for commit in ("e" * 40, "f" * 40 + "+changes", "unknown"):
         monkeypatch.setenv("LONGROPE_LAB_COMMIT", commit)
         assert not is_done()
-        running.run("00", "cpu", {"number": 3}, own_notebooks)
+        run_one.run("00", "cpu", {"number": 3}, own_notebooks)
         assert is_done() == (commit == "e" * 40)  # code that is not committed is never done
     monkeypatch.setenv("LONGROPE_LAB_COMMIT", "e" * 40)
-    running.run("00", "cpu", {"number": 3}, own_notebooks)
+    run_one.run("00", "cpu", {"number": 3}, own_notebooks)
     origin_of = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(origin_of | {"profile": "gpu"}))
     assert not is_done()
@@ -182,8 +182,8 @@ def test_a_commit_made_while_a_notebook_runs_is_not_the_one_that_ran(
     own_notebooks, no_kernel, monkeypatch
 ):
     commits = iter(["a" * 40, "b" * 40])
-    monkeypatch.setattr(running, "git_commit", lambda: next(commits))
-    folder = running.run("00", "cpu", None, own_notebooks)
+    monkeypatch.setattr(run_one, "git_commit", lambda: next(commits))
+    folder = run_one.run("00", "cpu", None, own_notebooks)
     assert json.loads((folder / "run.json").read_text())["commit"] == "a" * 40
 
 
@@ -191,7 +191,7 @@ def test_a_commit_made_while_a_notebook_runs_is_not_the_one_that_ran(
 def in_smoke(tmp_path_factory):
     """Runs a notebook in the smoke profile, once for all tests; gives the folder of its results."""
     results = tmp_path_factory.mktemp("smoke")
-    return functools.cache(lambda name: running.run(name, "smoke", results=results))
+    return functools.cache(lambda name: run_one.run(name, "smoke", results=results))
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

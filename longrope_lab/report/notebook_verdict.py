@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # Imported, they register their claims.
-from . import claims_after_training, claims_before_training  # noqa: F401
+from . import claims_extended_models, claims_searched_factors  # noqa: F401
 from .claims import NOT_MEASURED, Decided, Outcome, judge
 from .experiments import Experiment, experiment
 from .markdown import papers_figures, rows_of

@@ -15,7 +15,7 @@ from papermill.exceptions import PapermillExecutionError
 from ..common.progress import HOW
 from .forecast import Pace, recorded_seconds
 from .preparing import Prepared
-from .running import execute
+from .run_one import execute
 from .side_by_side import side_by_side
 from .terminal import STOPPED, complain, words_of
 from .watching import Display, Watch

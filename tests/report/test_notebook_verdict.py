@@ -13,8 +13,8 @@ import longrope_lab as lab
 from longrope_lab.measure.stats import accuracy_summary
 from longrope_lab.report.claims import judge
 from longrope_lab.report.experiments import EXPERIMENTS
+from longrope_lab.report.notebook_verdict import verdict
 from longrope_lab.report.recorded import Results, read_results
-from longrope_lab.report.verdicts import verdict
 
 RESULTS = Path(__file__).parents[2] / "results"
 N05, N07, N10 = "05_progressive_extension", "07_passkey", "10_long_documents"
