@@ -210,6 +210,8 @@ def forget_lengths(model: PreTrainedModel) -> None:
     A base that it stretched for one text it keeps for those after it, unless they are shorter than
     the window. So what a text gives would depend on what was read before.
     """
+    if not hasattr(model, "config"):  # a stand-in, which has no base
+        return
     parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     kinds = [p.get("rope_type") for p in (parameters, *parameters.values()) if isinstance(p, dict)]
     if "dynamic" not in kinds:

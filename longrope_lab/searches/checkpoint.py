@@ -81,7 +81,7 @@ class Log:
                 "dropped": measured.dropped,
                 "seconds": seconds,
             }
-            self._append(line | {"check": digest(json.dumps(line))})
+            self._append(line | {"check": _check(line)})
 
     def _append(self, line: Json) -> None:
         assert self.path is not None
@@ -122,14 +122,20 @@ def _line(values: Json) -> bytes:
     return json.dumps(values).encode() + b"\n"
 
 
+def _check(line: Json) -> str:
+    """A digest of what a line says, but for how long it took."""
+    said = {name: value for name, value in line.items() if name not in ("seconds", "check")}
+    return digest(json.dumps(said))
+
+
 def _measurement(line: Json) -> tuple[tuple[int, int], tuple[str, Measured, float]]:
     """What a line says, as an item of `Log.measured`.
 
     Raises:
         ValueError: it is not what was written. Lines of the version before have nothing to tell by.
     """
-    check = line.pop("check", None)
-    if check is not None and check != digest(json.dumps(line)):
+    line = dict(line)
+    if line.setdefault("check", _check(line)) != _check(line):
         raise ValueError(f"a number of round {line['round']} was changed")
     gradient = None if line["gradient"] is None else tuple(line["gradient"])
     measured = Measured(tuple(line["losses"]), gradient, line["dropped"])

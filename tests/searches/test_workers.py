@@ -463,7 +463,7 @@ def test_each_process_has_a_gpu(gpus, visible, count, devices, pools, monkeypatc
 
 def test_a_process_a_core_without_a_gpu(pools, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 5, 7}, raising=False)
     WorkerProcesses()
     assert len(pools) == 5 and {context.get_start_method() for _, context, *_ in pools} == {"spawn"}
 
