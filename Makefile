@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: reproduce test coverage lab clean
 
 reproduce: .venv/installed
-	$(BIN)/longrope-lab run all --profile cpu --jobs 2
+	$(BIN)/longrope-lab run all --profile cpu
 	$(BIN)/longrope-lab report
 
 test: .venv/installed

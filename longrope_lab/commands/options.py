@@ -33,7 +33,7 @@ def add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "--jobs", type=int, default=1, metavar="N",
-        help="notebooks at a time; each takes the memory of a model (default: 1)",
+        help="notebooks at a time, where cores and memory are to spare (default: 1)",
     )  # fmt: skip
     run.add_argument(
         "--list",
