@@ -69,6 +69,7 @@ def test_killed_twice(tmp_path):
     first, second = (line.split() for line in python("-c", KILLED, folder).splitlines())
     assert first[0] == second[0] == str(int(signal.SIGKILL))
     whole = [
+        "digests.json",
         "model.safetensors",
         "optimizer.pt",
         "rng_state.pth",
@@ -202,6 +203,7 @@ def test_two_processes(tmp_path):
     assert_close(handed, full, start)
     assert names(tmp_path / "full") == names(tmp_path / "single")
     parts = [
+        "digests.json",
         "model.safetensors",
         "optimizer.pt",
         "rng_state_0.pth",
