@@ -19,6 +19,7 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -92,7 +93,9 @@ def browser(tmp_path_factory):
 
 
 def wait(browser, condition, message):
-    return WebDriverWait(browser, PATIENCE, 0.1).until(condition, message)
+    # What is drawn anew between being found and being read is looked for again.
+    redrawn = [StaleElementReferenceException]
+    return WebDriverWait(browser, PATIENCE, 0.1, redrawn).until(condition, message)
 
 
 def run_all(browser, jupyter, name, further=(), **parameters):
