@@ -70,7 +70,8 @@ def _refused(error: Exception) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run notebooks one after the other; one that fails does not stop the others."""
+    """Run notebooks; one that fails does not stop the others."""
+    jobs = whole("--jobs", options.jobs, 1)
     paths = _notebooks(options.notebook)
     if options.list:
         return _show(paths)
@@ -84,7 +85,6 @@ def _run(options: argparse.Namespace) -> int:
         complain("the code differs from its commit, so no earlier run counts as done")
     from .runs.run_many import run_all
 
-    jobs = whole("--jobs", options.jobs, 1)
     return run_all(prepared, resume=options.resume, jobs=jobs)
 
 

@@ -42,7 +42,7 @@ def compare(options: argparse.Namespace) -> int:
         ValueError, OSError: what the user got wrong, or the system refuses.
     """
     if options.out is not None:
-        check_free(Path(options.out).expanduser())
+        check_free(options.out)
     whole("seed", options.seed, 0)
     asked = [length_in(text) for text in options.lengths or ()]
     loaded = {

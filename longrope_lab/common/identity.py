@@ -25,13 +25,15 @@ def digest(*parts: bytes | str) -> str:
     return content.hexdigest()[:16]
 
 
+def digest_of(path: Path) -> str:
+    """The `digest` of a file's content, which may be larger than the memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def digests_of(folder: Path) -> dict[str, str]:
-    """The `digest` of each file in a folder, by name; folders in it are left out."""
-    digests = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return digests
+    """The digest of each file in a folder, by name; folders in it are left out."""
+    return {path.name: digest_of(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def differences(there: Mapping[str, object], here: Mapping[str, object]) -> str:

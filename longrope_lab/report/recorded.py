@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.files import Json
-from ..common.identity import digest
+from ..common.identity import digest_of
 from ..runs.notebooks import PROFILES
 
 # The notebooks that hold the paper's experiments.
@@ -88,7 +88,7 @@ class Run:
             ValueError: it is not.
         """
         left = self.origin.get("files", {})
-        if path.name in left and left[path.name] != digest(path.read_bytes()):
+        if path.name in left and left[path.name] != digest_of(path):
             raise ValueError(
                 f"{path} is not as its run left it (a part is missing, or was edited): run the "
                 "notebook again, or restore it"

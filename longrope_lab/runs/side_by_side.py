@@ -87,16 +87,18 @@ def needed(prepared: Sequence[Prepared], number: int) -> set[int]:
     Those are the ones before it that leave something where it looks. What measures speed has the
     machine for itself.
     """
-    this = prepared[number]
+    this, before = prepared[number], range(number)
+    if measures_speed(this.notebook):
+        return set(before)
     read = [Path(text) for text in _texts(this)]
-    needs = set()
-    for earlier, other in enumerate(prepared[:number]):
-        left = [other.folder, *(Path(other.parameters.get(name) or "-") for name in LEFT_IN)]
-        if any(place == there or there in place.parents for place in read for there in left):
-            needs.add(earlier)
-        if measures_speed(this.notebook) or measures_speed(other.notebook):
-            needs.add(earlier)
-    return needs
+    return {n for n in before if _leaves(prepared[n], read) or measures_speed(prepared[n].notebook)}
+
+
+def _leaves(ready: Prepared, read: Sequence[Path]) -> bool:
+    """Whether a notebook leaves something in one of these places, or around it."""
+    named = [ready.parameters[name] for name in LEFT_IN if ready.parameters.get(name)]
+    left = [ready.folder, *map(Path, named)]
+    return any(place == there or there in place.parents for place in read for there in left)
 
 
 def _texts(ready: Prepared) -> Iterator[str]:
