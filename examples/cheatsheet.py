@@ -41,17 +41,24 @@ YARN = (
     "1 where $r_i > 32$, $s$ where $r_i < 1$; between them $\\theta_i/\\lambda_i$ goes from "
     "$\\theta_i$ to $\\theta_i/s$"
 )
+RAMP = "1 where $r_i > 32$, $s$ where $r_i < 1$; between them $\\lambda_i$ goes from 1 to $s$"
+LLAMA3 = (
+    "1 where $r_i > 4$, $s$ where $r_i < 1$; between them $\\theta_i/\\lambda_i$ mixed by $r_i$"
+)
+LONGROPE_M = "$\\sqrt{1 + \\ln s / \\ln L}$"
 METHODS = [
     ("`none`", "1", 0, 1),
     ("`pi`", "$s$", 0, 1),
     ("`ntk`", "$s^{2i/(d-2)}$", 0, 1),
     ("`dynamic_ntk`", "as `ntk`, with $s = \\ell/L$ from the running length $\\ell$", 0, 1),
     ("`yarn`", YARN, 0, "$0.1 \\ln s + 1$"),
+    ("`ramp`", RAMP, 0, LONGROPE_M),
+    ("`llama3`", LLAMA3, 0, 1),
     (
         "`longrope`",
         "searched, $\\lambda_i \\le \\lambda_{i+1}$",
         "searched",
-        "$\\sqrt{1 + \\ln s / \\ln L}$",
+        LONGROPE_M,
     ),
 ]
 
@@ -168,7 +175,7 @@ def models() -> str:
 def factors() -> str:
     """Factors of some pairs, and the attention factor, under each formula."""
     rows = []
-    for method in lab.FORMULAS:
+    for method in (*lab.FORMULAS, "ramp", "llama3"):
         scaling = lab.rope_scaling(LAB, method, TARGET).at(TARGET)
         values = [f"{scaling.factors[i]:.2f}" for i in PAIRS]
         rows.append((f"`{method}`", *values, f"{scaling.attention_factor:.3f}"))

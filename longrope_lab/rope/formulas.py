@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..common.checks import above
 from .spec import Floats, RopeSpec
 
 
@@ -52,6 +53,65 @@ def yarn_factors(
     Args:
         spec: the embedding.
         ratio: s.
+        betas, truncate: as of `yarn_ramp`.
+
+    Raises:
+        ValueError: as of `yarn_ramp`.
+    """
+    slowed = yarn_ramp(spec, betas, truncate)
+    return 1 / (slowed / ratio + (1 - slowed))
+
+
+def ramp_factors(
+    spec: RopeSpec,
+    ratio: float,
+    betas: tuple[float, float] = (32.0, 1.0),
+    truncate: bool = True,
+) -> Floats:
+    """Factors that rise in a straight line along YaRN's ramp, 1 + t(s - 1), shape (d/2,).
+
+    Arguments and errors are those of `yarn_factors`, which mixes frequencies and not factors.
+    """
+    return 1 + yarn_ramp(spec, betas, truncate) * (ratio - 1)
+
+
+def llama3_factors(
+    spec: RopeSpec,
+    ratio: float,
+    low_freq_factor: float = 1.0,
+    high_freq_factor: float = 4.0,
+) -> Floats:
+    """Llama 3.1's factors, shape (d/2,), as its released code computes them.
+
+    Pairs of more turns inside the window than `high_freq_factor` keep their frequencies, those of
+    fewer than `low_freq_factor` get those of Position Interpolation. In between the two frequencies
+    are mixed in proportion to the turns, as in the paper of YaRN (section 3.2).
+
+    Args:
+        spec: the embedding.
+        ratio: s; Llama 3.1 has 8, and Llama 3.2 has 32, for sixteen times the window.
+        low_freq_factor, high_freq_factor: turns inside the window.
+
+    Raises:
+        ValueError: not ``high_freq_factor > low_freq_factor > 0``.
+    """
+    low, high = above("low_freq_factor", low_freq_factor, 0), high_freq_factor
+    if above("high_freq_factor", high, 0) <= low:
+        raise ValueError(
+            f"high_freq_factor is {high} and low_freq_factor {low}: they are turns inside the "
+            "window, high_freq_factor those of the pairs left alone, so the larger of the two"
+        )
+    kept: Floats = np.clip((spec.rotations - low) / (high - low), 0, 1)
+    return 1 / ((1 - kept) / ratio + kept)
+
+
+def yarn_ramp(
+    spec: RopeSpec, betas: tuple[float, float] = (32.0, 1.0), truncate: bool = True
+) -> Floats:
+    """How much of the slowing each pair gets, shape (d/2,): 0 leaves it as it is, 1 is all of it.
+
+    Args:
+        spec: the embedding.
         betas: the turns inside the window from which on a pair is fast, and up to which it is slow.
         truncate: whether the ends of the ramp are rounded outwards to whole pairs.
 
@@ -70,9 +130,8 @@ def yarn_factors(
     low, high = max(low, 0), min(high, spec.rotary_dim - 1)  # the authors' bound, not d/2 - 1
     if low == high:
         high += 0.001
-    # How much of the slowing a pair gets: 0 leaves it as it is, 1 slows it by s.
-    slowed: Floats = np.clip((np.arange(spec.rotary_dim // 2) - low) / (high - low), 0, 1)
-    return 1 / (slowed / ratio + (1 - slowed))
+    ramp: Floats = np.clip((np.arange(spec.rotary_dim // 2) - low) / (high - low), 0, 1)
+    return ramp
 
 
 def _index_of_rotations(spec: RopeSpec, rotations: float) -> float:

@@ -8,6 +8,8 @@ it makes inside the window, the factors are
     ntk           s**(2i/(d-2)) (NTK-aware, by u/bloc97; YaRN, section 3.1)
     dynamic_ntk   ntk for the running length, a schedule (u/emozilla; YaRN, section 3.3)
     yarn          1 where r_i > 32, s where r_i < 1, a ramp between (arXiv 2309.00071, section 3.2)
+    ramp          1 + t(s - 1), with t the ramp of yarn from 0 to 1 (Microsoft's LongRoPE search)
+    llama3        1 where r_i > 4, s where r_i < 1, between them mixed by r_i (Llama 3.1's code)
     longrope      given, since a search finds them (arXiv 2402.13753)
 """
 
@@ -22,16 +24,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..common.checks import unknown
-from .formulas import longrope_attention_factor, ntk_factors, yarn_attention_factor, yarn_factors
+from ..common.checks import above, unknown
+from .formulas import (
+    llama3_factors,
+    longrope_attention_factor,
+    ntk_factors,
+    ramp_factors,
+    yarn_attention_factor,
+    yarn_factors,
+)
 from .scaling import RopeScaling
 from .schedule import DynamicNTK, RopeSchedule, Scaling
 from .spec import RopeSpec, check_target
 
 Method = Callable[..., Scaling]
 
-# Every registered method by its name, and those of ours with a formula: LongRoPE's factors are
-# searched.
+# Every registered method by its name, and the formulas that the experiments compare LongRoPE with.
 METHODS: dict[str, Method] = {}
 FORMULAS = ("none", "pi", "ntk", "dynamic_ntk", "yarn")
 
@@ -71,8 +79,8 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
 
     Args:
         spec: the model's rotary embedding; `rope_spec(model)` reads it.
-        method: "none", "pi", "ntk", "dynamic_ntk", "yarn", "longrope", or what `register_method`
-            added.
+        method: "none", "pi", "ntk", "dynamic_ntk", "yarn", "ramp", "llama3", "longrope", or what
+            `register_method` added.
         target_length: L', in tokens, at least the window.
         options: the method's own; see below.
 
@@ -81,6 +89,9 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
         dynamic_ntk   alpha = 1
         yarn          beta_fast = 32, beta_slow = 1, truncate = True,
                       attention_factor = 0.1 ln s + 1
+        ramp          beta_fast = 32, beta_slow = 1, truncate = True,
+                      attention_factor = sqrt(1 + ln s / ln L)
+        llama3        factor = s, low_freq_factor = 1, high_freq_factor = 4
         longrope      factors (no default), start_tokens = 0,
                       attention_factor = sqrt(1 + ln s / ln L)
 
@@ -176,6 +187,46 @@ def yarn_scaling(
         attention_factor = yarn_attention_factor(ratio)
     factors = yarn_factors(spec, ratio, (beta_fast, beta_slow), truncate)
     return RopeScaling(spec, factors, target_length, "yarn", attention_factor=attention_factor)
+
+
+@register_method("ramp")
+def ramp_scaling(
+    spec: RopeSpec,
+    target_length: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+    attention_factor: float | None = None,
+) -> RopeScaling:
+    """YaRN's ramp between the same two pairs, linear in the factor, with LongRoPE's m.
+
+    Microsoft's released LongRoPE search (github.com/microsoft/LongRoPE) starts from these factors,
+    and calls them YaRN's. YaRN itself is linear in the frequency, so that in the middle of the ramp
+    it slows pairs less.
+    """
+    ratio = target_length / spec.window
+    if attention_factor is None:
+        attention_factor = longrope_attention_factor(spec, target_length)
+    factors = ramp_factors(spec, ratio, (beta_fast, beta_slow), truncate)
+    return RopeScaling(spec, factors, target_length, "ramp", attention_factor=attention_factor)
+
+
+@register_method("llama3")
+def llama3_scaling(
+    spec: RopeSpec,
+    target_length: int,
+    factor: float | None = None,
+    low_freq_factor: float = 1.0,
+    high_freq_factor: float = 4.0,
+) -> RopeScaling:
+    """NTK-by-parts as Llama 3.1 has it: mixed by turns and not by index, and without an m.
+
+    `factor` is what the slow pairs are slowed by. Llama 3.1 went from 8,192 to 131,072 tokens with
+    a factor of 8, and had been trained at that length.
+    """
+    ratio = target_length / spec.window if factor is None else above("factor", factor, 0)
+    factors = llama3_factors(spec, ratio, low_freq_factor, high_freq_factor)
+    return RopeScaling(spec, factors, target_length, "llama3")
 
 
 @register_method("longrope")

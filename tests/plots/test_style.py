@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 
 from longrope_lab import plots
 from longrope_lab.plots.style import GREY, STYLES, styles_of
-from longrope_lab.rope.methods import rope_scaling
+from longrope_lab.rope.methods import METHODS, rope_scaling
 from longrope_lab.rope.spec import RopeSpec
 
 
@@ -88,5 +88,5 @@ def test_other_names_can_be_told_apart_and_are_not_grey():
 
 
 def test_no_two_methods_share_a_colour():
-    methods = ("none", "pi", "ntk", "dynamic_ntk", "yarn", "longrope", "gradient", "random")
+    methods = (*METHODS, "gradient", "random")
     assert len({STYLES[name].colour for name in methods}) == len(methods)

@@ -173,6 +173,32 @@ def test_yarn_finds_its_ramp_in_any_falling_frequencies():
         np.testing.assert_allclose(1 / s, [1 - r * 7 / 8 for r in ramp], rtol=1e-12)
 
 
+def test_the_ramp_lies_between_yarns_ends_and_is_straight_in_the_factor():
+    """Where YaRN slows by 1 or by s, so does the ramp; in between by 1 + t(s - 1)."""
+    spec, s = RopeSpec(128, 4096, 10000.0), 16
+    ramp, yarn = (rope_scaling(spec, name, s * 4096) for name in ("ramp", "yarn"))
+    t = np.clip((np.arange(64) - 20) / 26, 0, 1)  # from 20 to 46, as YaRN's: see above
+    np.testing.assert_allclose(ramp.factors, 1 + t * (s - 1), rtol=1e-12)
+    assert (ramp.factors[t == 0] == yarn.factors[t == 0]).all()
+    assert (ramp.factors[(0 < t) & (t < 1)] > yarn.factors[(0 < t) & (t < 1)]).all()
+    assert ramp.attention_factor == pytest.approx(math.sqrt(1 + math.log(s) / math.log(4096)))
+    assert rope_scaling(spec, "ramp", 8192, attention_factor=1.0).attention_factor == 1.0
+
+
+def test_llama3_mixes_frequencies_by_turns():
+    """The numbers of Llama 3.1: 8,192 tokens, base 500,000, a factor of 8 for 16 windows."""
+    spec = RopeSpec(128, 8192, 500_000.0)
+    scaling = rope_scaling(spec, "llama3", 131_072, factor=8)
+    expected = []
+    for theta in spec.frequencies:
+        turns = 8192 * theta / (2 * math.pi)
+        share = min(max((turns - 1) / 3, 0), 1)
+        expected.append(theta * share + theta / 8 * (1 - share))
+    np.testing.assert_allclose(scaling.frequencies, expected, rtol=1e-12)
+    assert (scaling.target_length, scaling.attention_factor) == (131_072, 1.0)
+    assert rope_scaling(spec, "llama3", 131_072).factors.max() == pytest.approx(16)
+
+
 def test_longrope_takes_its_factors():
     factors = np.linspace(1, 8, 32)
     s = rope_scaling(SPEC, "longrope", 4096, factors=factors, start_tokens=4)
@@ -190,7 +216,7 @@ def test_dynamic_ntk_is_a_schedule():
     assert rope_scaling(SPEC, "dynamic_ntk", 4096) == DynamicNTK(SPEC, 1.0)
 
 
-@pytest.mark.parametrize("method", ["none", "pi", "ntk", "yarn"])
+@pytest.mark.parametrize("method", ["none", "pi", "ntk", "yarn", "ramp", "llama3"])
 def test_a_target_equal_to_the_window_changes_nothing(method):
     s = rope_scaling(SPEC, method, 512)
     assert (s.factors == 1).all()
@@ -201,12 +227,14 @@ def test_a_target_equal_to_the_window_changes_nothing(method):
 
 
 def test_the_methods_are_those_of_the_readme():
-    assert list(METHODS) == ["none", "pi", "ntk", "dynamic_ntk", "yarn", "longrope"]
+    names = ["none", "pi", "ntk", "dynamic_ntk", "yarn", "ramp", "llama3", "longrope"]
+    assert list(METHODS) == names
 
 
-def test_formulas_are_the_methods_that_need_no_more_than_a_target():
-    assert tuple(name for name in METHODS if name != "longrope") == FORMULAS
-    for name in FORMULAS:
+def test_all_but_longrope_need_no_more_than_a_target():
+    formulas = tuple(name for name in METHODS if name != "longrope")
+    assert tuple(name for name in formulas if name not in ("ramp", "llama3")) == FORMULAS
+    for name in formulas:
         assert rope_scaling(SPEC, name, 4096).at(4096).target_length == 4096
 
 
@@ -265,6 +293,10 @@ def test_a_method_of_ones_own(monkeypatch):
             {"alpha": 0.5},
             "alpha is 0.5: it must be a finite number of at least 1",
         ),
+        ("llama3", 4096, {"factor": math.nan}, "factor is nan: it must be a finite number above 0"),
+        ("llama3", 4096, {"high_freq_factor": 1}, "high_freq_factor is 1 and low_freq_factor 1.0"),
+        ("llama3", 4096, {"low_freq_factor": "1"}, "low_freq_factor is 1: it must be a finite"),
+        ("ramp", 4096, {"beta_fast": 0.5}, "beta_fast is 0.5 and beta_slow 1.0: they are turns"),
         ("longrope", 4096, {}, "method 'longrope' has no formula: pass factors=, or load"),
         (
             "longrope",
