@@ -3,6 +3,8 @@
 #   make test        set up, and run all checks
 PYTHON ?= python3
 BIN := .venv/bin
+# Of two processes on two cores, and of those that they start: with two threads each they wait for one another.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: reproduce test coverage lab clean
 
@@ -15,10 +17,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(ONE_THREAD) $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 coverage: .venv/installed
-	$(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered
+	$(ONE_THREAD) $(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 # What it saves of the notebooks is free of outputs: git sees no change.
 lab: .venv/installed

@@ -6,6 +6,7 @@ from .export.folder import save_pretrained
 from .extend.extended import Extended
 from .extend.finetune import finetune
 from .extend.from_scratch import LongRoPEModel
+from .extend.needle_segments import needle_documents
 from .extend.plan import Plan
 from .extend.progressive import progressive
 from .extend.ready import PLANS, plan_to
@@ -116,6 +117,7 @@ __all__ = [
     "load_model",
     "losses_after",
     "named_scalings",
+    "needle_documents",
     "paired_comparison",
     "paired_scores",
     "paper",

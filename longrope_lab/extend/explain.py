@@ -21,7 +21,17 @@ from ..searches.settings import Settings
 from ..searches.space import SearchSpace
 from .low_rank import trained_parameters
 from .rules import check_stage
-from .stages import FineTune, Formula, Recover, Search, Stage, counted, method_name, naming
+from .stages import (
+    FineTune,
+    Formula,
+    Recover,
+    Search,
+    Stage,
+    counted,
+    measured,
+    method_name,
+    naming,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -182,9 +192,9 @@ def _training(stage: FineTune, model: PreTrainedModel) -> Work:
 def _searching(
     stage: Search | Recover, space: SearchSpace, model: PreTrainedModel, start: str
 ) -> Work:
-    passes, trials, backward = _trials(space, stage.method, stage.documents)
-    documents = counted(stage.documents, "document")
-    words = f"{method_name(stage)} search, {trials:,} trials on {documents}, {start}"
+    needles = stage.needles if isinstance(stage, Search) else 0
+    passes, trials, backward = _trials(space, stage.method, stage.documents + needles)
+    words = f"{method_name(stage)} search, {trials:,} trials on {measured(stage)}, {start}"
     peak = peak_bytes(model, stage.length, backward=backward)
     return Work(words, stage.length, passes, peak=peak)
 

@@ -1,8 +1,10 @@
-"""Needle documents to train on: a number hidden far back, asked for at the end, and answered.
+"""Needle documents: a number hidden far back, asked for at the end, and answered.
 
 A model that is trained on books alone forgets how to look something up, inside its old window
 too. So a `Recipe` can give a share of its segments to such documents (`needle_share`). Their loss
 is that of the answers alone: among the tokens of a long segment an answer would hardly count.
+Factors that are searched on perplexity alone lose it likewise, so a `Search` can measure such
+documents beside the books (`needles`).
 
 They are never those that are reported on. Names, wordings and fillers are others than those of
 `passkey`, the numbers have no five digits, and the books are the ones that are trained on.
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common.checks import whole
 from ..texts.tokens import Document
 
 if TYPE_CHECKING:
@@ -89,18 +92,62 @@ def needle_segments(
     Raises:
         ValueError: no document of that length, or a length without room for a needle document.
     """
-    books = [doc for doc in docs if len(doc) >= length]
-    if not books:
-        longest = max(map(len, docs), default=0)
-        raise ValueError(
-            f"none of the {len(docs)} training documents has {length:,} tokens to hide needles in "
-            f"(the longest has {longest:,}): load longer ones, or set needle_share=0"
-        )
-    writer = _Writer(books, tokenizer, rng)
+    writer = _Writer(_long_enough(docs, length), tokenizer, rng)
     made = [writer.segment(length) for _ in range(count)]
     shape = (count, length)
     ids = np.array([ids for ids, _ in made], np.int64).reshape(shape)
     return ids, np.array([answers for _, answers in made], np.bool_).reshape(shape)
+
+
+def needle_documents(
+    docs: Sequence[Document],
+    length: int,
+    count: int,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int = 0,
+) -> list[Document]:
+    """Needle documents to search on: one number each, at any depth, its answer marked.
+
+    Every other one hides its number in a stretch of `docs`, and the rest in repeated sentences.
+    `search` measures the answers of such documents alone, as LongRoPE2 does (arXiv 2502.20082,
+    section 3); books beside them keep perplexity in view.
+
+    Args:
+        docs: to hide numbers in; those shorter than `length` are left out.
+        length: tokens per document.
+        count: documents.
+        tokenizer: a Hugging Face tokenizer.
+        seed: of numbers, wordings and places.
+
+    Returns:
+        Documents of exactly that length, with `Document.answers`.
+
+    Raises:
+        ValueError: as `needle_segments`; no document asked for.
+    """
+    rng = np.random.default_rng(whole("seed", seed, 0))
+    writer = _Writer(_long_enough(docs, length), tokenizer, rng)
+    made = [
+        writer.document(length, in_book=number % 2 == 0)
+        for number in range(whole("count", count, 1))
+    ]
+    return [
+        Document(f"needle {number}", np.array(ids, np.int64), np.array(answers, np.bool_))
+        for number, (ids, answers) in enumerate(made)
+    ]
+
+
+def _long_enough(docs: Sequence[Document], length: int) -> list[Document]:
+    """The documents that a needle document of `length` tokens can be cut from."""
+    books = [doc for doc in docs if len(doc) >= length]
+    if not books:
+        longest = max(map(len, docs), default=0)
+        raise ValueError(
+            f"none of the {len(docs)} documents has {length:,} tokens to hide needles in (the "
+            f"longest has {longest:,}): load longer ones, or leave needles out"
+        )
+    return books
 
 
 class _Writer:
@@ -142,8 +189,11 @@ class _Writer:
         most = max(min(length // 4, left - self.shortest), self.shortest)
         return int(np.exp(self.rng.uniform(np.log(self.shortest), np.log(most))) + 1e-9)
 
-    def document(self, length: int) -> tuple[list[int], list[bool]]:
-        """Announcement, filler, number, filler, question, answer: exactly so many tokens."""
+    def document(self, length: int, in_book: bool | None = None) -> tuple[list[int], list[bool]]:
+        """Announcement, filler, number, filler, question, answer: exactly so many tokens.
+
+        Whether the filler is a stretch of a book is drawn, unless it is said.
+        """
         rng, digits = self.rng, int(self.rng.choice(DIGITS))
         key = str(rng.integers(10 ** (digits - 1), 10**digits))
         name = rng.choice(NAMES)
@@ -157,14 +207,14 @@ class _Writer:
         if room < 0:
             raise ValueError(
                 f"a needle document of {length} tokens has no room for its text, which takes "
-                f"{len(fixed)} with this tokenizer: train on longer segments, or set needle_share=0"
+                f"{len(fixed)} with this tokenizer: take a longer one, or leave needles out"
             )
-        filler, at = self._filler(room), int(rng.integers(room + 1))
+        filler, at = self._filler(room, in_book), int(rng.integers(room + 1))
         ids = [*self.before, *announced, *filler[:at], *told, *filler[at:], *asked, *answer]
         return ids, [False] * (length - len(answer)) + [True] * len(answer)
 
-    def _filler(self, room: int) -> list[int]:
-        if self.rng.random() < 0.5:
+    def _filler(self, room: int, in_book: bool | None) -> list[int]:
+        if self.rng.random() < 0.5 if in_book is None else in_book:
             book = self.books[int(self.rng.integers(len(self.books)))]
             start = int(self.rng.integers(len(book) - room + 1))
             stretch: list[int] = book.ids[start : start + room].tolist()

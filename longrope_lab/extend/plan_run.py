@@ -23,6 +23,7 @@ from ..searches.run import search
 from ..searches.space import SearchSpace
 from ..texts.tokens import Document
 from .finetune import finetune
+from .needle_segments import needle_documents
 from .stages import FineTune, Formula, Recover, Search, Stage, counted
 from .trainer import checkpoints
 
@@ -105,9 +106,13 @@ class PlanRun:
         self, stage: Search | Recover, space: SearchSpace, place: Path, seed: int
     ) -> RopeScaling:
         """What a search finds, its measurements kept."""
+        docs = documents_for(stage, self.search_docs)
+        if isinstance(stage, Search) and stage.needles:
+            size = (stage.length, stage.needles)
+            docs = [*docs, *needle_documents(docs, *size, self.tokenizer, seed=seed)]
         found = search(
             self.model,
-            documents_for(stage, self.search_docs),
+            docs,
             stage.length,
             stage.method,
             space=space,

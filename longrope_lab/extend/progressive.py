@@ -173,4 +173,5 @@ def _digest(docs: Sequence[Document]) -> str:
     parts = (
         part for doc in docs for part in (len(doc).to_bytes(8), doc.ids.astype("<i8").tobytes())
     )
-    return f"{len(docs)} of {sum(map(len, docs)):,} tokens, {digest(*parts)}"
+    marked = (doc.answers.tobytes() for doc in docs if doc.answers is not None)
+    return f"{len(docs)} of {sum(map(len, docs)):,} tokens, {digest(*parts, *marked)}"

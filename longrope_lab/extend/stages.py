@@ -84,6 +84,9 @@ class Search:
             target is reached by nearer ones, where a gradient costs a fraction.
         keep_rotations: as a `SearchSpace` takes it: fast dimensions are left alone. Far out their
             gradient is noise.
+        needles: needle documents of that length, made of the documents, whose answers are measured
+            beside these; each weighs as much as a book. Factors found on perplexity alone lose
+            what is hidden (LongRoPE2, arXiv 2502.20082, section 3).
 
     Raises:
         ValueError: a method that is not the settings of a search, a number below its least.
@@ -95,6 +98,7 @@ class Search:
     attention_factors: tuple[float, float] | float | None = None
     on_top_of: int | None = None
     keep_rotations: float | None = None
+    needles: int = 0
 
     def __new__(
         cls,
@@ -104,11 +108,16 @@ class Search:
         attention_factors: object = None,
         on_top_of: int | None = None,
         keep_rotations: float | None = None,
+        needles: int = 0,
     ) -> Search:
         """Until the next release, a formula's name makes what it used to mean: a `Formula`."""
         if not (isinstance(method, str) and method in METHODS):
             return super().__new__(cls)
-        only = {"attention_factors": attention_factors, "keep_rotations": keep_rotations}
+        only = {
+            "attention_factors": attention_factors,
+            "keep_rotations": keep_rotations,
+            "needles": needles or None,
+        }
         for name, value in only.items():
             if value is not None:
                 raise ValueError(
@@ -119,12 +128,12 @@ class Search:
         return Formula(length, method, on_top_of)  # type: ignore[return-value]
 
     def __post_init__(self) -> None:
-        _whole_numbers(self, length=2, documents=1, on_top_of=2)
+        _whole_numbers(self, length=2, documents=1, on_top_of=2, needles=0)
         _take_settings(self, [*SEARCHES, *METHODS])
         check_rotations(self.keep_rotations)
 
     def __str__(self) -> str:
-        return f"{method_name(self)} search on {counted(self.documents, 'document')}"
+        return f"{method_name(self)} search on {measured(self)}"
 
 
 @dataclass(frozen=True)
@@ -219,7 +228,7 @@ class Recover:
 
     def __str__(self) -> str:
         free = ", m free" * self.free_attention_factor
-        return f"{method_name(self)} search on {counted(self.documents, 'document')}{free}"
+        return f"{method_name(self)} search on {measured(self)}{free}"
 
 
 Stage = Formula | Search | FineTune | Recover
@@ -242,6 +251,13 @@ def title(stage: Stage) -> str:
 def method_name(stage: Search | Recover) -> str:
     """The name that `search` knows a stage's method by."""
     return type(stage.method).__name__.lower()
+
+
+def measured(stage: Search | Recover) -> str:
+    """What a stage measures, as in "3 documents and 2 needles"."""
+    needles = stage.needles if isinstance(stage, Search) else 0
+    beside = f" and {counted(needles, 'needle')}" if needles else ""
+    return counted(stage.documents, "document") + beside
 
 
 def counted(number: int, what: str) -> str:

@@ -16,7 +16,7 @@ import yaml
 from ..common.checks import unknown
 from ..common.files import Json
 
-PROFILES = ("smoke", "cpu", "gpu", "paper")
+PROFILES = ("smoke", "cpu", "gpu", "scale", "paper")
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 

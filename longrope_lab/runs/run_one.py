@@ -45,7 +45,7 @@ def run(
 
     Args:
         name: the notebook, such as "00" or "00_quickstart".
-        profile: "smoke", "cpu", "gpu" or "paper".
+        profile: "smoke", "cpu", "gpu", "scale" or "paper".
         parameters: set over the profile's.
         results: the folder that holds one folder per profile.
 

@@ -1,7 +1,8 @@
 """What a search minimises, and the measuring of one trial.
 
 The objective is the paper's: the mean token loss of the first `target_length` tokens of a few
-documents (LongRoPE, arXiv 2402.13753, section 3.2), or of the last tokens of them alone.
+documents (LongRoPE, arXiv 2402.13753, section 3.2), or of the last tokens of them alone. Of a
+document that marks its answers, these alone count (LongRoPE2, arXiv 2502.20082, section 3).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..rope.scaling import RopeScaling
 from ..texts.tokens import Document
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 # A backward pass counts as two forward passes, and what may have to be computed again for it as a
@@ -121,18 +123,24 @@ class Objective:
     Args:
         documents: token ids, each of shape (target_length,), int32.
         last: count only so many tokens at the end; None: all.
+        answers: for each document, which tokens count, shape (target_length,); None: all.
     """
 
     documents: tuple[NDArray[np.int32], ...]
     last: int | None = None
+    answers: tuple[NDArray[np.bool_] | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            object.__setattr__(self, "answers", (None,) * len(self.documents))
 
     @classmethod
     def of(cls, docs: Sequence[Document], target_length: int, last: int | None = None) -> Objective:
         """The first `target_length` tokens of each document.
 
         Raises:
-            ValueError: no documents, one that is shorter than the target, or `last` outside 1 ...
-                target_length - 1.
+            ValueError: no documents, one that is shorter than the target, one whose answers all
+                come later, or `last` outside 1 ... target_length - 1.
         """
         if not len(docs):
             raise ValueError("a search needs at least one document: load some with load_corpus")
@@ -148,7 +156,15 @@ class Objective:
             last = whole("last", last, 1, rule)
             if last >= target_length:
                 raise ValueError(f"last is {last}: {rule}")
-        return cls(tuple(doc.ids[:target_length].astype(np.int32) for doc in docs), last)
+        first = slice(0, target_length)
+        answers = tuple(None if d.answers is None else d.answers[first] for d in docs)
+        for doc, marks in zip(docs, answers, strict=True):
+            if marks is not None and not marks[1:][-last if last else 0 :].any():
+                raise ValueError(
+                    f"the answers of {doc.title!r} are not among the tokens measured: its first "
+                    f"{target_length:,}" + (f", and the last {last} of these" if last else "")
+                )
+        return cls(tuple(doc.ids[first].astype(np.int32) for doc in docs), last, answers)
 
     def measure(self, model: PreTrainedModel, trial: Trial) -> Measured:
         """Measure a trial on a model, which is left as it was."""
@@ -157,11 +173,19 @@ class Objective:
         losses: list[float] = []
         with apply_scaling(model, trial.scaling):
             for index in trial.documents:
-                each = token_losses(model, self.documents[index])
-                losses.append(float(each[-self.last if self.last else 0 :].double().mean()))
+                losses.append(self._loss(token_losses(model, self.documents[index]), index))
                 if trial.race and len(losses) < len(trial.documents) and trial.race.lost(losses):
                     return Measured(tuple(losses), dropped=True)
         return Measured(tuple(losses))
+
+    def _loss(self, losses: Tensor, index: int) -> float:
+        """The mean of what counts, of a document's losses, shape (target_length - 1,)."""
+        marks = self.answers[index]
+        last = slice(-self.last if self.last else 0, None)
+        if marks is None:
+            return float(losses[last].double().mean())
+        counted = torch.from_numpy(marks[1:][last]).to(losses.device)
+        return float(losses[last][counted].double().mean())
 
     def _measure_gradient(self, model: PreTrainedModel, trial: Trial) -> Measured:
         factors = torch.zeros(len(trial.scaling.factors), dtype=torch.float64, requires_grad=True)
@@ -176,7 +200,9 @@ class Objective:
         ):
             for index in trial.documents:
                 ids = torch.from_numpy(self.documents[index]).long().to(model.device)[None]
-                loss = mean_loss(model, ids, last=self.last)
+                marks = self.answers[index]
+                counted = None if marks is None else torch.from_numpy(marks).to(ids.device)[None]
+                loss = mean_loss(model, ids, last=self.last, counted=counted)
                 (loss / len(trial.documents)).backward()  # type: ignore[no-untyped-call]
                 losses.append(float(loss.detach()))
         assert factors.grad is not None and attention.grad is not None
@@ -185,7 +211,8 @@ class Objective:
     def digest(self) -> str:
         """Tells these documents from others."""
         parts = [(np.int64(len(ids)).tobytes(), ids.tobytes()) for ids in self.documents]
-        return digest(*(part for pair in parts for part in pair))
+        marked = [np.packbits(marks).tobytes() for marks in self.answers if marks is not None]
+        return digest(*(part for pair in parts for part in pair), *marked)
 
 
 @contextlib.contextmanager

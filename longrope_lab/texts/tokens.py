@@ -21,10 +21,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """A document as token ids, int64, shape (T,)."""
+    """A document as token ids.
+
+    Args:
+        title: what it is called.
+        ids: int64, shape (T,).
+        answers: which of them a search counts, bool, shape (T,); None: all. A needle document marks
+            its answer (`needle_documents`). Perplexity and training read all tokens.
+
+    Raises:
+        ValueError: marks of another length, or none that is true after the first token, which
+            nothing predicts.
+    """
 
     title: str
     ids: NDArray[np.int64]
+    answers: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.answers is None:
+            return
+        if self.answers.shape != self.ids.shape or not self.answers[1:].any():
+            raise ValueError(
+                f"answers of {self.title!r} mark {int(self.answers.sum())} of "
+                f"{len(self.answers):,} tokens: mark at least one after the first, in an array of "
+                f"the document's {len(self.ids):,} tokens"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)

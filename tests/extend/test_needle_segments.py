@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 
 from longrope_lab.extend import needle_segments as module
 from longrope_lab.extend.finetune import finetune
-from longrope_lab.extend.needle_segments import ASKED, NAMES, TOLD, needle_segments
+from longrope_lab.extend.needle_segments import (
+    ASKED,
+    NAMES,
+    TOLD,
+    needle_documents,
+    needle_segments,
+)
 from longrope_lab.extend.recipe import Recipe
 from longrope_lab.extend.segments import TrainingOrder
 from longrope_lab.measure.needles import FILLER, KEY, QUESTION, TASK
@@ -80,7 +86,7 @@ def test_the_same_seed_gives_the_same_needles(tokenizer):
 
 
 def test_what_has_no_room_or_no_book_is_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"none of the 1 training documents has 5,000 tokens"):
+    with pytest.raises(ValueError, match=r"none of the 1 documents has 5,000 tokens"):
         made(tokenizer, length=5000)
     with pytest.raises(ValueError, match="a needle document of 40 tokens has no room"):
         made(tokenizer, length=40)
@@ -163,3 +169,31 @@ def test_texts_too_short_for_needles_are_refused_before_anything_is_written(tmp_
 def test_wordings_say_the_name_and_the_number():
     assert all("{name}" in text and "{key}" in text for text in TOLD)
     assert all("{name}" in text and text.endswith("is") for text in ASKED)
+
+
+def test_documents_to_search_on_hide_one_number_each(tokenizer):
+    """Of the length asked for, half of them in the book, their answers what was told."""
+    book = Document("book", np.random.default_rng(1).integers(300, 4000, 3000))
+    docs = needle_documents([book], 700, 6, tokenizer, seed=3)
+    assert [len(doc) for doc in docs] == [700] * 6
+    for number, doc in enumerate(docs):
+        told = re.search(r"\d{4,7}", tokenizer.decode(doc.ids))[0]
+        assert tokenizer.decode(doc.ids[doc.answers]).startswith(f" {told}.")
+        assert np.isin(doc.ids, book.ids[book.ids > 3990]).any() == (number % 2 == 0)
+    again = needle_documents([book], 700, 6, tokenizer, seed=3)
+    assert all((one.ids == other.ids).all() for one, other in zip(docs, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "seed", "message"),
+    [
+        (5000, 1, 0, "none of the 1 documents has 5,000 tokens to hide needles in"),
+        (20, 1, 0, "a needle document of 20 tokens has no room for its text"),
+        (700, 0, 0, "count is 0"),
+        (700, 1, -1, "seed is -1"),
+    ],
+)
+def test_needle_documents_that_cannot_be_made(tokenizer, length, count, seed, message):
+    book = Document("book", np.arange(300, 3300))
+    with pytest.raises(ValueError, match=message):
+        needle_documents([book], length, count, tokenizer, seed=seed)

@@ -621,3 +621,27 @@ def test_fast_dimensions_keep_what_they_have(tmp_path):
     found = run(tiny_model(), plan, tmp_path / "plan").scalings
     on_top = found[3 * WINDOW].factors / found[2 * WINDOW].factors
     assert np.allclose(on_top[:2], 1) and (on_top[2:] > 1.01).all()
+
+
+def test_needles_of_a_search_are_measured_beside_its_documents(tmp_path, monkeypatch):
+    """They are made of these, with the stage's own seed."""
+    answers = np.arange(LONG) == LONG - 3
+    needle = dataclasses.replace(DOCS[4], title="needle", ids=DOCS[4].ids[:LONG], answers=answers)
+    asked = []
+    monkeypatch.setattr(
+        "longrope_lab.extend.plan_run.needle_documents",
+        lambda *args, **named: asked.append((args, named)) or [needle],
+    )
+    plan = Plan(Search(LONG, GRADIENT, documents=2, needles=1))
+    model = tiny_model()
+    assert "on 2 documents and 1 needle" in str(plan)
+    assert "on 2 documents and 1 needle" in plan.explain(model)["does"][0]
+    extended = run(model, plan, tmp_path / "plan")
+    assert asked == [((FIRST_TWO_LONG, LONG, 1, TOKENIZER), {"seed": 5})]
+    alike = search(model, [*FIRST_TWO_LONG, needle], LONG, GRADIENT, seed=5)
+    assert extended.scalings[LONG] == alike.best
+    kept = pd.read_csv(extended.folders[0] / "history.csv")
+    np.testing.assert_allclose(kept["loss"], alike.history["loss"], rtol=1e-7)  # of 8 digits
+    # A gradient step reads one document; what is explained counts all three.
+    alone = Plan(Search(LONG, GRADIENT, documents=3)).explain(model)
+    assert plan.explain(model)["forward_tokens"][0] == alone["forward_tokens"][0]

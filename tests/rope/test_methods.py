@@ -180,7 +180,7 @@ def test_the_ramp_lies_between_yarns_ends_and_is_straight_in_the_factor():
     t = np.clip((np.arange(64) - 20) / 26, 0, 1)  # from 20 to 46, as YaRN's: see above
     np.testing.assert_allclose(ramp.factors, 1 + t * (s - 1), rtol=1e-12)
     assert (ramp.factors[t == 0] == yarn.factors[t == 0]).all()
-    assert (ramp.factors[(0 < t) & (t < 1)] > yarn.factors[(0 < t) & (t < 1)]).all()
+    assert (ramp.factors[(t > 0) & (t < 1)] > yarn.factors[(t > 0) & (t < 1)]).all()
     assert ramp.attention_factor == pytest.approx(math.sqrt(1 + math.log(s) / math.log(4096)))
     assert rope_scaling(spec, "ramp", 8192, attention_factor=1.0).attention_factor == 1.0
 
@@ -263,7 +263,7 @@ def test_a_method_of_ones_own(monkeypatch):
             4096,
             {},
             "unknown method 'yarm': did you mean 'yarn'? Known: none, pi, ntk, dynamic_ntk, yarn, "
-            "longrope",
+            "ramp, llama3, longrope",
         ),
         ("dynamic", 4096, {}, "unknown method 'dynamic': did you mean 'dynamic_ntk'?"),
         ("yarn", 4096, {"beta_quick": 8}, "unknown yarn option 'beta_quick': did you mean 'beta_"),

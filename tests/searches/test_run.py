@@ -32,7 +32,7 @@ from longrope_lab.searches import (
     measuring,
     search,
 )
-from longrope_lab.searches.objective import Objective
+from longrope_lab.searches.objective import Objective, Trial
 from longrope_lab.texts.tokens import Document
 
 LENGTH = 2 * WINDOW
@@ -975,3 +975,54 @@ def test_the_space_of_a_model_is_made_from_it(model):
     assert rope_spec(model) == SPEC
     result = search(model, DOCS, LENGTH, Random(1), space=SearchSpace(rope_spec(model), LENGTH))
     assert isinstance(result.best, RopeScaling) and result.best.method == "longrope"
+
+
+def marked(*places, length=LENGTH):
+    marks = np.zeros(length, bool)
+    marks[list(places)] = True
+    return dataclasses.replace(DOCS[2], ids=DOCS[2].ids[:length], answers=marks)
+
+
+@pytest.mark.parametrize(("last", "places"), [(None, [3, 100, 120]), (30, [100, 120])])
+def test_of_a_document_that_marks_its_answers_these_alone_count(model, last, places):
+    """Beside another document, which counts as ever; with a gradient and without."""
+    docs = [marked(0, 3, 100, 120), DOCS[0]]
+    objective = Objective.of(docs, LENGTH, last)
+    scaling = RopeScaling(SPEC, np.linspace(1, 2, 8), target_length=LENGTH)
+    with apply_scaling(model, scaling):
+        losses = [token_losses(model, doc.ids[:LENGTH]) for doc in docs]
+    answers = losses[0][[place - 1 for place in places]]  # entry t is the loss of token t + 1
+    expected = tuple(float(each.mean()) for each in (answers, losses[1][-(last or 0) :]))
+    for gradient in (False, True):
+        trial = Trial("step", scaling, (0, 1), gradient=gradient)
+        assert objective.measure(model, trial).losses == pytest.approx(expected, abs=1e-5)
+    assert search(model, docs, LENGTH, Random(2), last=last).best_loss > 0
+
+
+def test_a_search_on_answers_is_another_search(model, tmp_path):
+    whole = dataclasses.replace(DOCS[1], ids=DOCS[1].ids[:LENGTH])
+    search(model, [marked(5)], LENGTH, Random(1), checkpoint=tmp_path / "log")
+    for docs in ([whole], [marked(6)]):
+        with pytest.raises(ValueError, match="another search"):
+            search(model, docs, LENGTH, Random(1), checkpoint=tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: marked(), "mark 0 of 128 tokens: mark at least one after the first"),
+        (lambda: marked(0), "mark 1 of 128 tokens: mark at least one after the first"),
+        (lambda: dataclasses.replace(DOCS[1], answers=np.ones(3, bool)), "mark 3 of 3 tokens"),
+        (
+            lambda: Objective.of([marked(140, length=150)], LENGTH),
+            "answers of 'book 2' are not among the tokens measured: its first 128$",
+        ),
+        (
+            lambda: Objective.of([marked(5)], LENGTH, 9),
+            "are not among the tokens measured: its first 128, and the last 9 of these",
+        ),
+    ],
+)
+def test_answers_that_nothing_measures_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
