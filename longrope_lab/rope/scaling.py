@@ -17,8 +17,9 @@ from ..common.files import Json, not_ours, read_json, write_json
 from .formulas import longrope_attention_factor
 from .spec import Floats, RopeSpec, check_target
 
-# Factors come out of formulas and files; this much below 1 is rounding, more is a mistake.
-ROUNDING = 1e-9
+# Factors come out of formulas and files: so much below 1 is rounding. Some were searched a little
+# below 1 (MiniCPM4's first is 0.9978); what is not above LEAST is a mistake, such as an inverse.
+ROUNDING, LEAST = 1e-9, 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class RopeScaling:
 
     Args:
         spec: the embedding that is stretched.
-        factors: lambda, the rescale factors, d/2 values of at least 1; 1 leaves a pair alone.
+        factors: lambda, d/2 rescale factors of at least 1, or hardly below; 1 leaves a pair alone.
         target_length: L', the window in tokens that this scaling is for; at least the spec's.
         method: the name of the method that made it.
         start_tokens: n-hat, how many first positions keep their unscaled angles.
@@ -308,12 +309,12 @@ def _checked_factors(given: ArrayLike, spec: RopeSpec) -> Floats:
         raise ValueError(
             f"factor {bad[0]} is {factors[bad[0]]}: rescale factors must be finite numbers"
         )
-    low = np.flatnonzero(factors < 1 - ROUNDING)
+    low = np.flatnonzero(factors <= LEAST)
     if low.size:
         raise ValueError(
-            f"factor {low[0]} is {factors[low[0]]:g}: rescale factors are at least 1 (1 leaves a "
-            "dimension as it is; they divide the frequency, so pass the factor, not its inverse)"
+            f"factor {low[0]} is {factors[low[0]]:g}: rescale factors are at least 1 (or above "
+            f"{LEAST}, if searched so); they divide the frequency: pass the factor, not its inverse"
         )
-    factors = np.maximum(factors, 1.0)
+    factors = np.where((factors < 1) & (factors >= 1 - ROUNDING), 1.0, factors)
     factors.setflags(write=False)
     return factors

@@ -180,7 +180,8 @@ def test_the_ramp_lies_between_yarns_ends_and_is_straight_in_the_factor():
     t = np.clip((np.arange(64) - 20) / 26, 0, 1)  # from 20 to 46, as YaRN's: see above
     np.testing.assert_allclose(ramp.factors, 1 + t * (s - 1), rtol=1e-12)
     assert (ramp.factors[t == 0] == yarn.factors[t == 0]).all()
-    assert (ramp.factors[(t > 0) & (t < 1)] > yarn.factors[(t > 0) & (t < 1)]).all()
+    between = (t > 0) & (t < 1)
+    assert (ramp.factors[between] > yarn.factors[between]).all()
     assert ramp.attention_factor == pytest.approx(math.sqrt(1 + math.log(s) / math.log(4096)))
     assert rope_scaling(spec, "ramp", 8192, attention_factor=1.0).attention_factor == 1.0
 

@@ -458,7 +458,7 @@ def test_a_bad_spec_is_refused(arguments, message):
         ({"factors": 2.0}, "factors have shape ()"),
         ({"factors": [1, 0.5, 1, 1]}, "factor 1 is 0.5: rescale factors are at least 1"),
         ({"factors": [1, 1, 1, -3]}, "factor 3 is -3: rescale factors are at least 1"),
-        ({"factors": [1 - 1e-6, 1, 1, 1]}, "factor 0 is 0.999999: rescale factors are at least 1"),
+        ({"factors": [0.9, 1, 1, 1]}, "factor 0 is 0.9: rescale factors are at least 1"),
         ({"factors": [1, 1, math.nan, 1]}, "factor 2 is nan: rescale factors must be finite"),
         ({"factors": [math.inf, 1, 1, 1]}, "factor 0 is inf: rescale factors must be finite"),
         (
