@@ -24,11 +24,12 @@ from torch import nn
 from ..common.processes import is_main
 from ..common.renames import renamed_arguments
 from ..measure.perplexity import perplexity
+from ..models.config_fields import FULL_ATTENTION, TRAINED
 from ..models.forward import remove_stand_in
 from ..models.loading import quiet_transformers
-from ..models.read_config import FULL_ATTENTION, spec_from_config
+from ..models.read_config import spec_from_config
 from ..models.repairs import forget_quantization, packed
-from ..models.rotary import apply_scaling, rope_spec
+from ..models.rotary import apply_scaling, window_from_config
 from ..models.write_config import config_with_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import LengthSchedule, RopeSchedule, Scaling, sets_of
@@ -107,7 +108,7 @@ def save_pretrained(
     kept = _without_start_tokens(scaling) if drop_start_tokens else scaling
     shell = _shell(model)
     config = config_with_scaling(shell.config, kept)
-    _check_same_model(shell, kept)
+    window = _check_same_model(shell, kept)
     cost = _cost_of_dropping(shell, scaling, kept, docs)
     with _new_folder(folder) as part:
         with quiet_transformers():
@@ -117,7 +118,7 @@ def save_pretrained(
         rope = config.get_text_config().rope_parameters
         rope_type = rope.get(FULL_ATTENTION, rope)["rope_type"]
         origin = str(getattr(config, "_name_or_path", "") or type(shell).__name__)
-        card = model_card(folder.name, origin, rope_type, scaling, [checked, cost], shown)
+        card = model_card(folder.name, origin, rope_type, scaling, [checked, window, cost], shown)
         (part / "README.md").write_text(card, encoding="utf-8")
     return folder
 
@@ -229,15 +230,21 @@ def _check_whole(model: PreTrainedModel) -> None:
         )
 
 
-def _check_same_model(model: PreTrainedModel, scaling: Scaling) -> None:
+def _check_same_model(model: PreTrainedModel, scaling: Scaling) -> str:
+    """Refuse a scaling for other frequencies; say where the window is not the config's."""
     with apply_scaling(model, scaling):
         pass  # refuses other frequencies
-    windows = [spec.window for spec in (rope_spec(model), spec_from_config(model.config))]
-    if scaling.spec.window not in windows:
-        raise ValueError(
-            f"this scaling is for a window of {scaling.spec.window} tokens; the model's is "
-            f"{windows[0]}: make it from rope_spec(model)"
-        )
+    config = copy.deepcopy(model.config)
+    vars(config.get_text_config()).pop(TRAINED, None)
+    stated = window_from_config(config)
+    if scaling.spec.window in (stated, spec_from_config(config).window):
+        return ""
+    words = (
+        f"The window before the extension was taken to be {scaling.spec.window:,} tokens; the "
+        f"model's own config states {stated:,}."
+    )
+    log.warning("%s", words)
+    return words
 
 
 def _cost_of_dropping(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .read_config import FULL_ATTENTION
+from .config_fields import FULL_ATTENTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from ..common.checks import unknown
+from ..common.checks import unknown, whole
 from ..common.files import Json, cache_dir
 from ..common.identity import digest
+from .config_fields import TRAINED
 from .estimates import memory_shortage
 from .repairs import forget_quantization, full_attention, packed, state_trained_window
 from .weights import check_weights
@@ -43,6 +44,7 @@ def load_model(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    window: int | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model, ready to score, and its tokenizer.
 
@@ -59,6 +61,8 @@ def load_model(
             fetch smollm2` left); a folder; a .gguf file; or a hub id such as "owner/name".
         device: where to put it; the first GPU if there is one, else the CPU.
         dtype: bfloat16 on a GPU and float32 on a CPU, unless given.
+        window: the window that it was trained on, in tokens, where its config states another. Every
+            `rope_spec` of the model has it then, and so has what a search or an export makes of it.
 
     Returns:
         (model, tokenizer). The model is in evaluation mode, with PyTorch's attention (sdpa) where
@@ -66,13 +70,15 @@ def load_model(
         texts.
 
     Raises:
-        ValueError: an unknown name or device, a damaged file, weights that do not fit the config,
-            or are larger than the memory, or a model that cannot be had here; the error says what
-            to run. Or its tokenizer has no vocabulary.
+        ValueError: an unknown name or device, no such window, a damaged file, weights that do not
+            fit the config, or are larger than the memory, or a model that cannot be had here; the
+            error says what to run. Or its tokenizer has no vocabulary.
         FileNotFoundError: there is nothing at a path, or no config or no tokenizer in a folder.
     """
     device = _device(device)
     dtype = dtype or _dtype(device)
+    if window is not None:
+        window = whole("window", window, 2, "a window has at least 2 tokens")
     source, options = _locate(str(name))
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -98,7 +104,7 @@ def load_model(
     check_weights(str(name), model, report)
     if "gguf_file" in options and not packed(model):
         forget_quantization(model)
-    state_trained_window(model.config)
+    state_trained_window(model.config, window)
     full_attention(model)
     return model.to(device).eval(), tokenizer
 
@@ -271,7 +277,7 @@ def model_digest(model: PreTrainedModel) -> str:
     It is the same whatever device or process holds the model.
     """
     config = model.config.to_dict()
-    for name in ("_name_or_path", "transformers_version"):
+    for name in ("_name_or_path", "transformers_version", TRAINED):
         config.pop(name, None)
     parts: list[bytes | str] = [json.dumps(config, sort_keys=True, default=str)]
     for name, weight in sorted(model.state_dict().items()):

@@ -8,36 +8,47 @@ fills in what a plain dict leaves out, such as GPT-NeoX's share of rotated dimen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ..common.checks import unknown
+from ..common.checks import above, unknown
 from ..common.files import Json
-from ..rope.formulas import longrope_attention_factor, yarn_attention_factor, yarn_factors
+from ..rope.formulas import (
+    llama3_factors,
+    longrope_attention_factor,
+    ntk_factors,
+    yarn_attention_factor,
+    yarn_factors,
+)
 from ..rope.methods import none_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import DynamicNTK, RopeSchedule, Scaling
 from ..rope.spec import RopeSpec
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-Config: TypeAlias = "PreTrainedConfig | Mapping[str, Any]"
-
-# Models such as Gemma 3 have parameters for each layer type; this one sees the whole text.
-FULL_ATTENTION = "full_attention"
-
-KINDS = ("default", "linear", "dynamic", "yarn", "longrope")
+from .config_fields import (
+    DUAL_CHUNKS,
+    ORIGINAL,
+    PHIMOE,
+    TRAINED,
+    Config,
+    check_fields,
+    head_dim,
+    original_window,
+    reading,
+    rope_kind,
+    rope_parameters,
+    stated_values,
+)
 
 
 def spec_from_config(config: Config) -> RopeSpec:
     """The rotary embedding that lies under any scaling in a config: base, dimensions, window.
 
-    Where parameters differ by layer type, those of full attention count. A "linear" config seldom
-    says whether `max_position_embeddings` is the window before its scaling or after; before is
-    assumed.
+    Where parameters differ by layer type, those of full attention count. A "linear" config that
+    states no window before its scaling is taken to state the one after it, as Gemma 3's does:
+    `rope_spec` and `load_model` take another one as ``window=``.
 
     Args:
         config: a transformers config, or its dict.
@@ -45,93 +56,97 @@ def spec_from_config(config: Config) -> RopeSpec:
     Raises:
         ValueError: the config has no rotary embedding, or not enough to describe it.
     """
-    values = _as_dict(config)
-    parameters = _parameters(values)
-    of = values.get("model_type", "this")
+    values = stated_values(config)
+    parameters = rope_parameters(values)
+    of, kind = f"{values.get('model_type', 'this')} config", rope_kind(values, parameters)
     base = parameters.get("rope_theta", values.get("rope_theta", values.get("rotary_emb_base")))
     if base is None:
         raise ValueError(
-            f"{of} config names no rope_theta: it has no rotary embedding to rescale (or it is a "
-            "plain dict that leaves the default out: pass transformers' config object)"
+            f"{of} names no rope_theta: it has no rotary embedding to rescale (or it is a plain "
+            "dict that leaves the default out: pass transformers' config object)"
         )
-    try:
-        # The head dimension is stated, or DeepSeek's rotated part of it is, or it follows from the
-        # width.
-        head_dim = values.get("head_dim") or values.get("qk_rope_head_dim")
-        head_dim = head_dim or values["hidden_size"] // values["num_attention_heads"]
-        window = values["max_position_embeddings"]
-    except KeyError as error:
-        raise ValueError(f"{of} config lacks {error}") from None
-    if _kind(parameters) not in ("default", "dynamic"):  # which never look at the original window
-        stated = values.get("original_max_position_embeddings")
-        window = stated or parameters.get("original_max_position_embeddings", window)
-    share = values.get("partial_rotary_factor", values.get("rotary_pct", 1.0))
-    share = parameters.get("partial_rotary_factor", share)
-    return RopeSpec(rotary_dim=int(head_dim * share), window=window, base=base)
+    with reading(f"the config's rope type {kind!r}" if kind == "linear" else of):
+        window = _window_before(values, parameters, kind)
+    with reading(of):
+        width = head_dim(values)
+        named = {"partial_rotary_factor": values.get("rotary_pct", 1.0)} | values | parameters
+        share: float = named["partial_rotary_factor"]
+        if kind == "proportional":  # the first pairs turn as they would if the whole head did
+            rotary_dim = 2 * int(share * width // 2)
+            return RopeSpec(rotary_dim, window, above("base", base, 1) ** (rotary_dim / width))
+        return RopeSpec(rotary_dim=int(width * share), window=window, base=base)
 
 
 def scaling_from_config(config: Config) -> Scaling:
     """The scaling that a config carries, relative to `spec_from_config(config)`.
 
-    Formulas and defaults are those of transformers' ``modeling_rope_utils.py``. Its rope types
-    become
+    Formulas and defaults are those of transformers' ``modeling_rope_utils.py``, and of the classes
+    that have their own. Its rope types become
 
-        default    "none"
-        linear     Position Interpolation
-        dynamic    Dynamic NTK, a schedule
-        yarn       YaRN
-        longrope   a schedule of Phi-3's `short_factor` and `long_factor`; one scaling where both
-                   are the same
+        default       "none"
+        linear        Position Interpolation
+        dynamic       Dynamic NTK, a schedule; NTK at every length where Hunyuan fixes `alpha`
+        yarn          YaRN
+        longrope      a schedule of Phi-3's `short_factor` and `long_factor` (and PhiMoE's mscales);
+                      one scaling where both are the same
+        llama3        Llama 3.1's
+        proportional  "none" or Position Interpolation, of the pairs that turn
 
     Args:
         config: a transformers config, or its dict.
 
     Raises:
-        ValueError: a type with no formula here ("llama3", say), or parameters that are missing or
+        ValueError: another type, a field that is not understood, or parameters that are missing or
             out of range.
     """
-    values = _as_dict(config)
-    spec = spec_from_config(values)
-    parameters = _parameters(values)
-    kind = _kind(parameters)
-    if kind not in KINDS:
-        refused = unknown("rope type", kind, KINDS)
+    values = stated_values(config)
+    parameters = rope_parameters(values)
+    kind = rope_kind(values, parameters)
+    if kind not in READERS:
+        refused = unknown("rope type", kind, READERS)
         raise ValueError(f"{refused} (a loaded model's own frequencies: rope_spec(model))")
-    try:
-        if kind == "default":
-            return none_scaling(spec, spec.window)
-        if kind == "dynamic":
-            return DynamicNTK(spec, float(parameters["factor"]))
-        if kind != "linear":  # may leave the ratio to the two windows
-            parameters.setdefault("factor", values["max_position_embeddings"] / spec.window)
-        return READERS[kind](spec, parameters, _ratio(parameters, kind, spec))
-    except KeyError as error:
-        raise ValueError(f"the config's rope type {kind!r} lacks {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the config's rope type {kind!r} cannot be read: {error}") from None
-
-
-def _ratio(parameters: Json, kind: str, spec: RopeSpec) -> float:
-    ratio = float(parameters["factor"])
-    if kind == "longrope" and ratio <= 1:
-        raise ValueError(
-            "it scales nothing: the window is not above original_max_position_embeddings, "
-            f"{spec.window}"
-        )
-    if not 1 <= ratio < math.inf:
-        raise ValueError(f"factor is {ratio:g}: it must be a finite number of at least 1")
-    return ratio
+    spec = spec_from_config(config)
+    model_type = str(values.get("model_type", "this"))
+    check_fields(parameters, model_type)
+    with reading(f"the config's rope type {kind!r}"):
+        if model_type == PHIMOE and kind != "default":
+            _check_phimoe(parameters, kind)
+        longest = values["max_position_embeddings"]
+        if "factor" not in parameters and (
+            kind == "longrope" or original_window(values, parameters)
+        ):
+            parameters["factor"] = longest / spec.window  # left to the two windows
+        return READERS[kind](spec, parameters, longest)
 
 
 # The ratio is used as it is. Where it makes no whole number of tokens, only the target is rounded.
 
 
-def _linear(spec: RopeSpec, parameters: Json, ratio: float) -> Scaling:
-    factors = np.full(spec.rotary_dim // 2, ratio)
-    return RopeScaling(spec, factors, round(spec.window * ratio), "pi")
+def _default(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
+    return none_scaling(spec, spec.window)
 
 
-def _yarn(spec: RopeSpec, parameters: Json, ratio: float) -> Scaling:
+def _linear(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
+    ratio = _ratio(parameters)
+    target = longest if round(longest / ratio) == spec.window else round(spec.window * ratio)
+    return RopeScaling(spec, np.full(spec.rotary_dim // 2, ratio), target, "pi")
+
+
+def _proportional(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
+    scales = parameters.get("factor", 1) != 1
+    return (_linear if scales else _default)(spec, parameters, longest)
+
+
+def _dynamic(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
+    alpha = parameters.get("alpha")
+    if alpha:  # Hunyuan's base is stretched once and for all, whatever its factor says
+        factors = ntk_factors(spec, above("alpha", alpha, 0))
+        return RopeScaling(spec, factors, spec.window, "ntk")
+    return DynamicNTK(spec, float(parameters["factor"]))
+
+
+def _yarn(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
+    ratio = _ratio(parameters)
     betas = parameters.get("beta_fast") or 32.0, parameters.get("beta_slow") or 1.0
     factors = yarn_factors(spec, ratio, betas, parameters.get("truncate", True))
     m = parameters.get("attention_factor", _yarn_attention_factor(parameters, ratio))
@@ -139,53 +154,85 @@ def _yarn(spec: RopeSpec, parameters: Json, ratio: float) -> Scaling:
     return RopeScaling(spec, factors, target, "yarn", attention_factor=m)
 
 
-def _longrope(spec: RopeSpec, parameters: Json, ratio: float) -> Scaling:
-    m = parameters.get("attention_factor", longrope_attention_factor(spec, spec.window * ratio))
-    target = round(spec.window * ratio)
-    short = RopeScaling(spec, parameters["short_factor"], spec.window, attention_factor=m)
-    long = RopeScaling(spec, parameters["long_factor"], target, attention_factor=m)
-    same = (short.factors == long.factors).all()
-    return long if same else RopeSchedule.by_length([short, long])
+def _longrope(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
+    ratio = above("factor", float(parameters["factor"]), 0)
+    formula = longrope_attention_factor(spec, spec.window * ratio)
+    m: float = parameters.get("attention_factor", formula)
+    reached = {"short": spec.window, "long": _longest(spec, ratio, longest)}
+    short, long = (
+        RopeScaling(
+            spec,
+            parameters[f"{which}_factor"],
+            target,
+            attention_factor=parameters.get(f"{which}_mscale", m),
+        )
+        for which, target in reached.items()
+    )
+    if (short.factors == long.factors).all() and short.attention_factor == long.attention_factor:
+        return long
+    # The long set serves every token beyond the window, wherever the config says that they end.
+    long = replace(long, target_length=max(long.target_length, spec.window + 1))
+    return RopeSchedule.by_length([short, long])
 
 
-READERS = {"linear": _linear, "yarn": _yarn, "longrope": _longrope}
+def _llama3(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
+    ratio = _ratio(parameters)
+    turns = parameters["low_freq_factor"], parameters["high_freq_factor"]
+    factors = llama3_factors(spec, ratio, *turns)
+    return RopeScaling(spec, factors, _longest(spec, ratio, longest), "llama3")
+
+
+READERS: dict[str, Callable[[RopeSpec, Json, int], Scaling]] = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "llama3": _llama3,
+    "proportional": _proportional,
+}
+
+
+def _check_phimoe(parameters: Mapping[str, Any], kind: str) -> None:
+    """PhiMoE's rotary module takes its mscales for any type, and knows the window of one."""
+    if kind != "longrope":
+        raise ValueError(f"a {PHIMOE} config takes no other type than 'default' and 'longrope'")
+    for name in ("short_mscale", "long_mscale"):
+        if name not in parameters:
+            raise KeyError(name)
+
+
+def _ratio(parameters: Json) -> float:
+    ratio = float(parameters["factor"])
+    if not 1 <= ratio < math.inf:
+        raise ValueError(f"factor is {ratio:g}: it must be a finite number of at least 1")
+    return ratio
+
+
+def _longest(spec: RopeSpec, ratio: float, longest: int) -> int:
+    """What a config says that it reaches, or else its factor: Llama 3.1's 8 serves 16 windows."""
+    return longest if longest > spec.window else round(spec.window * max(ratio, 1))
 
 
 def _yarn_attention_factor(parameters: Mapping[str, Any], ratio: float) -> float:
     """YaRN's formula, or DeepSeek's quotient of two mscales."""
-    above, below = parameters.get("mscale"), parameters.get("mscale_all_dim")
-    if above and below:
-        return yarn_attention_factor(ratio, above) / yarn_attention_factor(ratio, below)
+    over, under = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    if over and under:
+        return yarn_attention_factor(ratio, over) / yarn_attention_factor(ratio, under)
     return yarn_attention_factor(ratio)
 
 
-def _as_dict(config: Config) -> Json:
-    """The config as a dict of what it states; of a model with several parts, the text part."""
-    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
-        raise ValueError(f"{type(config).__name__} is not a config: pass model.config, or its dict")
-    values = config if isinstance(config, Mapping) else config.to_dict()
-    text = values.get("text_config")
-    return _stated(text if isinstance(text, Mapping) else values)
-
-
-def _parameters(values: Mapping[str, Any]) -> Json:
-    """The rope parameters, of full attention where each layer type has its own."""
-    parameters = _stated(values.get("rope_parameters") or values.get("rope_scaling") or {})
-    nested = {name: p for name, p in parameters.items() if isinstance(p, Mapping)}
-    if nested and FULL_ATTENTION not in nested:
-        raise ValueError(
-            f"the config has rope parameters for {', '.join(nested)}, none of them "
-            f"{FULL_ATTENTION!r}"
-        )
-    return _stated(nested[FULL_ATTENTION]) if nested else parameters
-
-
-def _kind(parameters: Mapping[str, Any]) -> str:
-    if "short_factor" in parameters:  # early Phi-3 configs call this type "su", or even "yarn"
-        return "longrope"
-    return str(parameters.get("rope_type", parameters.get("type", "default")))
-
-
-def _stated(values: Mapping[str, Any]) -> Json:
-    """The fields that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
+def _window_before(values: Json, parameters: Json, kind: str) -> int:
+    """The window under any scaling, in tokens."""
+    longest: int = values["max_position_embeddings"]
+    scales = kind == "linear" or (kind == "proportional" and parameters.get("factor", 1) != 1)
+    if kind in ("default", "proportional") and not scales:
+        chunks = values.get(DUAL_CHUNKS, {}).get(ORIGINAL)
+        window: int = values.get(TRAINED) or chunks or longest
+        return window
+    if kind == "dynamic":  # its formula divides by the longest, whatever else is stated
+        return longest
+    original = original_window(values, parameters)
+    if scales and original is None:
+        return round(longest / _ratio(parameters))
+    return original or longest

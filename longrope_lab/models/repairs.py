@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .read_config import FULL_ATTENTION
+from .config_fields import FULL_ATTENTION, TRAINED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -63,12 +63,20 @@ def full_attention(model: PreTrainedModel) -> bool:
     return True
 
 
-def state_trained_window(config: PreTrainedConfig) -> None:
-    """Correct the window of Mistral 7B v0.1, in its config.
+def state_trained_window(config: PreTrainedConfig, window: int | None = None) -> None:
+    """Note in a config the window that is known to be the trained one, and correct Mistral 7B v0.1.
 
     The model was trained on 8,192 tokens (arXiv 2310.06825, Table 1), and its config says 32,768.
     Versions 0.2 and 0.3 were trained on those, with another base and without a sliding window.
+
+    Args:
+        config: of the model; it changes in place.
+        window: the trained window, in tokens, where the config states another.
     """
+    if window is not None:
+        # Beside max_position_embeddings, which some rope types divide by.
+        setattr(config.get_text_config(), TRAINED, window)
+        return
     stated = {
         "model_type": "mistral",
         "hidden_size": 4096,

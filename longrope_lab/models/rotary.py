@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling
 from ..rope.spec import Floats, RopeSpec
+from .config_fields import TRAINED
 from .find_rotary import RotaryModule, find_rotary
 from .forward import StandIn
 from .read_config import scaling_from_config, spec_from_config
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def rope_spec(model: PreTrainedModel) -> RopeSpec:
+def rope_spec(model: PreTrainedModel, *, window: int | None = None) -> RopeSpec:
     """The rotary embedding of a Hugging Face causal language model as it is loaded.
 
     >>> model, tokenizer = lab.load_model("lab")
@@ -45,32 +47,47 @@ def rope_spec(model: PreTrainedModel) -> RopeSpec:
     length ("dynamic", "longrope"), frequencies and window are those of short inputs. A scaling that
     `apply_scaling` put in place is not part of it.
 
+    Args:
+        model: a Hugging Face causal language model.
+        window: the window that it was trained on, in tokens, where its config states another. What
+            is made of the spec keeps it. `load_model` takes it, too, for every later spec.
+
     Raises:
-        ValueError: there is no rotary embedding, or one of a kind that cannot be rescaled safely.
+        ValueError: there is no rotary embedding, one of a kind that cannot be rescaled safely, or
+            no such window.
     """
-    return _spec_of(model, find_rotary(model)[0])
+    spec = _spec_of(model, find_rotary(model)[0])
+    return spec if window is None else replace(spec, window=window)
 
 
 def _spec_of(model: PreTrainedModel, rotary: RotaryModule) -> RopeSpec:
     plain = spec_from_config(model.config)
     frequencies = rotary.frequencies.numpy()
     if _same_rotation(plain, frequencies, rotary.attention_factor, rtol=1e-6):
-        return plain  # with its base, which says more than the frequencies do
+        # With its base, which says more than the frequencies do.
+        return replace(plain, window=_stated_window(model.config) or plain.window)
     return RopeSpec(
         rotary_dim=2 * len(frequencies),
-        window=_window(model.config),
+        window=window_from_config(model.config),
         base_frequencies=tuple(frequencies.tolist()),
         attention_factor=rotary.attention_factor,
     )
 
 
-def _window(config: PreTrainedConfig) -> int:
+def window_from_config(config: PreTrainedConfig) -> int:
     """Tokens that the config's own frequencies serve; of a schedule, those of its short inputs."""
+    if stated := _stated_window(config):
+        return stated
     try:
         scaling = scaling_from_config(config)
-    except ValueError:  # a type without a formula here, such as llama3, states what it reaches
+    except ValueError:  # a type without a formula here states what it reaches
         return int(config.get_text_config().max_position_embeddings)
     return scaling.target_length if isinstance(scaling, RopeScaling) else scaling.spec.window
+
+
+def _stated_window(config: PreTrainedConfig) -> int | None:
+    """The trained window, if whoever loaded the model stated it."""
+    return getattr(config.get_text_config(), TRAINED, None)
 
 
 class apply_scaling:  # noqa: N801 - used as a function and as a context manager

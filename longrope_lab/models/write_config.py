@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..common.files import Json
-from ..rope.formulas import yarn_factors
+from ..rope.formulas import llama3_factors, yarn_factors
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import DynamicNTK, Scaling, sets_of
 from ..rope.spec import Floats, RopeSpec
-from .read_config import FULL_ATTENTION, spec_from_config
+from .config_fields import DUAL_CHUNKS, FULL_ATTENTION, ORIGINAL, PHIMOE, TRAINED
+from .read_config import spec_from_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -23,8 +25,13 @@ if TYPE_CHECKING:
 SCALING_FIELDS = (
     "rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor",
     "short_factor", "long_factor", "short_mscale", "long_mscale", "beta_fast", "beta_slow",
-    "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor",
+    "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor", "alpha",
+    "finetuned",
 )  # fmt: skip
+
+# What attention itself reads of the rope parameters, with what it reads beside: DeepSeek-V3's is
+# scaled by the mscale of its factor, Ministral 3's by how often a position passes the window.
+READ_BY_ATTENTION = {"mscale_all_dim": "factor", "llama_4_scaling_beta": ORIGINAL}
 
 # What a live model holds is float32: nearer than this, two frequencies are the same.
 SAME = 1e-6
@@ -34,9 +41,9 @@ def config_with_scaling(config: PreTrainedConfig, scaling: Scaling) -> PreTraine
     """A copy of a config that carries a scaling: `scaling_from_config` the other way round.
 
     It gets the simplest rope type that turns by the same angles and that its class accepts:
-    "default", "linear" or "yarn", else "longrope" (Phi-3's class knows "longrope" alone). Factors
-    and attention factor are relative to the config's own base, whatever embedding the scaling
-    starts from.
+    "default", "linear", "llama3" or "yarn", else "longrope" (Phi-3's class knows "longrope" alone;
+    so do models whose attention reads what another type would replace). Factors and attention
+    factor are relative to the config's own base, whatever embedding the scaling starts from.
 
     `max_position_embeddings` becomes the target length. The window before it is kept as
     `original_max_position_embeddings`; for "longrope" that is the length that the short factors
@@ -63,28 +70,65 @@ def config_with_scaling(config: PreTrainedConfig, scaling: Scaling) -> PreTraine
             f"this scaling is for rotary_dim {scaling.spec.rotary_dim}; the config has "
             f"{plain.rotary_dim}: make it from rope_spec(model)"
         )
+    if _same_rotation(scaling.spec, plain):  # whose window may be another than the file states
+        plain = replace(plain, window=scaling.spec.window)
     before = text.rope_parameters
-    nested = FULL_ATTENTION in before
-    own = before[FULL_ATTENTION] if nested else before
+    own = before.get(FULL_ATTENTION, before)
     kept = {name: value for name, value in own.items() if name not in SCALING_FIELDS}
-    refusal: Exception | None = None
+    tried = refusal = ""
     for parameters, original, longest in _rope_parameters(scaling, plain):
-        ours = kept | parameters
-        text.rope_parameters = before | {FULL_ATTENTION: ours} if nested else ours
-        text.max_position_embeddings = longest
-        # "linear" has no such field among its parameters; Phi-3's stands beside them, and is the
-        # one that counts.
-        if parameters["rope_type"] == "linear" or hasattr(text, "original_max_position_embeddings"):
-            text.original_max_position_embeddings = original
+        tried = parameters["rope_type"]
         try:
+            ours = kept | _adapted(parameters, own, text.model_type)
+            text.rope_parameters = before | {FULL_ATTENTION: ours} if own is not before else ours
+            _write_windows(text, ours["rope_type"], original, longest)
             text.validate_rope()
-        except (ValueError, KeyError) as error:
-            refusal = error
+        except (TypeError, ValueError, KeyError) as error:
+            refusal = str(error)
         else:
             return config
-    raise ValueError(
-        f"a {text.model_type} config does not take rope type {parameters['rope_type']!r}: {refusal}"
-    )
+    raise ValueError(f"a {text.model_type} config does not take rope type {tried!r}: {refusal}")
+
+
+def _write_windows(text: PreTrainedConfig, kind: str, original: int, longest: int) -> None:
+    """The windows of a config, and nothing of what it said before about the trained one."""
+    text.max_position_embeddings = longest
+    # "linear" has no such field among its parameters; Phi-3's stands beside them, and is the one
+    # that counts.
+    if kind in ("linear", "proportional") or hasattr(text, ORIGINAL):
+        setattr(text, ORIGINAL, original)
+    for name in (TRAINED, DUAL_CHUNKS):
+        vars(text).pop(name, None)
+
+
+def _adapted(parameters: Json, own: Mapping[str, Any], model_type: str) -> Json:
+    """The parameters for a class that reads more of them than angles, or has a type of its own.
+
+    Raises:
+        ValueError: this class takes them in another type alone.
+    """
+    kind, m = parameters["rope_type"], parameters.get("attention_factor", 1.0)
+    if own.get("rope_type") == "proportional":
+        if kind not in ("default", "linear"):
+            raise ValueError("its own type, proportional, slows all pairs by one factor")
+        return parameters | {"rope_type": "proportional"}
+    if model_type == PHIMOE:
+        fixed: Json = {} if kind == "default" else {"short_mscale": m, "long_mscale": m}
+    else:
+        fixed = _read_by_attention(own)
+    if fixed and kind != "longrope":
+        raise ValueError(f"more than its angles depends on {', '.join(fixed)}")
+    return parameters | fixed
+
+
+def _read_by_attention(own: Mapping[str, Any]) -> Json:
+    """Fields that have to stay as they are, since attention is scaled by them."""
+    fixed: Json = {}
+    if own.get("rope_type", "default") != "default":
+        for name, beside in READ_BY_ATTENTION.items():
+            if own.get(name) and own.get(beside):
+                fixed |= {name: own[name], beside: own[beside]}
+    return fixed
 
 
 def _rope_parameters(scaling: Scaling, plain: RopeSpec) -> Iterator[tuple[Json, int, int]]:
@@ -94,7 +138,7 @@ def _rope_parameters(scaling: Scaling, plain: RopeSpec) -> Iterator[tuple[Json, 
     """
     if isinstance(scaling, DynamicNTK):
         spec = scaling.spec
-        if not (_same(spec.frequencies, plain.frequencies) and _same(spec.attention_factor, 1)):
+        if not _same_rotation(spec, plain):
             raise ValueError(
                 "Dynamic NTK over a model that was already extended cannot be written: a config's "
                 "dynamic type starts from its base; make it from spec_from_config(model.config)"
@@ -107,16 +151,23 @@ def _rope_parameters(scaling: Scaling, plain: RopeSpec) -> Iterator[tuple[Json, 
     target = long.target_length
     original = plain.window if short is long else short.target_length
     ratio = target / original
-    common = {"factor": ratio, "original_max_position_embeddings": original, "attention_factor": m}
+    common = {"factor": ratio, ORIGINAL: original, "attention_factor": m}
     if short is long:
         if _same(high, 1) and _same(m, 1):
             yield {"rope_type": "default"}, target, target
         if _same(high, ratio) and _same(m, 1):
             yield {"rope_type": "linear", "factor": ratio}, original, target
+        if target > original and _same(m, 1) and _same(high, llama3_factors(plain, high[-1])):
+            yield _llama3(high[-1], original), original, target
         if _same(high, yarn_factors(plain, ratio)):
             yield {"rope_type": "yarn"} | common, original, target
     factors = {"short_factor": low.tolist(), "long_factor": high.tolist()}
     yield {"rope_type": "longrope"} | factors | common, original, target
+
+
+def _llama3(factor: float, original: int) -> Json:
+    turns = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return {"rope_type": "llama3", "factor": float(factor), ORIGINAL: original} | turns
 
 
 def _two_sets(scaling: Scaling) -> tuple[RopeScaling, RopeScaling]:
@@ -160,6 +211,10 @@ def _factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
     over_spec = plain.frequencies / scaling.spec.frequencies  # exactly 1 where the base is the same
     over_spec[np.isclose(over_spec, 1, rtol=SAME, atol=0)] = 1
     return scaling.factors * over_spec
+
+
+def _same_rotation(spec: RopeSpec, plain: RopeSpec) -> bool:
+    return _same(spec.frequencies, plain.frequencies) and _same(spec.attention_factor, 1)
 
 
 def _same(a: Floats | float, b: Floats | float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,9 @@ def _checked(space: SearchSpace | None, model: PreTrainedModel, target_length: i
     spec = rope_spec(model)
     if space is None:
         return SearchSpace(spec, target_length)
-    if space.model_spec != spec or space.target_length != target_length:
+    # Its window may have been stated for this search alone: rope_spec(model, window=...).
+    given = replace(space.model_spec, window=spec.window)
+    if given != spec or space.target_length != target_length:
         raise ValueError(
             f"the space is for {space.model_spec} and {space.target_length} tokens, the search for "
             f"{spec} and {target_length}: make it as SearchSpace(rope_spec(model), {target_length})"

@@ -6,8 +6,11 @@ import transformers
 from conftest import tiny_model
 
 from longrope_lab.models.loading import load_model
-from longrope_lab.models.read_config import spec_from_config
+from longrope_lab.models.read_config import scaling_from_config, spec_from_config
 from longrope_lab.models.repairs import full_attention, state_trained_window
+from longrope_lab.models.rotary import rope_spec
+from longrope_lab.models.write_config import config_with_scaling
+from longrope_lab.rope.methods import rope_scaling
 
 SLIDING = {"sliding_window": 16}
 SWITCHED = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
@@ -136,3 +139,18 @@ def test_the_window_that_mistral_was_trained_on():
     for config, window in ((first, 8192), (second, 32_768), (other, 32_768)):
         state_trained_window(config)
         assert spec_from_config(config).window == window
+
+
+def test_a_window_that_was_stated_stays_with_the_model():
+    """In every later spec, but not among what transformers' formulas divide by."""
+    model, _ = load_model("lab", device="cpu", window=256)
+    assert rope_spec(model).window == spec_from_config(model.config).window == 256
+    assert model.config.max_position_embeddings == 512
+    extended = config_with_scaling(model.config, rope_scaling(rope_spec(model), "none", 2048))
+    assert spec_from_config(extended).window == 2048  # which is what counts from there on
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    model = tiny_model(rope_parameters=rope)
+    state_trained_window(model.config, 32)
+    assert (rope_spec(model).window, scaling_from_config(model.config).spec.window) == (32, 64)
+    with pytest.raises(ValueError, match=r"window is 0\.5: a window has at least 2 tokens"):
+        load_model("lab", window=0.5)

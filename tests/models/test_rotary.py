@@ -79,7 +79,7 @@ LONGROPE = {
     "original_max_position_embeddings": WINDOW,
 }
 CARRIED = {  # rope parameters, and what the config then says of the longest input
-    "linear": (LINEAR, WINDOW),
+    "linear": (LINEAR, 4 * WINDOW),  # stated for after the scaling, as in Gemma 3
     "yarn": (YARN, 4 * WINDOW),
     "llama3": (LLAMA3, 8 * WINDOW),
     "dynamic": (DYNAMIC, WINDOW),

@@ -265,6 +265,12 @@ def test_a_space_of_ones_own(model):
         )
 
 
+def test_a_window_that_was_stated_stays_with_what_is_found(model):
+    space = SearchSpace(rope_spec(model, window=WINDOW // 2), LENGTH)
+    best = search(model, DOCS, LENGTH, Random(2), space=space).best
+    assert (best.spec.window, best.ratio) == (WINDOW // 2, 4)
+
+
 def test_a_second_search_on_top_of_the_first(model, undisturbed, tmp_path):
     """Its scalings apply to the model as loaded, and what is below is part of its identity."""
     first = undisturbed("random").best

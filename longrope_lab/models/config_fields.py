@@ -1,0 +1,143 @@
+"""What a Hugging Face config states about its rotary embedding: its fields, in whichever form.
+
+What a field means is what transformers' own classes make of it. A field that none of them reads is
+refused by name: somebody wrote it for another engine, where it may change every angle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..common.checks import unknown
+from ..common.files import Json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Config: TypeAlias = "PreTrainedConfig | Mapping[str, Any]"
+
+# Models such as Gemma 3 have parameters for each layer type; this one sees the whole text.
+FULL_ATTENTION = "full_attention"
+
+# The window before a scaling, and the trained one where whoever loaded the model stated it.
+ORIGINAL, TRAINED = "original_max_position_embeddings", "trained_window"
+# How vLLM, and not transformers, takes Qwen2.5-1M beyond its window.
+DUAL_CHUNKS = "dual_chunk_attention_config"
+
+# Its rotary module multiplies cos and sin by mscales of its own.
+PHIMOE = "phimoe"
+
+# Fields of the rope parameters that are read, and those that change no angle of a text: how images
+# are counted, what else attention is multiplied by, a note that the model was trained so.
+READ = (
+    "rope_theta", "rope_type", "type", "partial_rotary_factor", "factor", ORIGINAL,
+    "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate",
+    "short_factor", "long_factor", "low_freq_factor", "high_freq_factor",
+)  # fmt: skip
+HARMLESS = (
+    "mrope_section", "mrope_interleaved", "interleaved", "llama_4_scaling_beta",
+    "max_position_embeddings", "finetuned",
+)  # fmt: skip
+# Fields that the classes of one family read, and all others pass over.
+OF_FAMILY = {"alpha": "hunyuan", "short_mscale": PHIMOE, "long_mscale": PHIMOE}
+
+
+def stated_values(config: Config) -> Json:
+    """The config as a dict of what it states; of a model with several parts, the text part.
+
+    Raises:
+        ValueError: it is no config.
+    """
+    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
+        raise ValueError(f"{type(config).__name__} is not a config: pass model.config, or its dict")
+    if not isinstance(config, Mapping):
+        config = config.get_text_config()
+    values = config if isinstance(config, Mapping) else config.to_dict()
+    text = values.get("text_config")
+    values = stated(text if isinstance(text, Mapping) else values)
+    names: Mapping[str, str] = getattr(config, "attribute_map", {})  # DBRX has names of its own
+    return values | {usual: values[own] for usual, own in names.items() if own in values}
+
+
+def rope_parameters(values: Mapping[str, Any]) -> Json:
+    """The rope parameters, of full attention where each layer type has its own.
+
+    Raises:
+        ValueError: they are no dict, or there are none for full attention.
+    """
+    given = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"the config's rope parameters are {given!r}: they must be a dict")
+    parameters = stated(given)
+    nested = {name: p for name, p in parameters.items() if isinstance(p, Mapping)}
+    if nested and FULL_ATTENTION not in nested:
+        raise ValueError(
+            f"the config has rope parameters for {', '.join(nested)}, none of them "
+            f"{FULL_ATTENTION!r}"
+        )
+    if not nested:
+        return parameters
+    # transformers looks for this one outside, where the layer types are.
+    return stated(dict(nested[FULL_ATTENTION]) | {"truncate": parameters.get("truncate")})
+
+
+def rope_kind(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+    """The rope type, by its name of today."""
+    kind = str(parameters.get("rope_type", parameters.get("type", "default")))
+    phi = str(values.get("model_type", "phi")).startswith("phi")
+    # Early Phi-3 configs call this type "su", or even "yarn".
+    older = kind == "su" or (kind == "yarn" and phi and "short_factor" in parameters)
+    return "longrope" if older else kind
+
+
+def original_window(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> int | None:
+    """The window before the scaling: beside the parameters, as Phi-3 has it, or among them."""
+    window: int | None = values.get(ORIGINAL, parameters.get(ORIGINAL))
+    return window
+
+
+def head_dim(values: Mapping[str, Any]) -> float:
+    """Of full attention: stated, or DeepSeek's rotated part, or it follows from the width."""
+    names = ("global_head_dim", "head_dim", "qk_rope_head_dim")
+    stated = [values[name] for name in names if values.get(name)]
+    width: float = stated[0] if stated else values["hidden_size"] // values["num_attention_heads"]
+    return width
+
+
+def check_fields(parameters: Mapping[str, Any], model_type: str) -> None:
+    """Refuse rope parameters that transformers' class does not read.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name in parameters:
+        family = OF_FAMILY.get(name)
+        if family is None and name not in READ + HARMLESS:
+            raise unknown("field of the config's rope parameters", name, READ)
+        if family is not None and not model_type.startswith(family):
+            raise ValueError(
+                f"the config's rope parameters have {name}, which transformers reads in {family} "
+                f"models alone, and this is a {model_type} config: remove it"
+            )
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn what goes wrong with the values of a config into one error, naming what is read.
+
+    Raises:
+        ValueError: a field is missing, of another type, or outside its rule.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{what} lacks {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{what} cannot be read: {error}") from None
+
+
+def stated(values: Mapping[str, Any]) -> Json:
+    """The fields that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
