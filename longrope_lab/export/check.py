@@ -116,7 +116,8 @@ def _by_stock(part: Path, lengths: list[int]) -> dict[int, Computed]:
 
 
 def _check_rotation(theirs: Tensor, ours: Tensor, length: int) -> None:
-    turned = ((theirs - ours) / ours).abs()
+    # A pair that never turns has a sine of 0 in both.
+    turned = (theirs - ours).abs() / ours.abs().clamp(min=torch.finfo(ours.dtype).tiny)
     if not turned.max() <= ROTATION_TOLERANCE:
         i = int(turned.argmax())
         raise RuntimeError(

@@ -100,8 +100,11 @@ def original_window(values: Mapping[str, Any], parameters: Mapping[str, Any]) ->
 
 def head_dim(values: Mapping[str, Any]) -> float:
     """Of full attention: stated, or DeepSeek's rotated part, or it follows from the width."""
+    kinds, own = values.get("layer_types", ()), values.get("per_layer_config", {})  # Gemma 4's
+    full = [own.get(str(i), {}) for i, kind in enumerate(kinds) if kind == FULL_ATTENTION]
+    stated = [of["head_dim"] for of in full if of.get("head_dim")]
     names = ("global_head_dim", "head_dim", "qk_rope_head_dim")
-    stated = [values[name] for name in names if values.get(name)]
+    stated += [values[name] for name in names if values.get(name)]
     width: float = stated[0] if stated else values["hidden_size"] // values["num_attention_heads"]
     return width
 

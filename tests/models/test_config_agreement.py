@@ -124,6 +124,29 @@ def test_truncate_counts_where_transformers_looks_for_it():
         )
 
 
+@pytest.mark.parametrize("factor", [None, 4.0])
+def test_of_proportional_pairs_those_that_turn(factor):
+    """Gemma 4 turns the first pairs of each head, as if all of them turned, and not the rest."""
+    full = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}
+    full |= {} if factor is None else {"factor": factor}
+    config = AutoConfig.for_model(
+        "gemma4_text", **SIZE | HEADS, layer_types=["sliding_attention", "full_attention"],
+        global_head_dim=64, vocab_size_per_layer_input=8, hidden_size_per_layer_input=8,
+        rope_parameters={"sliding_attention": {"rope_type": "default"}, "full_attention": full},
+    )  # fmt: skip
+    stock = AutoModelForCausalLM.from_config(config).model.rotary_emb.full_attention_inv_freq
+    read = scaling_from_config(config)
+    assert (read.target_length, read.spec.rotary_dim) == (4 * WINDOW, 16)
+    np.testing.assert_allclose(read.frequencies, stock[:8].numpy(), rtol=1e-6)
+    assert (stock[8:] == 0).all() and len(stock) == 32
+    further = config_with_scaling(config, rope_scaling(read.as_spec(), "pi", 8 * WINDOW))
+    again = AutoModelForCausalLM.from_config(further).model.rotary_emb.full_attention_inv_freq
+    torch.testing.assert_close(again, stock / 2)
+    assert scaling_from_config(further).target_length == 8 * WINDOW
+    with pytest.raises(ValueError, match="proportional, slows all pairs by one factor"):
+        config_with_scaling(config, rope_scaling(read.as_spec(), "yarn", 8 * WINDOW))
+
+
 @pytest.mark.parametrize("stated", [WINDOW // 2, 8 * WINDOW])
 def test_a_window_that_the_file_does_not_state(stated):
     """Qwen3's file says 40,960, and its card's YaRN is over 32,768: written as the card says."""
