@@ -7,8 +7,11 @@ import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
 
-def write_gguf(path, model):
-    """A Llama in the layout of llama.cpp, with a vocabulary of single bytes."""
+def write_gguf(path, model, add=lambda writer: None, split=None):
+    """A Llama in the layout of llama.cpp, with a vocabulary of single bytes.
+
+    `add` writes more into it, and `split` names how its tokenizer cuts texts.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(config.max_position_embeddings)
@@ -24,6 +27,9 @@ def write_gguf(path, model):
     alphabet = sorted(ByteLevel.alphabet())
     tokens = ["<s>", "</s>", "<unk>", *alphabet, "ab", "cd"]
     writer.add_tokenizer_model("gpt2")
+    if split is not None:
+        writer.add_tokenizer_pre(split)
+    add(writer)
     writer.add_token_list(tokens)
     writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
     writer.add_token_merges(["a b", "c d"])

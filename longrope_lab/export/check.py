@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.find_rotary import find_rotary
+from ..models.find_rotary import cos_and_sin, find_rotary
 from ..models.rotary import apply_scaling
 from ..rope.schedule import Scaling, sets_of
 
@@ -156,7 +156,7 @@ def _rotation(model: PreTrainedModel, length: int) -> Tensor:
     rotary = find_rotary(model)[0]
     positions = torch.tensor([[1, length - 1]])
     arguments = (positions,) if rotary.layer_type is None else (positions, rotary.layer_type)
-    sin: Tensor = rotary.module(torch.zeros(1), *arguments)[1]
+    _, sin = cos_and_sin(rotary.module(torch.zeros(1), *arguments))
     return sin[0, 0]
 
 

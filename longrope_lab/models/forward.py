@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ..texts.tokens import check_ids
+from .parts import Handed, body_of, causal_model, check_has_weights, read_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,7 +125,8 @@ def token_losses(
 
     Raises:
         ValueError: `ids` are not a single row of at least 2 ids of the model's vocabulary, or
-            `head_chunk` is below 1.
+            `head_chunk` is below 1; or the model reads more than the tokens, as under prompt tuning
+            of peft.
     """
     ids = torch.as_tensor(ids)
     if ids.ndim != 1 or len(ids) < 2 or ids.is_floating_point():
@@ -198,10 +200,14 @@ def _weights(counted: Tensor) -> Tensor:
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """What the decoder hands to the head, (B, T) -> (B, T, width); no keys are cached."""
+    """What the decoder hands to the head, (B, T) -> (B, T, width); no keys are cached.
+
+    Raises:
+        ValueError: as of `read_tokens`; or it has no weights.
+    """
+    check_has_weights(model)
     forget_lengths(model)
-    hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return hidden
+    return read_tokens(model, ids)
 
 
 def forget_lengths(model: PreTrainedModel) -> None:
@@ -243,12 +249,10 @@ def _logits(model: PreTrainedModel, rows: Tensor) -> Tensor:
     The model's own forward computes them, with a stand-in for its decoder that hands over the rows.
     Whatever a model does to its logits (a scale, a soft cap, a bias) is so done here, too.
     """
-    # A mixture of experts looks for router_logits, which this output has.
-    from transformers.modeling_outputs import MoeModelOutputWithPast
-
-    output = MoeModelOutputWithPast(last_hidden_state=rows)
+    model = causal_model(model)
+    output = Handed(last_hidden_state=rows)
     ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
-    with StandIn(model.base_model, lambda *args, **kwargs: output):
+    with StandIn(body_of(model), lambda *args, **kwargs: output):
         logits: Tensor = model(input_ids=ids).logits
     return logits
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..common.checks import whole
 from ..rope.schedule import Scaling
 from .forward import forget_lengths
+from .parts import causal_model, check_has_weights
 from .rotary import scaled
 
 if TYPE_CHECKING:
@@ -63,9 +64,10 @@ def generate(
     Raises:
         ValueError: prompts that are not (B, T); a mask of another shape, with padding elsewhere
             than on the left, or without a token; padding without a mask; `max_new_tokens` below 1;
-            an option that brings its own keys, positions or embeddings; a scaling for another
-            model.
+            an option that brings its own keys, positions or embeddings; prompt tuning of peft; a
+            scaling for another model.
     """
+    check_has_weights(model)
     ids = torch.as_tensor(input_ids, device=model.device)
     if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
         raise ValueError(
@@ -81,6 +83,8 @@ def generate(
             "their mask, so that all of a row are under one scaling; pass the whole text so far as "
             "input_ids"
         )
+    if schedule is not None:
+        causal_model(model)  # refuses one with tokens of its own, which no length counts
     mask = _mask(model, ids, attention_mask, options)
     with scaled(model, schedule, length=mask.sum(dim=1) + max_new_tokens):
         forget_lengths(model)

@@ -20,6 +20,7 @@ from ..common.files import Json, cache_dir
 from ..common.identity import digest
 from .config_fields import TRAINED
 from .estimates import memory_shortage
+from .gguf_files import read_gguf, split_as_it_says, with_its_rotary
 from .repairs import forget_quantization, full_attention, packed, state_trained_window
 from .weights import check_weights
 
@@ -71,8 +72,9 @@ def load_model(
 
     Raises:
         ValueError: an unknown name or device, no such window, a damaged file, weights that do not
-            fit the config, or are larger than the memory, or a model that cannot be had here; the
-            error says what to run. Or its tokenizer has no vocabulary.
+            fit the config, or are larger than the memory, a model that cannot be had here (the
+            error says what to run), a tokenizer without a vocabulary, or a GGUF file that scales
+            or cuts texts in a way that is not known.
         FileNotFoundError: there is nothing at a path, or no config or no tokenizer in a folder.
     """
     device = _device(device)
@@ -84,6 +86,10 @@ def load_model(
 
     with _readable(str(name), source, options):
         config = AutoConfig.from_pretrained(source, **options)
+        file = read_gguf(Path(source, options["gguf_file"])) if "gguf_file" in options else None
+    if file is not None:
+        config = with_its_rotary(config, file)
+    with _readable(str(name), source, options):
         # Asked before weights are downloaded or read.
         shortage = memory_shortage(config, 0, device, dtype)
     if shortage:
@@ -93,16 +99,19 @@ def load_model(
     with _readable(str(name), source, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     _check_vocabulary(str(name), tokenizer)
+    if file is not None:
+        split_as_it_says(tokenizer, file)
     with _readable(str(name), source, options):
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
+            config=config,
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **options,
         )
     check_weights(str(name), model, report)
-    if "gguf_file" in options and not packed(model):
+    if file is not None and not packed(model):
         forget_quantization(model)
     state_trained_window(model.config, window)
     full_attention(model)
@@ -249,6 +258,19 @@ def _in_hub_cache(repository: str) -> bool:
 
 def _cannot_load(name: str, place: Path, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if not isinstance(error, ValueError | OSError):  # "'foo'" alone would say nothing
+        reason = f"{type(error).__name__}: {reason}"
+    if "trust_remote_code" in str(error):
+        return (
+            f"the model {name!r} comes with code of its own, which is not run here: take one of a "
+            "type that transformers has, or load it yourself by transformers' from_pretrained(..., "
+            "trust_remote_code=True) and pass the model"
+        )
+    if isinstance(error, ImportError) and place.exists():
+        return (
+            f"{place} needs a package that is not installed ({reason}): install it, or take the "
+            "model in 16 or 32 bits"
+        )
     if place.exists():
         return (
             f"{place} cannot be loaded: a file is missing or damaged ({reason}); save or fetch it "

@@ -1,9 +1,10 @@
 """Reads the rotary embedding of a live Hugging Face model, and puts a scaling in its place.
 
 The `forward` of each rotary module is replaced on the instance: no weight, buffer or config
-changes, so restoring is exact. (Editing the config of a loaded model changes nothing, or a part:
-of LongRoPE where it switches, of Dynamic NTK what the next longer text gets. Replacing the module
-in each layer does nothing, since transformers 5 calls one at the model's top.)
+changes, so restoring is exact. (Editing the config of a loaded model changes a part at most: of
+LongRoPE the length at which it switches, of Dynamic NTK what the next longer text gets, of PhiMoE
+the attention factor. Replacing the module in each layer does nothing, since transformers 5 calls
+one at the top.)
 
 Angles are computed in float64, and only cos and sin are cast. Near position 2,000,000 neighbouring
 float32 numbers are 0.125 apart, which is a tenth of a radian off in the fastest dimensions.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -26,9 +28,10 @@ from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling
 from ..rope.spec import Floats, RopeSpec
 from .config_fields import TRAINED
-from .find_rotary import RotaryModule, find_rotary
+from .find_rotary import Answer, RotaryModule, positions_of_text
 from .forward import StandIn
 from .read_config import scaling_from_config, spec_from_config
+from .rotated_layers import rotary_in_use
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -56,7 +59,7 @@ def rope_spec(model: PreTrainedModel, *, window: int | None = None) -> RopeSpec:
         ValueError: there is no rotary embedding, one of a kind that cannot be rescaled safely, or
             no such window.
     """
-    spec = _spec_of(model, find_rotary(model)[0])
+    spec = _spec_of(model, rotary_in_use(model)[0])
     return spec if window is None else replace(spec, window=window)
 
 
@@ -139,7 +142,7 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
         each = None if length is None else [scaling.at(n) for n in _lengths(length)]
         self._fixed = [scaling] if isinstance(scaling, RopeScaling) else each
         self._log_offsets = log_offsets
-        found = find_rotary(model)
+        found = rotary_in_use(model)
         _check_same_embedding(model, found[0], self.scaling.spec)
         self._last: tuple[list[RopeScaling], list[int]] = ([], [])
         self._installed = [StandIn(rotary.module, self._forward_of(rotary)) for rotary in found]
@@ -162,30 +165,29 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
     def __exit__(self, *_: object) -> None:
         self.restore()
 
-    def _forward_of(self, rotary: RotaryModule) -> Callable[..., tuple[Tensor, Tensor]]:
+    def _forward_of(self, rotary: RotaryModule) -> Callable[..., Answer]:
         stock = rotary.module.forward
 
-        def forward(
-            x: Tensor, position_ids: Tensor, layer_type: str | None = None
-        ) -> tuple[Tensor, Tensor]:
-            if layer_type != rotary.layer_type:  # a local layer of Gemma 3 never sees far
-                result: tuple[Tensor, Tensor] = stock(x, position_ids, layer_type)
-                return result
+        def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> Answer:
+            if not rotary.serves(layer_type):  # a local layer of Gemma 3 never sees far
+                answer: Answer = stock(x, position_ids, layer_type)
+                return answer
+            positions = positions_of_text(position_ids).to(x.device)
             if self._fixed is None:
-                rows = self._rows_running(position_ids)
+                rows = self._rows_running(positions)
             else:
                 rows = self._rows_fixed(self._fixed, len(x))
-            cos, sin = self._cos_sin(rows, position_ids.to(x.device))
-            dtype = rotary.output_dtype or x.dtype
-            return rotary.layout(cos).to(x.device, dtype), rotary.layout(sin).to(x.device, dtype)
+            return rotary.answer(*self._cos_sin(rows, positions, rotary.still), x)
 
         return forward
 
-    def _cos_sin(self, rows: list[RopeScaling], positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin times m, each (B, T, d/2), float64 (LongRoPE, Eq. 3).
+    def _cos_sin(
+        self, rows: list[RopeScaling], positions: Tensor, still: int
+    ) -> tuple[Tensor, Tensor]:
+        """cos and sin times m, each (B, T, d/2 + still), float64 (LongRoPE, Eq. 3).
 
         Given is one scaling for all rows or one per row, and positions (B, T), or (1, T) where all
-        rows share them.
+        rows share them; and how many pairs after the d/2 never turn.
         """
         device = "cpu" if positions.device.type == "mps" else positions.device  # MPS has no float64
 
@@ -202,6 +204,8 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
             start = by_row([s.start_tokens for s in rows])
             theta = torch.where(n < start, by_row([s.spec.frequencies for s in rows]), theta)
         angles = n * theta
+        if still:
+            angles = F.pad(angles, (0, still))
         return angles.cos() * m, angles.sin() * m
 
     @staticmethod

@@ -15,8 +15,11 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# What files of older versions of transformers hold beside the weights, and every model computes.
-COMPUTED = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids)$")
+# What files hold beside the weights, and every model computes: those of older versions of
+# transformers, and of the factors that `gguf_files` reads.
+COMPUTED = re.compile(
+    r"(^|\.)(inv_freq|masked_bias|position_ids|rope_(freqs|factors_(long|short))\.weight)$"
+)
 
 # How many names an error gives in full.
 NAMED = 3

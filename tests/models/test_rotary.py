@@ -756,26 +756,11 @@ def test_lengths_that_are_none():
             r"GPTJForCausalLM has no rotary embedding that can be rescaled",
         ),
         (
-            transformers.Llama4TextConfig(
-                hidden_size=8,
-                intermediate_size=8,
-                intermediate_size_mlp=8,
-                num_hidden_layers=1,
-                num_attention_heads=1,
-                num_key_value_heads=1,
-                head_dim=8,
-                vocab_size=9,
-                num_local_experts=1,
-                pad_token_id=0,
-            ),
-            r"rotary_emb' \(Llama4TextRotaryEmbedding\) does not answer \(x, position_ids\) with",
-        ),
-        (
             tiny_config("gemma3", layer_types=["sliding_attention"] * 2),
             r"serves layer types \['sliding_attention'\], none of them 'full_attention'",
         ),
     ],
-    ids=["gpt2", "gptj", "llama4", "gemma3 with local layers only"],
+    ids=["gpt2", "gptj", "gemma3 with local layers only"],
 )
 def test_models_that_cannot_be_rescaled(config, message):
     model = transformers.AutoModelForCausalLM.from_config(config)

@@ -1,0 +1,156 @@
+"""Scalings and tokenizers of GGUF files, against models of transformers that have them, too."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import WINDOW, tiny_model
+from gguf import RopeScalingType
+from gguf_files import write_gguf
+from tokenizers import Regex, pre_tokenizers
+
+from longrope_lab.models.gguf_files import SAMPLE, SPLITS
+from longrope_lab.models.loading import load_model
+from longrope_lab.models.rotary import rope_spec
+
+IDS = torch.arange(5, 5 + 3 * WINDOW)[None]
+FACTORS = np.linspace(1, 8, 8)
+BASE = {"rope_theta": 10_000.0}
+
+
+@torch.no_grad()
+def logits(model):
+    return model(IDS).logits
+
+
+def yarn(writer):
+    writer.add_rope_scaling_type(RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(WINDOW // 4)
+
+
+def yarn_with_a_factor(writer):
+    yarn(writer)
+    writer.add_rope_scaling_attn_factors(0.9)
+
+
+def linear(writer):
+    writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(WINDOW // 4)
+
+
+def one_set(writer):
+    """As Llama 3.1's files have it: factors alone, and no word of a type."""
+    writer.add_tensor("rope_freqs.weight", FACTORS.astype(np.float32))
+
+
+def two_sets(writer):
+    writer.add_rope_scaling_orig_ctx_len(WINDOW // 4)
+    writer.add_rope_scaling_attn_factors(1.25)
+    writer.add_tensor("rope_factors_short.weight", np.ones(8, dtype=np.float32))
+    writer.add_tensor("rope_factors_long.weight", FACTORS.astype(np.float32))
+
+
+OF_YARN = BASE | {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": WINDOW // 4,
+}  # fmt: skip
+SETS = BASE | {
+    "rope_type": "longrope", "short_factor": FACTORS.tolist(), "long_factor": FACTORS.tolist(),
+    "original_max_position_embeddings": WINDOW // 4, "attention_factor": 1.0,
+}  # fmt: skip
+CARRIED = {
+    "yarn": (yarn, OF_YARN),
+    "yarn and a factor": (
+        yarn_with_a_factor,
+        OF_YARN | {"attention_factor": 0.9 * (0.1 * np.log(4) + 1)},
+    ),
+    "linear": (linear, BASE | {"rope_type": "linear", "factor": 4.0}),
+    "one set": (one_set, SETS),
+    "two sets": (two_sets, SETS | {"short_factor": [1.0] * 8, "attention_factor": 1.25}),
+}
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+def test_a_scaling_in_the_file_is_read(kind, tmp_path):
+    add, rope = CARRIED[kind]
+    write_gguf(tmp_path / "a.gguf", tiny_model(vocab_size=261), add)
+    loaded, _ = load_model(tmp_path / "a.gguf", device="cpu")
+    theirs = tiny_model(vocab_size=261, rope_parameters=rope)
+    inv_freq = theirs.model.rotary_emb.inv_freq.clone()  # of short texts
+    torch.testing.assert_close(logits(loaded), logits(theirs), atol=2e-5, rtol=0)
+    assert (logits(loaded) - logits(tiny_model(vocab_size=261))).abs().max() > 0.01
+    spec = rope_spec(loaded)
+    assert spec.window == (WINDOW // 4 if kind == "two sets" else WINDOW)
+    assert spec.attention_factor == pytest.approx(theirs.model.rotary_emb.attention_scaling)
+    np.testing.assert_allclose(spec.frequencies, inv_freq.numpy(), rtol=1e-6)
+
+
+def longrope_alone(writer):
+    """What llama.cpp's converter writes of most models that have two sets."""
+    writer.add_rope_scaling_type(RopeScalingType.LONGROPE)
+
+
+def both(writer):
+    yarn(writer)
+    one_set(writer)
+
+
+def half(writer):
+    writer.add_tensor("rope_factors_long.weight", FACTORS.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("add", "message"),
+    [
+        (longrope_alone, "states the scaling 'longrope', and holds no factors for it"),
+        (both, r"states both a scaling \(yarn, 4\) and tensors of factors"),
+        (half, "states the tensors rope_factors_long.weight"),
+        (lambda w: w.add_float32("llama.rope.scaling.yarn_log_multiplier", 0.1), "yarn_log_mult"),
+        (lambda w: w.add_float32("llama.rope.something", 2.0), "states rope.something 2.0, and"),
+        (lambda w: w.add_string("llama.rope.scaling.type", "new"), "states the scaling 'new'"),
+    ],
+)
+def test_a_scaling_that_is_not_understood(add, message, tmp_path):
+    write_gguf(tmp_path / "a.gguf", tiny_model(vocab_size=261), add)
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "a.gguf", device="cpu")
+
+
+# --- tokenizers ---
+
+
+def test_digits_are_cut_as_the_file_says(tmp_path, caplog):
+    """A vocabulary of single bytes shows nothing, so a merge of two digits is looked for."""
+    cut = {}
+    for split in ("gpt-2", "smollm", "llama-bpe", None):
+        write_gguf(tmp_path / "a.gguf", tiny_model(vocab_size=261), split=split)
+        _, tokenizer = load_model(tmp_path / "a.gguf", device="cpu")
+        pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("abc  12345")
+        cut[split] = [piece.replace("Ġ", " ") for piece, _ in pieces]
+        tokenizer.save_pretrained(tmp_path / "saved")
+    assert cut["gpt-2"] == cut[None] == ["abc", " ", " 12345"]
+    assert cut["smollm"] == ["abc", "  ", "1", "2", "3", "4", "5"]
+    assert cut["llama-bpe"] == ["abc", " ", " ", "123", "45"]
+    assert "does not say how its tokenizer cuts texts" in caplog.text
+
+
+def test_rules_are_those_of_released_tokenizers(tokenizer):
+    """GPT-2's, as the tokenizers library has it; SmolLM's, as its tokenizer.json says it."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    released = {
+        "gpt-2": byte_level,
+        "smollm": pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), byte_level]
+        ),
+    }
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    for name, theirs in released.items():
+        rules = [pre_tokenizers.Split(Regex(rule), "isolated") for rule in SPLITS[name]]
+        ours = pre_tokenizers.Sequence([*rules, plain])
+        assert ours.pre_tokenize_str(SAMPLE) == theirs.pre_tokenize_str(SAMPLE), name
+
+
+def test_a_rule_that_is_not_known(tmp_path):
+    write_gguf(tmp_path / "a.gguf", tiny_model(vocab_size=261), split="deepseek-coder")
+    with pytest.raises(ValueError, match=r"cuts texts by the rule 'deepseek-coder', which is not"):
+        load_model(tmp_path / "a.gguf", device="cpu")
