@@ -21,6 +21,7 @@ from ..common.identity import digest
 from .config_fields import TRAINED
 from .estimates import memory_shortage
 from .gguf_files import read_gguf, split_as_it_says, with_its_rotary
+from .read_config import config_of, rope_fault
 from .repairs import forget_quantization, full_attention, packed, state_trained_window
 from .weights import check_weights
 
@@ -82,10 +83,10 @@ def load_model(
     if window is not None:
         window = whole("window", window, 2, "a window has at least 2 tokens")
     source, options = _locate(str(name))
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with _readable(str(name), source, options):
-        config = AutoConfig.from_pretrained(source, **options)
+        config = config_of(source, options)
         file = read_gguf(Path(source, options["gguf_file"])) if "gguf_file" in options else None
     if file is not None:
         config = with_its_rotary(config, file)
@@ -260,6 +261,7 @@ def _cannot_load(name: str, place: Path, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if not isinstance(error, ValueError | OSError):  # "'foo'" alone would say nothing
         reason = f"{type(error).__name__}: {reason}"
+    reason += rope_fault(place)
     if "trust_remote_code" in str(error):
         return (
             f"the model {name!r} comes with code of its own, which is not run here: take one of a "

@@ -7,10 +7,13 @@ fills in what a plain dict leaves out, such as GPT-NeoX's share of rotated dimen
 
 from __future__ import annotations
 
-import math
+import contextlib
+import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +44,11 @@ from .config_fields import (
     rope_parameters,
     stated_values,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+log = logging.getLogger(__name__)
 
 
 def spec_from_config(config: Config) -> RopeSpec:
@@ -119,6 +127,58 @@ def scaling_from_config(config: Config) -> Scaling:
         return READERS[kind](spec, parameters, longest)
 
 
+def config_of(source: str, options: Json) -> PreTrainedConfig:
+    """A model's config, in which early Phi-3's rope type "su" has its name of today, "longrope".
+
+    transformers 5 does not know the old name, and looks for the window among its parameters. Fields
+    of the rope parameters that it will pass over are named in the log.
+
+    Args:
+        source: as of ``from_pretrained``.
+        options: as of ``from_pretrained``.
+    """
+    from transformers import AutoConfig, PreTrainedConfig
+
+    if "gguf_file" not in options:
+        values, _ = PreTrainedConfig.get_config_dict(source, **options)
+        rope = values.get("rope_scaling") or values.get("rope_parameters")
+        if isinstance(rope, Mapping) and "su" in (rope.get("rope_type"), rope.get("type")):
+            newer = {name: value for name, value in rope.items() if name != "type"}
+            newer |= {"rope_type": "longrope"} | {n: values[n] for n in [ORIGINAL] if n in values}
+            fields = {n: values[n] for n in values if n not in ("model_type", "rope_parameters")}
+            config = AutoConfig.for_model(values["model_type"], **fields | {"rope_scaling": newer})
+            config.name_or_path = source
+            return config
+    config = AutoConfig.from_pretrained(source, **options)
+    _name_unread_fields(config, source)
+    return config
+
+
+def _name_unread_fields(config: PreTrainedConfig, source: str) -> None:
+    values = stated_values(config)
+    with contextlib.suppress(ValueError):  # without full attention there is nothing to read
+        parameters = rope_parameters(values)
+        try:
+            check_fields(parameters, str(values.get("model_type")))
+        except ValueError as error:
+            log.warning("%s: %s; the model is loaded without it", source, error)
+
+
+def rope_fault(folder: Path) -> str:
+    """What is wrong with the rope parameters in a folder's config.json, after "; "; or ""."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        given = isinstance(values, dict) and rope_parameters(stated_values(values))
+    except (OSError, ValueError):
+        return ""
+    if given:
+        try:
+            scaling_from_config({"rope_theta": 10_000.0} | values)  # which the class may fill in
+        except ValueError as error:
+            return f"; {error}"
+    return ""
+
+
 # The ratio is used as it is. Where it makes no whole number of tokens, only the target is rounded.
 
 
@@ -142,7 +202,7 @@ def _dynamic(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
     if alpha:  # Hunyuan's base is stretched once and for all, whatever its factor says
         factors = ntk_factors(spec, above("alpha", alpha, 0))
         return RopeScaling(spec, factors, spec.window, "ntk")
-    return DynamicNTK(spec, float(parameters["factor"]))
+    return DynamicNTK(spec, parameters["factor"])
 
 
 def _yarn(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
@@ -155,7 +215,7 @@ def _yarn(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
 
 
 def _longrope(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
-    ratio = above("factor", float(parameters["factor"]), 0)
+    ratio = above("factor", parameters["factor"], 0)
     formula = longrope_attention_factor(spec, spec.window * ratio)
     m: float = parameters.get("attention_factor", formula)
     reached = {"short": spec.window, "long": _longest(spec, ratio, longest)}
@@ -203,8 +263,8 @@ def _check_phimoe(parameters: Mapping[str, Any], kind: str) -> None:
 
 
 def _ratio(parameters: Json) -> float:
-    ratio = float(parameters["factor"])
-    if not 1 <= ratio < math.inf:
+    ratio = above("factor", parameters["factor"], 0)
+    if ratio < 1:
         raise ValueError(f"factor is {ratio:g}: it must be a finite number of at least 1")
     return ratio
 

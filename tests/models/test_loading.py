@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import zipfile
@@ -425,6 +426,56 @@ def test_a_damaged_folder(saved, how):
 def edit_config(folder, **changes):
     config = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps(config))
+
+
+FACTORS = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"rope_type": "yarn"}, "the config's rope type 'yarn' lacks 'factor'"),
+        ({"rope_type": "linear", "factor": "4"}, "'linear' cannot be read: factor is 4: it must"),
+        ({"rope_type": "default", "rope_theta": "1e4"}, "base is 1e4: it must be a finite number"),
+        (
+            {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4},
+            "factors have shape (4,): rotary_dim 16 needs shape (8,), one factor per pair",
+        ),
+        ({"rope_type": "ntk", "factor": 2.0}, "unknown rope type 'ntk': Known: default, linear"),
+        ([1, 2], "save or fetch it again"),
+    ],
+)
+def test_rope_parameters_that_cannot_be_used(saved, rope, message):
+    """The reason is named that transformers, deep in a formula, does not know."""
+    theta = {"rope_theta": 10_000.0} if isinstance(rope, dict) else []
+    edit_config(saved[0], rope_parameters=theta | rope if theta else rope)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_model(saved[0])
+
+
+def test_a_rope_parameter_that_transformers_passes_over_is_named(saved, caplog):
+    edit_config(saved[0], rope_parameters={"rope_theta": 1e4, "rope_type": "default"})
+    load_model(saved[0], device="cpu")
+    assert "rope parameters" not in caplog.text
+    edit_config(saved[0], rope_parameters={"rope_theta": 1e4, "attn_factor": 1.2})
+    load_model(saved[0], device="cpu")
+    assert "'attn_factor': did you mean 'attention_factor'?" in caplog.text
+    assert "the model is loaded without it" in caplog.text
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["among the parameters", "beside them"])
+def test_early_phi3_names_its_type_su(saved, inside):
+    """In a Llama too: transformers 5 knows the same thing as "longrope" alone."""
+    original = {"original_max_position_embeddings": 32}
+    rope = {"type": "su"} | FACTORS | (original if inside else {})
+    fields = {"rope_parameters": None, "rope_theta": 10_000.0, "rope_scaling": rope}
+    edit_config(saved[0], **fields | ({} if inside else original))
+    model, _ = load_model(saved[0], device="cpu")
+    assert model.config.rope_parameters["rope_type"] == "longrope"
+    assert rope_spec(model).window == 32
+    for length, factor in ((32, 1), (33, 2)):
+        cos, sin = model.model.rotary_emb(torch.zeros(1), torch.tensor([[1, length - 1]]))
+        assert float(torch.atan2(sin, cos)[0, 0, 0]) == pytest.approx(1 / factor)
 
 
 def edit_weights(folder, change):

@@ -533,7 +533,7 @@ PLAIN = {
         ),
         (
             {"rope_type": "linear", "factor": "big"},
-            "'linear' cannot be read: could not convert string to float: 'big'",
+            "'linear' cannot be read: factor is big: it must be a finite number above 0",
         ),
         ({"rope_type": "linear", "factor": math.nan}, "'linear' cannot be read: factor is nan"),
         (
@@ -573,7 +573,7 @@ PLAIN = {
             "have short_mscale, which transformers reads in phimoe models alone",
         ),
         ("linear", "the config's rope parameters are 'linear': they must be a dict"),
-        ({"rope_type": "linear", "factor": [4]}, "'linear' cannot be read: float() argument must"),
+        ({"rope_type": "linear", "factor": [4]}, "'linear' cannot be read: factor is [4]: it must"),
         (
             {"type": "su", "factor": 4.0, "short_factor": "1.0", "long_factor": [1.0] * 16},
             "the config's rope type 'longrope' cannot be read: factors have shape ()",
