@@ -131,14 +131,19 @@ def test_of_proportional_pairs_those_that_turn(factor):
     full |= {} if factor is None else {"factor": factor}
     config = AutoConfig.for_model(
         "gemma4_text", **SIZE | HEADS, layer_types=["sliding_attention", "full_attention"],
-        global_head_dim=64, vocab_size_per_layer_input=8, hidden_size_per_layer_input=8,
+        global_head_dim=64, vocab_size_per_layer_input=VOCABULARY, hidden_size_per_layer_input=8,
         rope_parameters={"sliding_attention": {"rope_type": "default"}, "full_attention": full},
     )  # fmt: skip
-    stock = AutoModelForCausalLM.from_config(config).model.rotary_emb.full_attention_inv_freq
-    read = scaling_from_config(config)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    stock, read = model.model.rotary_emb.full_attention_inv_freq, scaling_from_config(config)
     assert (read.target_length, read.spec.rotary_dim) == (4 * WINDOW, 16)
     np.testing.assert_allclose(read.frequencies, stock[:8].numpy(), rtol=1e-6)
     assert (stock[8:] == 0).all() and len(stock) == 32
+    live, before = rope_spec(model), logits(model)
+    np.testing.assert_allclose(live.frequencies, read.frequencies, rtol=1e-6)
+    assert live.window == read.target_length
+    with apply_scaling(model, read):
+        torch.testing.assert_close(logits(model), before, atol=2e-5, rtol=0)
     further = config_with_scaling(config, rope_scaling(read.as_spec(), "pi", 8 * WINDOW))
     again = AutoModelForCausalLM.from_config(further).model.rotary_emb.full_attention_inv_freq
     torch.testing.assert_close(again, stock / 2)
