@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from .config_fields import head_dim, stated_values
 from .forward import HEAD_CHUNK, recomputing
 
 if TYPE_CHECKING:
@@ -148,8 +149,9 @@ def _layer_bytes(config: PreTrainedConfig, length: int, size: int) -> int:
 def projected_widths(config: PreTrainedConfig) -> tuple[int, int]:
     """The width of a layer's queries, and of its keys, which groups of heads share."""
     heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return heads * head_dim, (getattr(config, "num_key_value_heads", None) or heads) * head_dim
+    values = stated_values(config)  # some fields differ by layer in Gemma 4: full attention counts
+    width = int(head_dim(values))
+    return heads * width, values.get("num_key_value_heads", heads) * width
 
 
 def _inner(config: PreTrainedConfig) -> int:

@@ -13,6 +13,7 @@ import torch
 from conftest import VOCABULARY, WINDOW, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from longrope_lab.models.estimates import projected_widths
 from longrope_lab.models.read_config import scaling_from_config, spec_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.models.write_config import config_with_scaling
@@ -137,6 +138,7 @@ def test_of_proportional_pairs_those_that_turn(factor):
     model = AutoModelForCausalLM.from_config(config).eval()
     stock, read = model.model.rotary_emb.full_attention_inv_freq, scaling_from_config(config)
     assert (read.target_length, read.spec.rotary_dim) == (4 * WINDOW, 16)
+    assert projected_widths(config) == (4 * 64, 2 * 64)  # which the memory is estimated from
     np.testing.assert_allclose(read.frequencies, stock[:8].numpy(), rtol=1e-6)
     assert (stock[8:] == 0).all() and len(stock) == 32
     live, before = rope_spec(model), logits(model)
