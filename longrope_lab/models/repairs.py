@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
-from .config_fields import FULL_ATTENTION, TRAINED
+from .config_fields import (
+    FULL_ATTENTION,
+    TRAINED,
+    original_window,
+    rope_kind,
+    rope_parameters,
+    stated_values,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -89,6 +97,24 @@ def state_trained_window(config: PreTrainedConfig, window: int | None = None) ->
             "Mistral 7B v0.1 was trained on 8,192 tokens: they are taken as its window, not its "
             "config's 32,768"
         )
+    _name_assumption(config)
+
+
+def _name_assumption(config: PreTrainedConfig) -> None:
+    """Say how a "linear" config is read that states one window; what Gemma 3's means is known."""
+    values = stated_values(config)
+    with contextlib.suppress(ValueError):  # without full attention there is nothing to read
+        parameters = rope_parameters(values)
+        linear = rope_kind(values, parameters) == "linear"
+        known = original_window(values, parameters) or str(values["model_type"]).startswith("gemma")
+        if linear and not known:
+            log.warning(
+                "the config's %s tokens are taken to be the window after its linear factor of %s: "
+                "if they are the one before, load it with window=%d",
+                f"{values['max_position_embeddings']:,}",
+                parameters["factor"],
+                values["max_position_embeddings"] * parameters["factor"],
+            )
 
 
 def packed(model: PreTrainedModel) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
+from conftest import tiny_config, tiny_model
 
 from longrope_lab.models.loading import load_model
 from longrope_lab.models.read_config import scaling_from_config, spec_from_config
@@ -139,6 +139,24 @@ def test_the_window_that_mistral_was_trained_on():
     for config, window in ((first, 8192), (second, 32_768), (other, 32_768)):
         state_trained_window(config)
         assert spec_from_config(config).window == window
+
+
+@pytest.mark.parametrize(
+    ("family", "stated", "said"),
+    [("llama", {}, True), ("llama", {"original_max_position_embeddings": 16}, False),
+     ("gemma3", {}, False)],
+)  # fmt: skip
+def test_a_linear_factor_over_one_window_is_not_read_in_silence(family, stated, said, caplog):
+    """Most such files state the window after the scaling, a few the one before."""
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4} | stated
+    if family == "gemma3":
+        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default"}}
+    config = tiny_config(family, rope_parameters=rope)
+    state_trained_window(config)
+    assert ("if they are the one before, load it with window=256" in caplog.text) == said
+    caplog.clear()
+    state_trained_window(config, 256)
+    assert not caplog.text
 
 
 def test_a_window_that_was_stated_stays_with_the_model():
