@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,6 +17,7 @@ def script(name):
     """A script of the folder, as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for their annotations
     spec.loader.exec_module(module)
     return module
 
@@ -25,6 +28,42 @@ def test_the_cheat_sheet_is_what_its_script_prints(capsys):
     page = capsys.readouterr().out
     assert page == (ROOT / "docs" / "cheatsheet.md").read_text(encoding="utf-8")
     assert "<<" not in page and ">>" not in page
+
+
+# Of each outcome some; python examples/model_table.py compares all.
+RIGHT = (
+    "llama",
+    "gemma3_text",
+    "phi3",
+    "qwen3_5_text",
+    "deepseek_v3",
+    "glm4",
+    "dots1",
+    "phimoe",
+)
+REFUSED = {
+    "prophetnet": "its head reads more than one hidden state per token",
+    "bart": "no rotary embedding that can be rescaled",
+    "deepseek_v4": "serves layer types .*, none of them 'full_attention'",
+    "granitemoehybrid": "no rotary embedding that can be rescaled",
+}
+
+
+@pytest.mark.parametrize("kind", [*RIGHT, *REFUSED])
+def test_a_model_type_is_right_or_refused_with_the_reason(kind):
+    row = script("model_table").compare(kind)
+    assert row.outcome == ("right" if kind in RIGHT else "refused"), row
+    assert re.search(REFUSED.get(kind, "^$"), row.why)
+    if kind in RIGHT:
+        assert {"losses", "none", "YaRN", "restored"} <= row.differences.keys()
+        assert row.differences["restored"] == 0 and row.exports in ("yarn", "longrope")
+
+
+def test_a_difference_is_found():
+    """So that the test above would notice."""
+    row = script("model_table").Row("llama")
+    row.add("none", torch.ones(3), torch.ones(3) * 1.001)
+    assert row.outcome == "wrong"
 
 
 @pytest.mark.usefixtures("lab")

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ..texts.tokens import check_ids
-from .parts import Handed, body_of, causal_model, check_has_weights, read_tokens
+from .parts import Handed, called_by_head, causal_model, check_has_weights, read_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -250,10 +250,19 @@ def _logits(model: PreTrainedModel, rows: Tensor) -> Tensor:
     Whatever a model does to its logits (a scale, a soft cap, a bias) is so done here, too.
     """
     model = causal_model(model)
-    output = Handed(last_hidden_state=rows)
+    calls = []
+
+    def hand_over(*args: object, **kwargs: object) -> Handed:
+        calls.append(1)
+        return Handed(last_hidden_state=rows)
+
     ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
-    with StandIn(body_of(model), lambda *args, **kwargs: output):
+    with contextlib.ExitStack() as stand_ins:
+        for part in called_by_head(model):
+            stand_ins.enter_context(StandIn(part, hand_over))
         logits: Tensor = model(input_ids=ids).logits
+    if not calls:  # they are logits of the ids above, which stand for nothing
+        raise ValueError(f"{type(model)} does not call the part before its head: it cannot be read")
     return logits
 
 

@@ -68,6 +68,16 @@ def body_of(model: PreTrainedModel) -> nn.Module:
     return parts[0]
 
 
+def called_by_head(model: PreTrainedModel) -> list[nn.Module]:
+    """What a head may call for its hidden states: the body, or the decoder that a body wraps.
+
+    BART's wraps one, and its head calls that.
+    """
+    body = body_of(model)
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else body
+    return [body, *(part for part in body.children() if part is decoder)]
+
+
 def read_tokens(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """What the body hands to the head, (B, T) -> (B, T, width); no keys are cached.
 
@@ -96,4 +106,8 @@ class Handed(dict[str, Tensor]):
         return self.get(name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self.get(key) if isinstance(key, str) else tuple(self.values())[key]
+        if isinstance(key, str):
+            return self.get(key)
+        if isinstance(key, int) and key != 0:  # ProphetNet's head reads n-grams
+            raise ValueError("its head reads more than one hidden state per token: no scores here")
+        return tuple(self.values())[key]

@@ -1,5 +1,7 @@
 """Models that are built in their own ways, against transformers' logits and losses."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -163,6 +165,25 @@ def test_text_through_a_model_that_reads_images(kind):
         expected = F.cross_entropy(scaled[0, :-1].float(), IDS[0, 1:], reduction="none")
         torch.testing.assert_close(token_losses(model, IDS[0]), expected, atol=1e-5, rtol=0)
     assert (scaled - stock).abs().max() > 1e-3 * stock.abs().max()
+
+
+def test_a_head_that_calls_the_decoder_inside_its_body():
+    """BART's logits would be those of the ids that stand for nothing."""
+    config = transformers.BartConfig(
+        d_model=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16,
+        vocab_size=VOCABULARY, max_position_embeddings=4 * WINDOW, is_decoder=True, init_std=0.5,
+    )  # fmt: skip
+    model = transformers.BartForCausalLM(config).eval()
+    expected = F.cross_entropy(logits(model)[0, :-1], IDS[0, 1:], reduction="none")
+    torch.testing.assert_close(token_losses(model, IDS[0]), expected, atol=1e-5, rtol=0)
+
+
+def test_a_head_that_calls_nothing_before_it_is_refused(monkeypatch):
+    model = tiny_model()
+    none = SimpleNamespace(logits=torch.zeros(1, IDS.shape[1] - 1, VOCABULARY))
+    monkeypatch.setattr(model, "forward", lambda input_ids: none)
+    with pytest.raises(ValueError, match="does not call the part before its head: it"):
+        token_losses(model, IDS[0])
 
 
 # --- rotary embeddings that are not used, or in near layers alone ---
