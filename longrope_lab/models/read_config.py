@@ -155,8 +155,8 @@ def config_of(source: str, options: Json) -> PreTrainedConfig:
 
 
 def _name_unread_fields(config: PreTrainedConfig, source: str) -> None:
-    values = stated_values(config)
     with contextlib.suppress(ValueError):  # without full attention there is nothing to read
+        values = stated_values(config)
         parameters = rope_parameters(values)
         try:
             check_fields(parameters, str(values.get("model_type")))

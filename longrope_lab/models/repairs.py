@@ -102,8 +102,8 @@ def state_trained_window(config: PreTrainedConfig, window: int | None = None) ->
 
 def _name_assumption(config: PreTrainedConfig) -> None:
     """Say how a "linear" config is read that states one window; what Gemma 3's means is known."""
-    values = stated_values(config)
     with contextlib.suppress(ValueError):  # without full attention there is nothing to read
+        values = stated_values(config)
         parameters = rope_parameters(values)
         linear = rope_kind(values, parameters) == "linear"
         known = original_window(values, parameters) or str(values["model_type"]).startswith("gemma")
