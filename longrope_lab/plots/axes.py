@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -163,15 +164,19 @@ def _few_ticks(axis: Axis, base: int) -> None:
     axis.set_major_formatter(FuncFormatter(plain))
 
 
-def length_axis(ax: Axes, lengths: Sequence[int]) -> None:
-    """A log axis of base 2 with a tick at each measured length, and further ones up to three."""
+def length_axis(ax: Axes, lengths: Sequence[int], labels: int | None = None) -> None:
+    """A log axis of base 2 with a tick at each measured length, and further ones up to three.
+
+    Of many ticks, at most so many get a label, evenly spaced, the last one among them.
+    """
     ax.set_xscale("log", base=2)
     ticks = _three_lengths(sorted(lengths))
     if ticks[0] < min(lengths):  # a single length has nothing on either side
         ax.set_xlim(ticks[0] / 1.1, ticks[-1] * 1.1)
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n)))
+    labelled = set(ticks[:: -math.ceil(len(ticks) / (labels or len(ticks)))])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: tokens(n) if n in labelled else ""))
     ax.set_xlabel("length (tokens, log scale)")
 
 

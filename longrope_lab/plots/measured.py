@@ -34,6 +34,9 @@ FEW_TRIALS = 20
 # The other curves behind a small multiple's own.
 BEHIND = "#D3D3D3"
 
+# Labelled lengths in a panel that is a third of the width.
+SMALL_LABELS = 6
+
 
 def perplexity_curves(
     table: pd.DataFrame, window: int | None = None, panels: str | None = None
@@ -91,7 +94,7 @@ def accuracy_curves(table: pd.DataFrame, window: int | None = None) -> Figure:
                 if other != name:
                     ax.plot(curves[other]["length"], curves[other]["accuracy"], color=BEHIND)
             _shares(ax, curves[name], styles[name])
-            length_axis(ax, sorted(table["length"].unique()))
+            length_axis(ax, sorted(table["length"].unique()), labels=SMALL_LABELS)
             ax.set_xlabel("")
             if window is not None and ax.get_xlim()[0] <= window <= ax.get_xlim()[1]:
                 ax.axvline(window, **WINDOW_STYLE)

@@ -99,11 +99,9 @@ def ratios(on):
     return pd.DataFrame(rows, columns=["on", "baseline", "ratio", "low", "high"])
 
 
-def accuracies(count):
+def accuracies(count, lengths=(512, 1024, 4096)):
     rows = [
-        (f"variant {k}", n, 10, k / 10, k / 20, k / 10 + 0.1)
-        for k in range(count)
-        for n in (512, 1024, 4096)
+        (f"variant {k}", n, 10, k / 10, k / 20, k / 10 + 0.1) for k in range(count) for n in lengths
     ]
     columns = ["scaling", "length", "trials", "accuracy", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
@@ -123,6 +121,7 @@ FIGURES = {
     "perplexity": lambda: plots.perplexity_curves(perplexities([512, 1024, 4096]), 512),
     "two lengths": lambda: plots.perplexity_curves(perplexities([512, 1024]), 512),
     "accuracy": lambda: plots.accuracy_curves(accuracies(5), 512),
+    "ten lengths": lambda: plots.accuracy_curves(accuracies(5, [2**k for k in range(9, 19)]), 512),
     "ratios": lambda: plots.paired_ratios(ratios(["kjv, 2x", "kjv, 4x"]), "search", "on"),
     "one panel": lambda: plots.paired_ratios(ratios(["here"]), "dimensions and start tokens"),
     "scores": lambda: plots.benchmark_scores(*scores(["arc", "mmlu"]), {"arc": 0.25}),
