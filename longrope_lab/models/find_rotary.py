@@ -232,16 +232,21 @@ def _trial_call(
     """What it answers for the first positions, by the class's forward: a stand-in may be there."""
     positions = torch.arange(TRIED, device=_buffer(module, layer_type).device)[None]
     x = torch.zeros(*positions.shape, 1, dtype=dtype, device=positions.device)
-    arguments = (positions,) if layer_type is None else (positions, layer_type)
-    try:
-        with torch.no_grad():
-            answer: Answer = type(module).forward(module, x, *arguments)
-        cos_and_sin(answer)
-    except Exception as error:
-        raise ValueError(
-            f"{where} does not answer (x, position_ids) with cos and sin: {error}"
-        ) from error
-    return answer
+    layer = () if layer_type is None else (layer_type,)
+    first: Exception | None = None
+    # In transformers 5.17, models for images took positions of three axes alone.
+    for given in (positions, positions.expand(3, -1, -1)):
+        try:
+            with torch.no_grad():
+                answer: Answer = type(module).forward(module, x, given, *layer)
+            cos_and_sin(answer)
+        except Exception as error:
+            first = first or error
+        else:
+            return answer
+    raise ValueError(
+        f"{where} does not answer (x, position_ids) with cos and sin: {first}"
+    ) from first
 
 
 def _buffer(module: nn.Module, layer_type: str | None) -> Tensor:
