@@ -1,5 +1,6 @@
 """Shared by all tests: no network, a cache for each, and small models that need no download."""
 
+import copy
 import gc
 import os
 
@@ -18,6 +19,7 @@ import pytest
 import torch
 import transformers
 from papermill.exceptions import PapermillExecutionError
+from tokenizers.processors import TemplateProcessing
 
 from longrope_lab.models.loading import LAB_MODEL, load_model
 from longrope_lab.runs import notebooks as runs
@@ -93,6 +95,16 @@ def tiny_model(family="llama", *, seed=0, **fields):
     """A random model of a family; a seed gives the same weights with all rope parameters."""
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(tiny_config(family, **fields)).eval()
+
+
+def ending(tokenizer, template):
+    """The same tokenizer with its EOS around a text where the template has {0}, as in "$A {0}"."""
+    other, end = copy.deepcopy(tokenizer), tokenizer.eos_token
+    post = TemplateProcessing(
+        single=template.format(end), special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    other.backend_tokenizer.post_processor = post
+    return other
 
 
 @pytest.fixture(params=FAMILIES)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd  # only named here: these checks load in no time
+
+# Of the generators that take the fewest: NumPy's old one, which transformers seeds, too.
+LARGEST_SEED = 2**32 - 1
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> ValueError:
@@ -49,3 +55,34 @@ def above(name: str, value: Any, bound: int) -> float:
     except TypeError:  # None or text
         pass
     raise ValueError(f"{name} is {value}: it must be a finite number above {bound}")
+
+
+def seed_of(value: Any) -> int:
+    """The value as a seed, if NumPy's and PyTorch's generators both take it.
+
+    Raises:
+        ValueError: it does not.
+    """
+    seed = whole("seed", value, 0)
+    if seed > LARGEST_SEED:
+        raise ValueError(f"seed is {value}: it must be at most {LARGEST_SEED}")
+    return seed
+
+
+def check_table(table: pd.DataFrame, made_by: str, *columns: str) -> None:
+    """Refuse a table without rows, or without a column that is needed.
+
+    Raises:
+        ValueError: naming the columns, and `made_by`, which makes such tables.
+    """
+    there = [str(name) for name in getattr(table, "columns", ())]
+    missing = [name for name in columns if name not in there]
+    if missing:
+        raise ValueError(
+            f"the table has no column {', '.join(map(repr, missing))}: pass one that {made_by} "
+            f"returns; this has {', '.join(there) or 'none'}"
+        )
+    if table.empty:
+        raise ValueError(
+            f"the table has no rows, so there is nothing to show: pass one that {made_by} returns"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import uuid
@@ -19,6 +20,40 @@ if TYPE_CHECKING:
 # What a JSON file holds at its top.
 Json = dict[str, Any]
 
+# What to do where the system refuses to write, by its reason; of any other, name another place.
+WAYS_OUT = dict.fromkeys([errno.ENOSPC, errno.EDQUOT], "free some space, or name another place")
+WAYS_OUT |= dict.fromkeys(
+    [errno.EACCES, errno.EPERM, errno.EROFS], "name a place where you may write"
+)
+
+
+class UnwritableError(OSError, ValueError):
+    """A file or folder cannot be written: which, why, and the way out.
+
+    `reason` is the system's own word for it. It is an `OSError` and a `ValueError`, as io's
+    `UnsupportedOperation` is.
+    """
+
+    reason = ""
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the system refuses in the block becomes an `UnwritableError` that names `path`.
+
+    Its own error names no file where a disk is full.
+    """
+    try:
+        yield
+    except UnwritableError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        way_out = WAYS_OUT.get(error.errno or 0, "name another place")
+        refused = UnwritableError(f"{path} cannot be written ({reason}): {way_out}")
+        refused.reason = reason
+        raise refused from error
+
 
 def not_ours(source: str, kind: str, error: Exception) -> ValueError:
     """The error for a file or dict that cannot be what longrope_lab wrote."""
@@ -33,16 +68,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     A reader finds the old content or the new one, never a half. Several processes may write the
     same path at once: each has a file of its own, and the last to finish wins. After an error
     nothing is left behind.
+
+    Raises:
+        UnwritableError: the system refuses, for want of space or of the right to write there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        yield part
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            part.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: str | os.PathLike[str], data: Json) -> Path:

@@ -189,8 +189,8 @@ class Plan:
         found: dict[tuple[str, bytes], Document] = {}
         for stage in self.searches:
             with naming(stage):
-                size = {"min_tokens": stage.length, "limit": stage.documents}
-                docs = load_corpus(source, tokenizer, split=split, **size)
+                length, count = stage.length, stage.documents
+                docs = load_corpus(source, tokenizer, split=split, min_tokens=length, limit=count)
             found |= {(doc.title, doc.ids.tobytes()): doc for doc in docs}  # two may have one title
         return list(found.values())
 

@@ -6,8 +6,8 @@
                            single book reaches
     "python"               the installed Python's standard library, one document per module or
                            package; the splits "validation" and "test" alternate
-    a path                 a .txt, .jsonl or .parquet file, a folder of them, or a glob; splits do
-                           not apply
+    a path                 a .txt, .md, .jsonl, .json or .parquet file, packed (.gz, .bz2, .xz,
+                           .zst) or not, a folder of them, or a glob; splits do not apply
     "pg19", "proof-pile"   data sets of the hub, streamed (pip install datasets)
     "owner/name"           any other data set of the hub, streamed too
 
@@ -21,13 +21,16 @@ import glob
 import logging
 import os
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.checks import unknown
-from .readers import FILE_TYPES, Text, file_texts, hub_texts
-from .tokens import Document, tokenize
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.checks import unknown, whole
+from .readers import DATA, FILE_TYPES, PROSE, Row, Text, file_rows, hub_rows, type_of
+from .tokens import Document, check_ids, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +54,7 @@ def load_corpus(
     min_tokens: int = 1,
     max_tokens: int | None = None,
     limit: int | None = None,
+    column: str | None = None,
 ) -> list[Document]:
     """Tokenised documents of a corpus, in its own order.
 
@@ -65,25 +69,25 @@ def load_corpus(
         min_tokens: leave out documents shorter than this.
         max_tokens: cut documents after so many tokens.
         limit: stop after so many documents.
+        column: the one that holds the texts, where it is not "text" or "content"; or token ids that
+            this tokenizer made, which are taken as they are.
 
     Raises:
-        ValueError: an unknown name or split, a file that is empty or not UTF-8, or fewer than
-            `limit` (or no) documents of `min_tokens`; the error counts them.
+        ValueError: an unknown name or split, a file that is empty, damaged or not UTF-8, no such
+            column, token ids that the tokenizer does not have, or fewer than `limit` (or no)
+            documents of `min_tokens`; the error counts them.
         FileNotFoundError: there is nothing at a path.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(
-            f"limit is {limit}: it counts documents, so a whole number from 1 (or None for all)"
-        )
-    if max_tokens is not None and max_tokens < min_tokens:
-        raise ValueError(
-            f"max_tokens {max_tokens} is below min_tokens {min_tokens}: no document could satisfy "
-            "both"
-        )
+    min_tokens = whole("min_tokens", min_tokens, 1)
+    if limit is not None:
+        limit = whole("limit", limit, 1, "it counts documents, so a whole number from 1 (or None)")
+    if max_tokens is not None:
+        rule = f"it cuts documents, so a whole number from min_tokens, {min_tokens} (or None)"
+        max_tokens = whole("max_tokens", max_tokens, min_tokens, rule)
     documents: list[Document] = []
     short: list[int] = []
-    for title, text in iterate_texts(source, split):
-        ids = tokenize(text, tokenizer)
+    for title, content, where in _filled(_rows(source, split, column), str(source)):
+        ids = _ids_of(content, where, tokenizer)
         if len(ids) < min_tokens:
             short.append(len(ids))
             continue
@@ -105,36 +109,91 @@ def load_corpus(
     return documents
 
 
+def _ids_of(
+    content: str | list[int], where: str, tokenizer: PreTrainedTokenizerBase
+) -> NDArray[np.int64]:
+    """A text's token ids; those of a corpus that is tokenised are checked."""
+    if isinstance(content, str):
+        return tokenize(content, tokenizer)
+    if content:
+        vocabulary = len(tokenizer)
+        way_out = "load it with the tokenizer that made these ids"
+        try:
+            check_ids(np.array(content, dtype=object), vocabulary, way_out)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    return np.array(content, dtype=np.int64)
+
+
+def _filled(rows: Iterable[Row], source: str) -> Iterator[tuple[str, str | list[int], str]]:
+    """The rows that hold something; those that hold nothing are counted, and the first named."""
+    empty: list[str] = []
+    try:
+        for row in rows:
+            if row.content is None:
+                empty.append(row.where)
+            else:
+                yield row.title, row.content, row.where
+    finally:  # also where no more rows are asked for
+        if empty:
+            log.warning(
+                "%s: rows without a text (null) are left out: %d, the first %s",
+                source, len(empty), empty[0],
+            )  # fmt: skip
+
+
 def iterate_texts(source: str | os.PathLike[str], split: str = "test") -> Iterator[Text]:
     """The documents of a corpus as text, one after the other.
 
     Arguments and errors are those of `load_corpus`.
     """
+    rows = _rows(source, split, None)
+    return (Text(title, str(text)) for title, text, _ in _filled(rows, str(source)))
+
+
+def _rows(source: str | os.PathLike[str], split: str, column: str | None) -> Iterator[Row]:
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     name = str(source)
     if name.lower() in WITHDRAWN:
         raise ValueError(WITHDRAWN[name.lower()])
     if name in PACKAGED:
-        return PACKAGED[name](split)
+        if column is not None:
+            raise ValueError(f"{name!r} is text without columns: leave out column={column!r}")
+        return (Row(title, text, title) for title, text in PACKAGED[name](split))
     if name in HUB_NAMES:
-        return hub_texts(HUB_NAMES[name], split)
+        return hub_rows(HUB_NAMES[name], split, column)
     path = Path(name).expanduser()
     if path.exists():
-        found = path.rglob("*") if path.is_dir() else [path]
-        files = (p for p in found if p.is_file() and (p.suffix in FILE_TYPES or p == path))
-        return file_texts(sorted(files), name)
+        return file_rows(_files_in(path) if path.is_dir() else [path], name, column)
     if glob.has_magic(name):
         # pathlib's own glob would match hidden files as well.
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
-        return file_texts(sorted(p for p in map(Path, matches) if p.is_file()), name)
-    if path.suffix in FILE_TYPES or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
+        return file_rows(sorted(p for p in map(Path, matches) if p.is_file()), name, column)
+    if type_of(path) in FILE_TYPES or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise FileNotFoundError(f"no corpus at {name}: check the path")
     if name.count("/") == 1:
-        return hub_texts(name, split)
+        return hub_rows(name, split, column)
     raise unknown(
         "corpus", name, [*PACKAGED, *HUB_NAMES, "a file or folder", "a hub id such as owner/name"]
     )
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The corpus files in a folder and those below it, but for hidden ones."""
+    visible = [
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    ]
+    data = [p for p in visible if type_of(p) in DATA]
+    prose = [p for p in visible if type_of(p) in PROSE]
+    if data and prose:
+        log.warning(
+            "%s: left out are %d files %s, which beside data are mostly about it: name them by a "
+            "glob to read them", folder, len(prose), " and ".join(PROSE),
+        )  # fmt: skip
+    return data or prose
 
 
 # --- packaged ---

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.files import cache_dir, replacing
+from ..common.files import UnwritableError, cache_dir, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,18 +84,18 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]
     """Token ids of a text, int64, shape (T,), kept on disk for the next time.
 
     The name of the file follows from the contents of text and tokenizer. A damaged file is made
-    again, with a warning that names it.
+    again, with a warning that names it. Where nothing can be kept, a warning says so once.
     """
     content = _identity(tokenizer).encode() + b"\0" + text.encode("utf-8", "surrogatepass")
     path = cache_dir() / "tokens" / f"{hashlib.sha256(content).hexdigest()}.ids"
-    if path.is_file():
-        check, kept = _split(path.read_bytes())
-        if check == hashlib.sha256(kept).digest():
-            return np.frombuffer(kept, dtype="<i4").astype(np.int64)
-        log.warning("the token cache %s is damaged: tokenising again", path)
+    if (kept := _kept(path)) is not None:
+        return np.frombuffer(kept, dtype="<i4").astype(np.int64)
     ids = np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype="<i4")
-    with replacing(path) as part:
-        part.write_bytes(hashlib.sha256(ids.tobytes()).digest() + ids.tobytes())
+    try:
+        with replacing(path) as part:
+            part.write_bytes(hashlib.sha256(ids.tobytes()).digest() + ids.tobytes())
+    except UnwritableError as error:
+        _say_nothing_is_kept(path.parent, error.reason)
     return ids.astype(np.int64)
 
 
@@ -105,7 +107,56 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(backend.to_str())
 
 
-def _split(content: bytes) -> tuple[bytes, bytes]:
-    """A cache file's checksum and what it covers."""
+def _kept(path: Path) -> bytes | None:
+    """The ids in a file of the cache, if it is there, can be read, and is whole."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
     size = hashlib.sha256().digest_size
-    return content[:size], content[size:]
+    check, kept = content[:size], content[size:]
+    if check == hashlib.sha256(kept).digest():
+        return kept
+    log.warning("the token cache %s is damaged: tokenising again", path)
+    return None
+
+
+@functools.cache  # once, and not for each document
+def _say_nothing_is_kept(folder: Path, reason: str) -> None:
+    log.warning(
+        "token ids cannot be kept in %s (%s), so texts are tokenised each time: name a folder "
+        "where you may write in the environment variable LONGROPE_LAB_CACHE",
+        folder,
+        reason,
+    )
+
+
+def opening(text: str, tokenizer: PreTrainedTokenizerBase, **options: bool) -> list[int]:
+    """Token ids of a text that goes on: with what the tokenizer puts before it, and no end after.
+
+    Args:
+        text: the beginning; not empty.
+        tokenizer: a Hugging Face tokenizer.
+        options: of the tokenizer's call, such as verbose=False.
+
+    Raises:
+        ValueError: the tokenizer splits the text itself otherwise where it adds special tokens.
+    """
+    inside = list(tokenizer(text, add_special_tokens=False, **options)["input_ids"])
+    whole = list(tokenizer(text, **options)["input_ids"])
+    for start in range(len(whole) - len(inside) + 1):
+        if whole[start : start + len(inside)] == inside:
+            return whole[: start + len(inside)]
+    raise ValueError(
+        f"the tokenizer splits {text[:40]!r} into other tokens where it adds special ones, so what "
+        "it puts before a text cannot be told: switch its special tokens off"
+    )
+
+
+def without_ends(ids: NDArray[np.int64], tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """A document's token ids (T,) as a part of another text: without BOS, EOS and their like.
+
+    A token for what is unknown stays, since it stands for some text.
+    """
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return ids[~np.isin(ids, sorted(special))]

@@ -4,9 +4,10 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from longrope_lab.common.checks import above, unknown, whole
+from longrope_lab.common.checks import above, check_table, seed_of, unknown, whole
 
 
 def test_unknown_offers_the_nearest_and_lists_the_rest():
@@ -48,3 +49,30 @@ def test_what_is_not_a_finite_number_above_one(value):
     message = re.escape(f"base is {value}: it must be a finite number above 1")
     with pytest.raises(ValueError, match=message):
         above("base", value, 1)
+
+
+def test_a_seed_is_one_that_every_generator_takes():
+    for seed in (0, 7.0, np.int64(3), 2**32 - 1):
+        assert seed_of(seed) == seed and type(seed_of(seed)) is int
+        np.random.RandomState(seed_of(seed))
+    for seed in (-1, 2**32, 0.5, None, "1"):
+        with pytest.raises(ValueError, match=f"^seed is {seed}: it must be "):
+            seed_of(seed)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            pd.DataFrame(),
+            "the table has no column 'loss', 'length': pass one that perplexity returns",
+        ),
+        (pd.DataFrame({"loss": [1.0]}), "no column 'length': pass one that .*; this has loss"),
+        (pd.DataFrame({"loss": [], "length": []}), "the table has no rows, so there is nothing to"),
+        ([1, 2], "the table has no column 'loss', 'length': .*; this has none"),
+    ],
+)
+def test_a_table_that_nothing_can_be_made_of(table, message):
+    with pytest.raises(ValueError, match=message):
+        check_table(table, "perplexity", "loss", "length")
+    assert check_table(pd.DataFrame({"loss": [1.0], "length": [8]}), "x", "loss") is None

@@ -1,6 +1,10 @@
 """Files are written whole or not at all, by two processes at once too; a damaged one is named."""
 
+import errno
 import json
+import os
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +50,40 @@ def test_after_an_error_the_old_file_stands_alone(error, tmp_path):
     with pytest.raises(type(error)):
         fail()
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [
+        (errno.ENOSPC, "free some space, or name another place"),
+        (errno.EACCES, "name a place where you may write"),
+        (errno.EISDIR, "name another place"),
+    ],
+)
+def test_what_the_system_refuses_is_named_with_the_way_out(tmp_path, monkeypatch, number, way_out):
+    """Of a full disk the system's own error names no file."""
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    for write in (
+        lambda path: write_json(path, {}),
+        lambda path: write_table(path, pd.DataFrame({"x": [1]})),
+    ):
+        words = f"{tmp_path}/x.json cannot be written ({os.strerror(number)}): {way_out}"
+        with pytest.raises(ValueError, match=f"^{re.escape(words)}$") as caught:
+            write(tmp_path / "x.json")
+        assert isinstance(caught.value, OSError)  # for whoever waits for that
+        again = pickle.loads(pickle.dumps(caught.value))  # as a worker process sends it
+        assert (str(again), again.reason) == (words, os.strerror(number))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/x.json cannot be written (.*): name another"):
+        write_json(tmp_path / "file" / "x.json", {})
 
 
 def test_what_is_not_json_leaves_nothing(tmp_path):

@@ -1,7 +1,11 @@
 """Corpora: known facts of the packaged ones, every kind of file, and what cannot be read."""
 
 import ast
+import bz2
+import gzip
 import json
+import logging
+import lzma
 import re
 import sys
 import sysconfig
@@ -48,6 +52,11 @@ def write(folder, **files):
 
 def titles(documents):
     return [d.title for d in documents]
+
+
+def zstandard(content):
+    """Packed by Arrow, which has no module of its own for it."""
+    return pa.compress(content, codec="zstd", asbytes=True)
 
 
 # --- packaged ---
@@ -202,11 +211,29 @@ def test_a_folder_and_a_glob(folder, monkeypatch):
         (
             "a.jsonl",
             b'{"text": 5}',
-            r"line 1 has no column 'text' \(or 'content'\); it has \['text'\]",
+            r"line 1: its column 'text' holds a value of type int, which is no text: name another",
         ),
         ("a.jsonl", b"[1, 2]", r"line 1 has no column 'text' .* it has none"),
         ("a.parquet", b"PAR1 nonsense PAR1", r"a\.parquet is not a readable parquet file"),
-        ("a.md", b"text", r"a\.md is a \.md file: a corpus is \.txt, \.jsonl, \.parquet"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, r"line 1 is not JSON: maximum recursion"),
+        ("a.json", b'[{"text": "x"}, {"body": 1}]', r"a\.json, item 1 has no column 'text'"),
+        ("a.json", b'{"text": ["a", "b"]}', r"its column 'text' holds a list of str, which is no"),
+        ("a.json", b'[{"text": "x"}', r"a\.json is not JSON: Expecting ','"),
+        ("a.json", b'{"text": "x"}\n{"text": ', r"a\.json, line 2 is not JSON"),
+        ("a.jsonl", b'{"input_ids": [1, 2]}', r"it has \['input_ids'\]: name another with column="),
+        (
+            "a.csv",
+            b"text",
+            r"a\.csv is a \.csv file: a corpus is \.txt, \.jsonl, \.parquet, \.md or",
+        ),
+        ("a.txt.gz", b"text", r"a\.txt\.gz cannot be read \(.*\): check that it is whole"),
+        ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], r"a\.txt\.gz cannot be read"),
+        ("a.txt.xz", lzma.compress(b"text" * 99)[:-9], r"a\.txt\.xz cannot be read"),
+        ("a.txt.bz2", b"text", r"a\.txt\.bz2 cannot be read"),
+        ("a.jsonl.zst", zstandard(b"text" * 99)[:-9], r"a\.jsonl\.zst cannot be read"),
+        ("a.txt.zst", b"text", r"a\.txt\.zst cannot be read"),
+        ("a.parquet.gz", gzip.compress(b"text"), r"a\.parquet\.gz is not a readable parquet"),
+        ("a.gz", gzip.compress(b"text"), r"a\.gz is a \.gz file: a corpus is"),
         ("a", b"text", r"a is a nameless file"),
     ],
 )
@@ -262,7 +289,7 @@ def test_a_parquet_that_is_damaged_in_its_middle(folder):
         (
             "no/such*.txt",
             FileNotFoundError,
-            r"no \.txt, \.jsonl, \.parquet files at no/such\*\.txt",
+            r"no \.txt, \.jsonl, \.parquet, \.md or \.json files at no/such\*\.txt",
         ),
     ],
 )
@@ -273,9 +300,9 @@ def test_names_that_are_not_known(source, error, message, monkeypatch, tmp_path)
 
 
 def test_a_folder_without_texts(folder):
-    (folder / "notes.md").write_text("x", encoding="utf-8")
+    (folder / "notes.csv").write_text("x", encoding="utf-8")
     with pytest.raises(
-        FileNotFoundError, match=r"no \.txt, \.jsonl, \.parquet files at .*texts: check the path"
+        FileNotFoundError, match=r"no \.txt, \.jsonl, .* files at .*texts: check the path"
     ):
         load_corpus(folder, Words())
 
@@ -400,8 +427,147 @@ def test_what_is_asked_for_or_an_error(tmp_path_factory, lengths, least, limit, 
 
 
 def test_arguments_that_contradict(folder):
-    with pytest.raises(ValueError, match="max_tokens 5 is below min_tokens 6"):
+    with pytest.raises(
+        ValueError, match=r"max_tokens is 5: it cuts documents, .* from min_tokens, 6"
+    ):
         load_corpus(folder, Words(), min_tokens=6, max_tokens=5)
     for limit in (0, -1):
         with pytest.raises(ValueError, match=f"limit is {limit}: it counts documents"):
             load_corpus(folder, Words(), limit=limit)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"min_tokens": float("nan")},
+        {"min_tokens": -5, "max_tokens": -3},
+        {"min_tokens": 0},
+        {"limit": 1.5},
+        {"max_tokens": "2"},
+    ],
+)
+def test_what_counts_tokens_or_documents_is_a_whole_number(folder, arguments):
+    write(folder, a=5)
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} is "):
+        load_corpus(folder, Words(), **arguments)
+
+
+# --- corpora as people have them ---
+
+LINES = b'{"text": "one two"}\n{"title": "T", "text": "three"}\n'
+ITEMS = json.dumps([{"text": "one two"}, {"title": "T", "text": "three"}]).encode()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", b"one\r\ntwo\rthree\n", [("a", "one\ntwo\nthree\n")]),
+        ("a.md", b"\xef\xbb\xbf# one\n", [("a", "# one\n")]),
+        ("a.TXT", b"one", [("a", "one")]),
+        ("a.jsonl", LINES.replace(b"\n", b"\r\n"), [("a[1]", "one two"), ("T", "three")]),
+        ("a.JSONL", b"\xef\xbb\xbf" + LINES, [("a[1]", "one two"), ("T", "three")]),
+        ("a.json", ITEMS, [("a[0]", "one two"), ("T", "three")]),
+        ("a.json", LINES, [("a[1]", "one two"), ("T", "three")]),  # a value per line
+        ("a.json", b'{"text": "one"}', [("a[0]", "one")]),
+        ("a.parquet", None, [("a[0]", "one"), ("a[1]", "two")]),
+    ],
+)
+def test_files_of_every_type_packed_and_unpacked(folder, name, content, expected, suffix):
+    """Two of gzip's members, or of Zstandard's frames, one after the other are one file."""
+    if content is None:
+        sink = pa.BufferOutputStream()
+        pa.parquet.write_table(pa.table({"text": ["one", "two"]}), sink)
+        content = sink.getvalue().to_pybytes()
+    pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    pack[".zst"] = zstandard
+    path = folder / (name + (suffix.upper() if name.isupper() else suffix))
+    path.write_bytes(b"".join(pack[suffix](part) for part in (content[:9], content[9:])))
+    assert list(iterate_texts(path)) == list(iterate_texts(folder)) == expected
+
+
+def test_of_a_large_file_only_what_is_used_is_read(folder):
+    path = folder / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "one two"}\n' * 99_999 + b"no JSON"))
+    assert len(load_corpus(path, Words(), limit=3)) == 3
+    with pytest.raises(ValueError, match=r"line 100000 is not JSON"):
+        list(iterate_texts(path))
+
+
+def test_columns_by_name(folder):
+    path = folder / "a.jsonl"
+    path.write_text('{"input": "a bb", "outputs": ["1"], "text": "no"}\n{"input": "ccc"}\n')
+    loaded = load_corpus(path, Words(), column="input")
+    assert [d.ids.tolist() for d in loaded] == [[1, 2], [3]]
+    for column, message in {
+        "outputs": r"line 1: its column 'outputs' holds a list of str, which is no text",
+        "inputs": r"line 1 has no column 'inputs'; it has \['input', 'outputs', 'text'\]",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_corpus(path, Words(), column=column)
+    write(folder, b=1)
+    for source in (folder / "b.txt", "kjv", "python"):
+        with pytest.raises(ValueError, match="text without columns: leave out column='input'"):
+            load_corpus(source, Words(), column="input")
+
+
+class Counted(Words):
+    """With a vocabulary of 100 tokens, as the length of a tokenizer tells."""
+
+    def __len__(self):
+        return self.vocab_size
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_token_ids_are_taken_as_they_are(folder, kind):
+    rows = {"input_ids": [[5, 99, 0], [7] * 4, []]}
+    path = folder / f"a.{kind}"
+    if kind == "parquet":
+        pa.parquet.write_table(pa.table(rows), path)
+    else:
+        path.write_text("\n".join(json.dumps({"input_ids": ids}) for ids in rows["input_ids"]))
+    loaded = load_corpus(path, Counted(), column="input_ids", max_tokens=3)
+    assert [d.ids.tolist() for d in loaded] == [[5, 99, 0], [7, 7, 7]]
+    assert loaded[0].ids.dtype == np.int64
+
+
+@pytest.mark.parametrize("wrong", [100, -1, 2**70])
+def test_token_ids_of_another_vocabulary(folder, wrong):
+    (folder / "a.jsonl").write_text(json.dumps({"input_ids": [5, wrong]}))
+    words = rf"a\.jsonl, line 1: token id {wrong} is outside the model's vocabulary of 100: load it"
+    with pytest.raises(ValueError, match=words):
+        load_corpus(folder / "a.jsonl", Counted(), column="input_ids")
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_rows_without_a_text_are_counted_and_named(folder, caplog, limit):
+    path = folder / "a.jsonl"
+    texts = ["one", None, "two", None]
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    assert titles(load_corpus(path, Words(), limit=limit)) == ["a[1]", "a[3]"]
+    count = 1 if limit else 2  # of the rows that were looked at
+    assert f"rows without a text (null) are left out: {count}, the first {path}, line 2" in (
+        caplog.text
+    )
+    assert list(iterate_texts(path)) == [("a[1]", "one"), ("a[3]", "two")]
+    # Another column may hold what the first does not.
+    path.write_text('{"text": null, "content": "x"}')
+    assert list(iterate_texts(path)) == [("a[1]", "x")]
+
+
+def test_what_lies_beside_the_data_of_a_folder(folder, caplog):
+    """A data set's README.md and its JSON files are about the texts; hidden files are nobody's."""
+    (folder / "README.md").write_text("# About")
+    (folder / "info.json").write_text('{"splits": 1}')
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "a-checkpoint.txt").write_text("one")
+    (folder / "._a.txt").write_bytes(b"\xff")
+    (folder / "a.TXT").write_text("one")
+    with caplog.at_level(logging.WARNING):
+        assert titles(iterate_texts(folder)) == ["a"]
+    assert (
+        "left out are 2 files .md and .json, which beside data are mostly about it" in caplog.text
+    )
+    (folder / "a.TXT").unlink()
+    (folder / "info.json").unlink()
+    assert titles(iterate_texts(folder)) == ["README"]

@@ -5,16 +5,18 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tokenizers
 import torch
+from conftest import ending
 from test_corpora import Words
 
 from longrope_lab.common import files
 from longrope_lab.common.files import cache_dir
-from longrope_lab.texts.tokens import check_ids, tokenize
+from longrope_lab.texts.tokens import check_ids, opening, tokenize, without_ends
 
 
 @pytest.mark.parametrize("make", [np.array, torch.tensor])
@@ -154,11 +156,48 @@ def test_many_writers_at_once(cache, caplog):
     assert len(entries(cache)) == 3
 
 
-def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch):
+@pytest.mark.parametrize("why", ["a full disk", "a file in the way", "no right to read"])
+def test_where_nothing_can_be_kept_it_goes_on_and_says_so_once(cache, monkeypatch, caplog, why):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.Path, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        tokenize("a bb ccc", Words())
-    assert entries(cache) == []
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    if why == "a file in the way":
+        cache.write_text("no folder")
+    else:
+        monkeypatch.setattr(files.Path, "replace", full)
+    if why == "no right to read":
+        monkeypatch.setattr(files.Path, "read_bytes", denied)
+    words = Words()
+    for text in ("a bb ccc", "a bb ccc", "d"):
+        assert tokenize(text, words).tolist() == [len(word) for word in text.split()]
+    assert words.calls == 3
+    (said,) = caplog.messages
+    assert said.startswith(f"token ids cannot be kept in {cache / 'tokens'} (")
+    assert said.endswith("environment variable LONGROPE_LAB_CACHE")
+    assert cache.is_file() or entries(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("template", "before"), [("$A", 0), ("{0} $A", 1), ("$A {0}", 0), ("{0} {0} $A {0}", 2)]
+)
+def test_a_text_that_goes_on_has_no_end(tokenizer, template, before):
+    inside = tokenizer("In the beginning")["input_ids"]
+    expected = [tokenizer.eos_token_id] * before + inside
+    assert opening("In the beginning", ending(tokenizer, template), verbose=False) == expected
+
+
+def test_a_tokenizer_that_splits_otherwise_around_special_tokens():
+    def odd(text, add_special_tokens=True):
+        return {"input_ids": [0, 5] if add_special_tokens else [4]}
+
+    with pytest.raises(ValueError, match=r"splits 'x' into other tokens where it adds special"):
+        opening("x", odd)
+
+
+def test_a_part_of_a_document_has_no_special_tokens():
+    """But that for what is unknown, which stands for some text."""
+    bare = SimpleNamespace(all_special_ids=[0, 1, 2], unk_token_id=2)
+    assert without_ends(np.array([0, 5, 2, 1, 7, 1]), bare).tolist() == [5, 2, 7]
