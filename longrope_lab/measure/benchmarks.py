@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..common.checks import whole
+from ..common.checks import seed_of, whole
 from ..common.progress import progress
 from ..models.forward import token_losses
 from ..models.rotary import by_name, rope_spec, scaled
 from ..rope.schedule import Scaling
+from ..texts.tokens import opening
 from .tasks import PAPER_TASKS, BenchmarkTask, check_length
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def benchmarks(
             the harness where it is not installed; the error says what to do.
         FileNotFoundError: a file that is not there.
     """
-    limit = None if limit is None else whole("limit", limit, 1)
+    limit, seed = None if limit is None else whole("limit", limit, 1), seed_of(seed)
     batch_size = whole("batch_size", batch_size, 1)
     window = rope_spec(model).window if max_length is None else whole("max_length", max_length, 1)
     if isinstance(tasks, str | os.PathLike):
@@ -169,11 +170,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, context: str, choice: str) -> tu
     """Token ids of a context with a choice after it, and where the choice begins.
 
     As the harness has it: the two are tokenised together, a context's last spaces count with the
-    choice, and an empty context is the token that begins a text, or else the one that ends it.
+    choice, and an empty context is the token that begins a text, or else the one that ends it. No
+    token that ends a text stands after either.
     """
     if context:
-        start = tokenizer(context.rstrip(), verbose=False)["input_ids"]
-        return list(tokenizer(f"{context} {choice}", verbose=False)["input_ids"]), len(start)
+        start = opening(context.rstrip(), tokenizer, verbose=False)
+        return opening(f"{context} {choice}", tokenizer, verbose=False), len(start)
     ids = list(tokenizer(f" {choice}", verbose=False, add_special_tokens=False)["input_ids"])
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return ids if ids[0] == first else [first, *ids], 1

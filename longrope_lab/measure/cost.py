@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ..common.checks import whole
+from ..common.checks import seed_of, whole
 from ..common.progress import progress
 from ..models.estimates import saving_memory
 from ..models.forward import fast_attention, in_float32, mean_loss, token_losses
@@ -62,10 +62,10 @@ def scoring_cost(
         plain_seconds, pair by pair; NaN beyond `plain_up_to`).
 
     Raises:
-        ValueError: lengths that are not whole numbers from 2, or repeats from 1.
+        ValueError: no lengths, or some that are not whole numbers from 2, or repeats from 1.
     """
     lengths, repeats = _checked(lengths, repeats)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_of(seed))
     vocabulary = model.get_input_embeddings().weight.shape[0]
     memory = PeakMemory(model.device)
     rows = []
@@ -184,10 +184,10 @@ def training_cost(
         `attention_share`).
 
     Raises:
-        ValueError: lengths that are not whole numbers from 2, or repeats from 1.
+        ValueError: no lengths, or some that are not whole numbers from 2, or repeats from 1.
     """
     lengths, repeats = _checked(lengths, repeats)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_of(seed))
     vocabulary = model.get_input_embeddings().weight.shape[0]
     training, rows = model.training, []
     with in_float32(model):
@@ -240,11 +240,13 @@ def worker_cost(
         ValueError: counts or candidates that are not whole numbers from 1, or what `search`
             refuses.
     """
+    if not len(counts):
+        raise ValueError("counts is empty: name at least one number of workers")
     counts = [whole("a count of workers", count, 1) for count in counts]
     candidates = whole("candidates", candidates, 1)
     objective = Objective.of(docs, target_length)
     space = SearchSpace(rope_spec(model_of(model)), target_length)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_of(seed))
     everything = tuple(range(len(docs)))
     trials = {
         i: Trial("random", space.scaling(space.random(rng)), everything) for i in range(candidates)
@@ -274,6 +276,8 @@ def worker_cost(
 
 def _checked(lengths: Sequence[int], repeats: int) -> tuple[list[int], int]:
     """The lengths in rising order, and the repeats."""
+    if not len(lengths):
+        raise ValueError("lengths is empty: name at least one, in tokens")
     return sorted(whole("length", each, 2) for each in lengths), whole("repeats", repeats, 1)
 
 

@@ -1,13 +1,16 @@
 """Passkey retrieval: can the model still read out a number hidden far back?
 
 Mohtashami and Jaggi (arXiv 2305.16300) hide it in repeated sentences. PI, YaRN and LongRoPE measure
-the effective window of an extended model so (LongRoPE, Figure 4).
+the effective window of an extended model so (LongRoPE, Figure 4). A model that was tuned to
+instructions is asked through its chat template, and its answer begun for it, as RULER does (Hsieh
+et al., arXiv 2404.06654).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,14 +19,14 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
-from ..common.checks import whole
+from ..common.checks import seed_of, whole
 from ..common.progress import progress
 from ..models.forward import fast_attention
 from ..models.generation import generate
 from ..models.loading import quiet_transformers
 from ..models.rotary import by_name
 from ..rope.schedule import Scaling
-from ..texts.tokens import Document
+from ..texts.tokens import Document, opening, without_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +39,12 @@ FILLER = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 )
 KEY = "\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
-QUESTION = "\nWhat is the pass key? The pass key is"
+# In a chat, the first of these ends the message, and the second begins the answer.
+ASKED, BEGUN = "\nWhat is the pass key?", "The pass key is"
+QUESTION = f"{ASKED} {BEGUN}"
+
+# What stands for the message while a chat template is laid around it.
+MESSAGE = "longrope-lab-message"
 
 # Room for the answer at the end of the sequence: a space and five digits take at most six tokens.
 ANSWER_TOKENS = 8
@@ -45,7 +53,10 @@ ANSWER_TOKENS = 8
 # CPU busy.
 BATCH_TOKENS = 8192
 
-COLUMNS = ["scaling", "length", "depth", "trial", "expected", "answer", "correct"]
+COLUMNS = ["scaling", "length", "depth", "trial", "expected", "answer", "correct", "contains"]
+
+# What may stand between the digits of a number: 62,635 or 6 2 6 3 5.
+APART = r"[\s.,_'’-]?"
 
 # Where a prompt stands in a table: length, depth, trial.
 Cell = tuple[int, float, int]
@@ -60,6 +71,9 @@ def passkey(
     scalings: Mapping[str, Scaling | None] | None = None,
     filler: Sequence[Document] | None = None,
     seed: int = 0,
+    *,
+    chat: bool = False,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> pd.DataFrame:
     """Passkey retrieval at each length and depth, under each scaling.
 
@@ -86,14 +100,19 @@ def passkey(
         filler: documents to hide the key in, from a random place on; None for the paper's repeated
             sentences.
         seed: of keys and places.
+        chat: ask through the tokenizer's chat template, for a model tuned to instructions.
+        answer_tokens: room for the answer at the end of each length. More let a model come to the
+            key after other words, which `contains` then counts.
 
     Returns:
         One row per trial: scaling, length, depth, trial, expected, answer (the greedy
-        continuation), correct (whether its first number is the key).
+        continuation), correct (whether its first number is the key), contains (whether the key
+        stands anywhere in it, as RULER judges; also with its digits apart, as in 62,635).
 
     Raises:
-        ValueError: lengths or trials that are not whole numbers from 1, filler documents shorter
-            than a length, or what `passkey_sequence` refuses.
+        ValueError: lengths, trials or answer_tokens that are not whole numbers from 1, filler
+            documents shorter than a length or of another vocabulary, or what `passkey_sequence`
+            refuses.
     """
     if not len(lengths) or not len(depths):
         raise ValueError(
@@ -105,24 +124,35 @@ def passkey(
             "filler is an empty list: pass documents, or None for the paper's repeated sentences"
         )
     lengths = [whole("length", length, 1) for length in lengths]
-    trials = whole("trials", trials, 1)
+    trials, seed = whole("trials", trials, 1), seed_of(seed)
+    answer_tokens = whole("answer_tokens", answer_tokens, 1)
     for depth in depths:
         _check_depth(depth)
     scalings = by_name(scalings)
     cells = [
         (length, depth, trial) for length in lengths for depth in depths for trial in range(trials)
     ]
-    prompts = {cell: passkey_prompt(tokenizer, *cell, filler, seed) for cell in cells}
+    prompt = partial(passkey_prompt, chat=chat, answer_tokens=answer_tokens)
+    prompts = {cell: prompt(tokenizer, *cell, filler, seed) for cell in cells}
     work = [(*named, batch) for named in scalings.items() for batch in _batches(cells)]
     rows = []
     sizes = [sum(length for length, _, _ in batch) for _, _, batch in work]
     for name, scaling, batch in progress(work, "passkey", sizes):
-        answers = _answers(model, tokenizer, [prompts[cell][0] for cell in batch], scaling)
+        ids = [prompts[cell][0] for cell in batch]
+        answers = _answers(model, tokenizer, ids, scaling, answer_tokens)
         for cell, answer in zip(batch, answers, strict=True):
             key = prompts[cell][1]
-            number = re.search(r"\d+", answer)
-            rows.append((name, *cell, key, answer, number is not None and number.group() == key))
+            rows.append((name, *cell, key, answer, *_judged(answer, key)))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _judged(answer: str, key: str) -> tuple[bool, bool]:
+    """Whether an answer is right: by its first number, and by what it contains."""
+    number = re.search(r"\d+", answer)
+    digits = APART.join(key)
+    apart = re.search(rf"(?<!\d){digits}(?!\d)", answer)
+    contains = key in answer or apart is not None
+    return number is not None and number.group() == key, contains
 
 
 def _batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
@@ -147,8 +177,11 @@ def passkey_prompt(
     trial: int = 0,
     filler: Sequence[Document] | None = None,
     seed: int = 0,
+    *,
+    chat: bool = False,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> tuple[list[int], str]:
-    """The prompt behind a row of a `passkey` table, made with its tokenizer, filler and seed.
+    """The prompt behind a row of a `passkey` table, made with its other arguments.
 
     Returns:
         The prompt's token ids and the five-digit key.
@@ -156,7 +189,7 @@ def passkey_prompt(
     Raises:
         ValueError: a filler document shorter than `length`, or what `passkey_sequence` refuses.
     """
-    rng = np.random.default_rng([seed, max(length, 0), round(depth * 1e6), trial])
+    rng = np.random.default_rng([seed_of(seed), max(length, 0), round(depth * 1e6), trial])
     text = None
     if filler is not None:
         document = filler[int(rng.integers(len(filler)))]
@@ -165,9 +198,12 @@ def passkey_prompt(
                 f"the filler document {document.title!r} has {len(document):,} tokens and a prompt "
                 f"may need {length:,}: load it with min_tokens={length}"
             )
-        start = int(rng.integers(0, len(document) - length + 1))
-        text = document.ids[start : start + length]
-    return passkey_sequence(tokenizer, length, depth, rng, text)
+        ids = without_ends(document.ids, tokenizer)
+        start = int(rng.integers(0, max(len(ids) - length, 0) + 1))
+        text = ids[start : start + length]
+    return passkey_sequence(
+        tokenizer, length, depth, rng, text, chat=chat, answer_tokens=answer_tokens
+    )
 
 
 def _answers(
@@ -175,14 +211,20 @@ def _answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     scaling: Scaling | None,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> list[str]:
     """The greedy continuation of each of several prompts of one length, as text."""
     from transformers import GenerationConfig
 
     ids = torch.tensor(prompts, device=model.device)  # (B, T)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    # A chat model ends its turn by a token that its tokenizer may not know as its end.
+    own = getattr(model.generation_config, "eos_token_id", None)
+    ends = list({end, *(own if isinstance(own, list) else [own])} - {None})
     greedy = GenerationConfig(
-        do_sample=False, eos_token_id=end, pad_token_id=end if pad is None else pad
+        do_sample=False,
+        eos_token_id=end if ends == [end] else ends or None,
+        pad_token_id=next(iter(ends), None) if pad is None else pad,
     )
     # generate() takes what `greedy` leaves open from the model's own config: a repetition penalty
     # there would forbid the very digits that are asked for.
@@ -190,7 +232,7 @@ def _answers(
     mask = torch.ones_like(ids)
     try:
         with torch.inference_mode(), fast_attention(), quiet_transformers():
-            out = generate(model, ids, scaling, attention_mask=mask, max_new_tokens=ANSWER_TOKENS)
+            out = generate(model, ids, scaling, attention_mask=mask, max_new_tokens=answer_tokens)
     finally:
         model.generation_config = before
     texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
@@ -203,8 +245,11 @@ def passkey_sequence(
     depth: float,
     rng: np.random.Generator,
     filler: ArrayLike | None = None,
+    *,
+    chat: bool = False,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> tuple[list[int], str]:
-    """A prompt of exactly ``length - ANSWER_TOKENS`` tokens, so that there is room for the answer.
+    """A prompt of exactly ``length - answer_tokens`` tokens, so that there is room for the answer.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -213,13 +258,14 @@ def passkey_sequence(
         rng: draws the key.
         filler: token ids (T,) to hide it in, at least `length`; None for the paper's repeated
             sentences.
+        chat, answer_tokens: as `passkey` takes them.
 
     Returns:
         The prompt's token ids and the five-digit key.
 
     Raises:
-        ValueError: a depth outside 0 to 1, a length with no room for the question, or too little
-            filler.
+        ValueError: a depth outside 0 to 1, a length with no room for the question, too little
+            filler, or a chat without a template that takes a message as it is.
     """
     _check_depth(depth)
     key = str(rng.integers(10_000, 100_000))
@@ -227,9 +273,9 @@ def passkey_sequence(
     def ids_of(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    task = list(tokenizer(TASK)["input_ids"])
-    hidden, question = ids_of(KEY.format(key=key)), ids_of(QUESTION)
-    room = length - ANSWER_TOKENS - len(task) - len(hidden) - len(question)
+    task, question = _frame(tokenizer) if chat else (opening(TASK, tokenizer), ids_of(QUESTION))
+    hidden = ids_of(KEY.format(key=key))
+    room = length - answer_tokens - len(task) - len(hidden) - len(question)
     if room < 0:
         raise ValueError(
             f"length {length} has no room for a passkey prompt: with this tokenizer it takes at "
@@ -246,3 +292,30 @@ def passkey_sequence(
             )
     before = round(depth * room)
     return [*task, *text[:before], *hidden, *text[before:], *question], key
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Token ids of all that stands before and after the filler of a message to a chat model.
+
+    The template is laid around the message as `apply_chat_template` does, and brings its own
+    special tokens. The answer is begun after it.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the tokenizer has no chat template, so its model was not tuned to chats: leave out "
+            "chat=True, or set tokenizer.chat_template"
+        )
+    message = [{"role": "user", "content": MESSAGE}]
+    try:
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # of the template's own, or of Jinja's
+        raise ValueError(f"the tokenizer's chat template cannot be used ({error})") from error
+    before, *rest = text.split(MESSAGE)
+    if len(rest) != 1:
+        raise ValueError(
+            f"the tokenizer's chat template gives a message back {len(rest)} times, and once is "
+            "needed: leave out chat=True, or set another tokenizer.chat_template"
+        )
+    texts = (before + TASK, ASKED + rest[0] + BEGUN)
+    opened, asked = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts)
+    return opened, asked

@@ -29,6 +29,8 @@ def perplexity(
     lengths: Sequence[int],
     scalings: Mapping[Any, Scaling | None] | None = None,
     stride: int | None = None,
+    *,
+    bos: int | None = None,
 ) -> pd.DataFrame:
     """Perplexity at each length, for each document, under each scaling.
 
@@ -58,16 +60,21 @@ def perplexity(
             stands. A schedule is asked for the set of each length. What turns the model alike is
             read once.
         stride: tokens between two windows, at most the shortest length.
+        bos: id of the token that begins a text (`tokenizer.bos_token_id`), for models that were
+            never trained without one. It takes the place of each window's first token, which is
+            only read and never scored, as llama.cpp has it. None leaves windows as they are: of a
+            document that begins with one, only the first does.
 
     Returns:
         One row per scaling, length and document: scaling, length, document, tokens (scored), loss
         (mean, in nats per token), perplexity (its exponential).
 
     Raises:
-        ValueError: no documents or lengths, one shorter than a length, or a length or stride that
-            is not a whole number in its range.
+        ValueError: no documents, lengths or scalings, a document shorter than a length, a length,
+            stride or bos that is not a whole number in its range, or a loss that is not a number.
     """
     lengths, stride = _checked(docs, lengths, stride)
+    bos = None if bos is None else whole("bos", bos, 0, "it is a token id, a whole number from 0")
     scalings = by_name(scalings)
     passes: dict[Hashable, _Pass] = {}
     for name, scaling in scalings.items():
@@ -81,13 +88,13 @@ def perplexity(
     for (scaling, together, names), document in progress(work, "perplexity", sizes):
         with scaled(model, scaling):
             if stride is None:
-                losses = token_losses(model, document.ids[: max(together)]).double().cpu().numpy()
+                losses = _losses(model, document.ids[: max(together)], bos)
                 measured = [losses[: length - 1] for length in together]
             else:
-                measured = [sliding_losses(model, document.ids, together[0], stride)]
+                measured = [sliding_losses(model, document.ids, together[0], stride, bos)]
         for length, losses in zip(together, measured, strict=True):
-            loss = float(losses.mean())
             about = (length, document.title, len(losses))
+            loss = _mean(losses, names, *about[:2])
             rows += [(name, *about, loss, perplexity_of(loss)) for name in names]
     table = pd.DataFrame(rows, columns=COLUMNS)
     # In the order that was asked for, whatever forward a length came from.
@@ -122,9 +129,15 @@ def perplexity_by(
 
 
 def sliding_losses(
-    model: PreTrainedModel, ids: NDArray[np.int64], length: int, stride: int
+    model: PreTrainedModel,
+    ids: NDArray[np.int64],
+    length: int,
+    stride: int,
+    bos: int | None = None,
 ) -> NDArray[np.float64]:
     """Losses of a whole document in windows of `length` tokens, each `stride` further.
+
+    Each begins with the token `bos` in place of its own first one, if there is a `bos`.
 
     Returns:
         (T - 1,), in nats. With ``stride == length`` there is one less for each window after the
@@ -135,12 +148,34 @@ def sliding_losses(
     for start in range(0, len(ids) - 1, stride):
         window = ids[start : start + length]
         # Of tokens start + 1 ... start + len(window) - 1: the first has nothing before it.
-        losses = token_losses(model, window).double().cpu().numpy()
+        losses = _losses(model, window, bos)
         parts.append(losses[max(counted - start - 1, 0) :])
         counted = start + len(window)
         if counted == len(ids):
             break
     return np.concatenate(parts)
+
+
+def _losses(
+    model: PreTrainedModel, window: NDArray[np.int64], bos: int | None
+) -> NDArray[np.float64]:
+    """Losses of all but the first token of a window, which `bos` takes the place of."""
+    if bos is not None:
+        window = np.array([bos, *window[1:]])
+    losses: NDArray[np.float64] = token_losses(model, window).double().cpu().numpy()
+    return losses
+
+
+def _mean(losses: NDArray[np.float64], names: Sequence[Any], length: int, title: str) -> float:
+    """The mean loss, if it is a number; else an error that says of what."""
+    mean = float(losses.mean())
+    if np.isnan(mean):
+        raise ValueError(
+            f"the loss of {title!r} at {length:,} tokens under {names[0]!r} is not a number: the "
+            "model has weights or activations that are not finite; load it again, or in another "
+            "dtype (float16 holds no number above 65,504)"
+        )
+    return mean
 
 
 class _Pass(NamedTuple):

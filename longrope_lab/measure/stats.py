@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..common.checks import unknown
+from ..common.checks import check_table, seed_of, unknown
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -43,7 +43,7 @@ def bootstrap_interval(
         )
     if len(values) < 2:
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_of(seed))
     # One resample at a time: tens of thousands of documents make no table of all the draws.
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -82,10 +82,11 @@ def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
         One row per scaling and length, in the table's order: scaling, length, documents, loss (in
         nats per token), perplexity (exp of the mean loss), low, high (its 95 % bootstrap interval).
     """
+    check_table(table, "perplexity", "scaling", "length", "loss")
     rows = []
     for (scaling, length), group in table.groupby(["scaling", "length"], sort=False):
         low, high = bootstrap_interval(group["loss"])
-        loss = group["loss"].mean()
+        loss = group["loss"].mean(skipna=False)  # what is not a number does not go unseen
         rows.append((scaling, length, len(group), loss, np.exp(loss), np.exp(low), np.exp(high)))
     return pd.DataFrame(
         rows, columns=["scaling", "length", "documents", "loss", "perplexity", "low", "high"]
@@ -121,6 +122,7 @@ def paired_comparison(
         ValueError: a name that the table does not have, documents that only one of them was
             measured on, or a loss that is not a number.
     """
+    check_table(table, "perplexity", "scaling", "length", "document", "loss")
     names = list(table["scaling"].unique())
     baselines = [n for n in names if n != scaling] if baseline is None else [baseline]
     for name in (scaling, *baselines):
@@ -159,17 +161,27 @@ def _losses_by_document(table: pd.DataFrame, scaling: str) -> pd.Series[float]:
 
 
 def accuracy_summary(
-    table: pd.DataFrame, by: tuple[str, ...] = ("scaling", "length")
+    table: pd.DataFrame, by: tuple[str, ...] = ("scaling", "length"), *, judged: str = "correct"
 ) -> pd.DataFrame:
     """The accuracy of a `passkey` table.
+
+    Args:
+        table: as `passkey` returns it.
+        by: columns whose values make a group.
+        judged: the column that says which answers count: "correct", by their first number, or
+            "contains", by the key standing anywhere in them.
 
     Returns:
         One row per group: the columns of `by`, trials, accuracy, low, high (its 95 % Wilson
         interval).
+
+    Raises:
+        ValueError: no rows, or no such column.
     """
+    check_table(table, "passkey", *by, judged)
     rows = []
     for key, group in table.groupby(list(by), sort=False):
-        right, trials = int(group["correct"].sum()), len(group)
+        right, trials = int(group[judged].sum()), len(group)
         rows.append((*key, trials, right / trials, *wilson_interval(right, trials)))
     return pd.DataFrame(rows, columns=[*by, "trials", "accuracy", "low", "high"])
 
@@ -183,6 +195,7 @@ def benchmark_summary(table: pd.DataFrame) -> pd.DataFrame:
         right or wrong, else a bootstrap over questions).
     """
     keys = ["scaling", "task", "shots", "metric"]
+    check_table(table, "benchmarks", *keys, "score")
     rows = []
     for key, group in table.groupby(keys, sort=False):
         scores = group["score"]
@@ -213,6 +226,7 @@ def paired_scores(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
         ValueError: a name that the table does not have, or questions that only one of the two was
             asked.
     """
+    check_table(table, "benchmarks", "scaling", "task", "question", "score")
     names = list(table["scaling"].unique())
     if baseline not in names:
         raise unknown("scaling of this table", baseline, names)

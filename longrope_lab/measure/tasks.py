@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.checks import unknown, whole
+from ..common.checks import seed_of, unknown, whole
 from ..texts.corpora import iterate_texts
 from ..texts.readers import jsonl_values
 
@@ -133,7 +133,7 @@ def continuation_questions(
     """
     count, choices = whole("count", count, 1), whole("choices", choices, 2)
     passage_tokens = whole("passage_tokens", passage_tokens, 16)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_of(seed))
     documents = [
         re.split(r"(?<=[.?!])\s+", text.strip()) for _, text in iterate_texts(source, split)
     ]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..common.checks import whole
 from ..rope.schedule import Scaling
+from ..texts.tokens import check_ids
 from .forward import forget_lengths
 from .parts import causal_model, check_has_weights
 from .rotary import scaled
@@ -63,9 +64,9 @@ def generate(
 
     Raises:
         ValueError: prompts that are not (B, T); a mask of another shape, with padding elsewhere
-            than on the left, or without a token; padding without a mask; `max_new_tokens` below 1;
-            an option that brings its own keys, positions or embeddings; prompt tuning of peft; a
-            scaling for another model.
+            than on the left, or without a token; padding without a mask; ids that the model has no
+            embedding for; `max_new_tokens` below 1; an option that brings its own keys, positions
+            or embeddings; prompt tuning of peft; a scaling for another model.
     """
     check_has_weights(model)
     ids = torch.as_tensor(input_ids, device=model.device)
@@ -83,6 +84,7 @@ def generate(
             "their mask, so that all of a row are under one scaling; pass the whole text so far as "
             "input_ids"
         )
+    check_ids(ids.long(), model.get_input_embeddings().weight.shape[0])
     if schedule is not None:
         causal_model(model)  # refuses one with tokens of its own, which no length counts
     mask = _mask(model, ids, attention_mask, options)

@@ -260,11 +260,16 @@ def by_name(scalings: Mapping[Any, Scaling | None] | None) -> Mapping[Any, Scali
     Without any, and for None, it is the model as it stands.
 
     Raises:
-        ValueError: a scaling without a name.
+        ValueError: a scaling without a name, or none at all.
     """
     if scalings is not None and not isinstance(scalings, Mapping):
         raise ValueError(
             f"scalings is a {type(scalings).__name__}: name them, for example {{'yarn': scaling}}"
+        )
+    if scalings is not None and not scalings:
+        raise ValueError(
+            "scalings is empty, so there is nothing to measure: name one, or pass None for the "
+            "model as it stands"
         )
     return {"model": None} if scalings is None else scalings
 

@@ -22,6 +22,7 @@ from matplotlib.ticker import (
 )
 from matplotlib.transforms import Bbox
 
+from ..common.checks import check_table, unknown, whole
 from ..rope.spec import Floats
 from .style import WINDOW_STYLE, plain, tokens
 
@@ -89,8 +90,16 @@ def small_multiples(
 
 
 def panels_of(table: pd.DataFrame, column: str | None) -> list[tuple[object, pd.DataFrame]]:
-    """The rows of each panel: (value of the column, rows); all under "" without a column."""
-    return [("", table)] if column is None else list(table.groupby(column, sort=False))
+    """The rows of each panel: (value of the column, rows); all under "" without a column.
+
+    Raises:
+        ValueError: the table has no such column.
+    """
+    if column is None:
+        return [("", table)]
+    if column not in table:
+        raise unknown("column for panels", column, map(str, table.columns))
+    return list(table.groupby(column, sort=False))
 
 
 def legend_aside(ax: Axes) -> None:
@@ -222,3 +231,16 @@ def beside(ax: Axes, row: int, words: str) -> None:
     """Words on the right of a panel, at one of its rows."""
     ax.annotate(words, (1, row), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
                 textcoords="offset points", fontsize=8)  # fmt: skip
+
+
+def check_drawable(
+    table: pd.DataFrame, made_by: str, *columns: str, window: int | None = None
+) -> None:
+    """Refuse a table that there is nothing to draw of (`check_table`), or a window that is none.
+
+    Raises:
+        ValueError: see there; or a window that is not a whole number from 1.
+    """
+    check_table(table, made_by, *columns)
+    if window is not None:
+        whole("window", window, 1, "it is the trained window in tokens, a whole number from 1")

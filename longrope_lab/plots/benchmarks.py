@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .axes import beside, subplots
+from .axes import beside, check_drawable, subplots
 from .style import RC, REFERENCE_STYLE, WINDOW_STYLE, Style, styles_of
 
 
@@ -29,6 +29,7 @@ def benchmark_scores(
         paired: as `paired_scores` returns it for the same table; None or empty: accuracies alone.
         chance: task -> accuracy of guessing, marked by a dashed line.
     """
+    check_drawable(summary, "benchmark_summary", "task", "scaling", "accuracy", "low", "high")
     tasks, names = list(summary["task"].unique()), list(summary["scaling"].unique())
     styles = styles_of(names)
     columns = 1 if paired is None or paired.empty else 2

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter
 from ..measure.stats import accuracy_summary, perplexity_summary
 from .axes import (
     ABOVE_WINDOW,
+    check_drawable,
     legend_aside,
     length_axis,
     log_y,
@@ -50,6 +51,7 @@ def perplexity_curves(
         window: the trained window in tokens, marked by a dashed line.
         panels: a further column of the table; one panel for each of its values.
     """
+    check_drawable(table, "perplexity", "scaling", "length", "document", "loss", window=window)
     groups = panels_of(table, panels)
     styles = styles_of(table["scaling"].unique())
     with mpl.rc_context(RC):
@@ -84,6 +86,8 @@ def accuracy_curves(table: pd.DataFrame, window: int | None = None) -> Figure:
         table: as `accuracy_summary` returns it for a `passkey` table.
         window: the trained window in tokens, marked by a dashed line.
     """
+    columns = ("scaling", "length", "trials", "accuracy", "low", "high")
+    check_drawable(table, "accuracy_summary", *columns, window=window)
     names = list(table["scaling"].unique())
     styles = styles_of(names)
     curves = {str(name): table[table["scaling"] == name] for name in names}
@@ -121,15 +125,19 @@ def _name_lengths(figure: Figure, window: int | None) -> None:
     figure.supxlabel("length (tokens, log scale)" + words, fontsize=10)
 
 
-def passkey_heatmap(table: pd.DataFrame, window: int | None = None) -> Figure:
+def passkey_heatmap(
+    table: pd.DataFrame, window: int | None = None, *, judged: str = "correct"
+) -> Figure:
     """Share of passkeys found by length and depth, one panel per scaling.
 
     Args:
         table: as `passkey` returns it.
         window: the trained window in tokens, marked by a dashed line after the last length inside
             it.
+        judged: the column that says which answers count: "correct" or "contains".
     """
-    summary = accuracy_summary(table, by=("scaling", "length", "depth"))
+    check_drawable(table, "passkey", "scaling", "length", "depth", judged, window=window)
+    summary = accuracy_summary(table, by=("scaling", "length", "depth"), judged=judged)
     names = list(summary["scaling"].unique())
     styles = styles_of(names)
     depths, lengths = (sorted(summary[name].unique().tolist()) for name in ("depth", "length"))
@@ -195,6 +203,7 @@ def cost_curves(table: pd.DataFrame) -> Figure:
     """Seconds and peak memory against length, from a `scoring_cost` table.
 
     The plain way, all logits at once, is drawn where it was run."""
+    check_drawable(table, "scoring_cost", "length", "seconds", "plain_seconds", "peak_gib")
     lengths = table["length"]
     with mpl.rc_context(RC):
         figure, (time, memory) = subplots(1, 2, height=3.6)

@@ -13,7 +13,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .axes import beside, legend_below, length_axis, log_x, panels_of, small_multiples
+from .axes import (
+    beside,
+    check_drawable,
+    legend_below,
+    length_axis,
+    log_x,
+    panels_of,
+    small_multiples,
+)
 from .style import RC, REFERENCE_STYLE, Style, styles_of
 
 # (line, marker filled): the first target of a method, its second, and so on.
@@ -32,6 +40,7 @@ def paired_ratios(table: pd.DataFrame, scaling: str, panels: str | None = None) 
         scaling: what it compares, for the axis.
         panels: a further column of the table; one panel for each of its values.
     """
+    check_drawable(table, "paired_comparison", "baseline", *INTERVAL)
     groups = panels_of(table, panels)
     baselines = list(table["baseline"].unique())
     styles = styles_of(baselines)
@@ -80,7 +89,10 @@ def start_token_curves(table: pd.DataFrame, panels: str | None = None, top: floa
         panels: a further column of the table; one panel for each of its values.
         top: the axis ends here; what is higher is written at the edge.
     """
+    columns = ("method", "target", "start_tokens", *INTERVAL)
+    check_drawable(table, "start_token_ratios", *columns)
     table = table[table["start_tokens"] > 0]
+    check_drawable(table, "start_token_ratios", *columns)  # of n̂ above 0, too
     groups = panels_of(table, panels)
     styles = styles_of(table["method"].unique())
     lines = dict(zip(table["target"].unique(), cycle(LINES), strict=False))

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from ..rope.spec import RopeSpec
 from .axes import (
     ABOVE_WINDOW,
+    check_drawable,
     legend_aside,
     length_axis,
     log_y,
@@ -33,6 +34,7 @@ def score_fit(table: pd.DataFrame, window: int) -> Figure:
         table: as `rope.score_fit.score_fit` returns it.
         window: the trained window in tokens.
     """
+    check_drawable(table, "score_fit", "curve", "position", "score", window=window)
     curves = {str(name): group for name, group in table.groupby("curve", sort=False)}
     with mpl.rc_context(RC):
         figure, axes = subplots(1, 3, height=3.5)
@@ -129,6 +131,8 @@ def score_bounds(table: pd.DataFrame, window: int) -> Figure:
         table: as `rope.bounds.bounds_table` returns it.
         window: the trained window in tokens.
     """
+    columns = ("position", *(column for column, *_ in BOUNDS))
+    check_drawable(table, "bounds_table", *columns, window=window)
     s = table["position"]
     with mpl.rc_context(RC):
         figure, (ax,) = subplots(1, 1, height=4.5)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .axes import legend_aside, log_y, panels_of, small_multiples, subplots
+from .axes import check_drawable, legend_aside, log_y, panels_of, small_multiples, subplots
 from .style import RC, Style, styles_of
 
 
@@ -25,6 +25,7 @@ def search_curves(table: pd.DataFrame, panels: str | None = None) -> Figure:
             each.
         panels: a further column of the table; one panel for each of its values.
     """
+    check_drawable(table, "search (its history)", "search", "forwards", "best_perplexity")
     groups = panels_of(table, panels)
     styles = styles_of(table["search"].unique())
     with mpl.rc_context(RC):
@@ -100,6 +101,7 @@ def loss_curves(table: pd.DataFrame) -> Figure:
         table: what `finetune` returns, one below the other, with a further column "scaling" that
             names each run.
     """
+    check_drawable(table, "finetune", "scaling", "tokens", "loss")
     styles = styles_of(table["scaling"].unique())
     with mpl.rc_context(RC):
         figure, (ax,) = subplots(1, 1, height=3.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from ..measure.needles import passkey_prompt
+from ..measure.needles import ANSWER_TOKENS, passkey_prompt
 from ..measure.stats import accuracy_summary
 from ..plots.measured import in_words
 from ..plots.style import styles_of, tokens
@@ -39,9 +40,13 @@ class PasskeyExplorer(Shown):
         window: int | None,
         filler: Sequence[Document] | None,
         seed: int,
+        *,
+        chat: bool = False,
+        answer_tokens: int = ANSWER_TOKENS,
     ) -> None:
         self.table, self.tokenizer, self.window = table, tokenizer, window
         self.filler, self.seed = filler, seed
+        self._made = partial(passkey_prompt, chat=chat, answer_tokens=answer_tokens)
         self.row = table.iloc[0]
         self.cells: dict[tuple[int, float], Any] = {}
         self._prompt()  # the door: is this how the table was made?
@@ -142,7 +147,7 @@ class PasskeyExplorer(Shown):
         """The text of the prompt behind the row."""
         length, depth = int(self.row["length"]), float(self.row["depth"])
         trial = int(self.row["trial"])
-        ids, key = passkey_prompt(self.tokenizer, length, depth, trial, self.filler, self.seed)
+        ids, key = self._made(self.tokenizer, length, depth, trial, self.filler, self.seed)
         if key != str(self.row["expected"]):
             raise ValueError(
                 f"the key at length {length}, depth {depth}, trial {trial} is {key} with seed "
@@ -176,6 +181,9 @@ def explore_passkeys(
     window: int | None = None,
     filler: Sequence[Document] | None = None,
     seed: int = 0,
+    *,
+    chat: bool = False,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> PasskeyExplorer:
     """The heatmap of a `passkey` table as buttons: click a cell for its prompts and answers.
 
@@ -184,7 +192,7 @@ def explore_passkeys(
 
     Args:
         table: as `passkey` returns it, or read back from a CSV.
-        tokenizer, filler, seed: those given to `passkey`.
+        tokenizer, filler, seed, chat, answer_tokens: those given to `passkey`.
         window: the trained window in tokens, marked by a dashed line before the first length beyond
             it.
 
@@ -194,7 +202,8 @@ def explore_passkeys(
     """
     if table.empty:
         raise ValueError("the passkey table has no rows: there is no prompt to show")
-    return PasskeyExplorer(table, tokenizer, window, filler, seed)
+    explorer = partial(PasskeyExplorer, chat=chat, answer_tokens=answer_tokens)
+    return explorer(table, tokenizer, window, filler, seed)
 
 
 def _marked(prompt: str, key: str, whole: bool) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import ending, tiny_model
 
 from longrope_lab import plots
 from longrope_lab.measure.benchmarks import COLUMNS, _encode, benchmarks
@@ -635,3 +635,11 @@ def test_benchmark_scores_draw_accuracies_and_differences():
     assert {m.get_ydata()[0]: m.get_xdata()[0] for m in marked} == {1: -25, 2: 25}
     assert [t.get_text() for t in first.get_yticklabels()] == ["no scaling", "PI", "YaRN"]
     assert len(plots.benchmark_scores(benchmark_summary(both)).axes) == 2
+
+
+@pytest.mark.parametrize(("template", "before"), [("$A {0}", 0), ("{0} $A {0}", 1)])
+def test_a_tokenizer_that_ends_each_text_ends_none_that_is_scored(tokenizer, template, before):
+    """Neither between context and choice, nor after the choice."""
+    ids, start = _encode(ending(tokenizer, template), "He saw that", "it was")
+    plain, at = _encode(tokenizer, "He saw that", "it was")
+    assert (ids, start) == ([tokenizer.eos_token_id] * before + plain, at + before)

@@ -169,3 +169,11 @@ def test_attention_that_goes_another_way_has_no_share():
 def test_numbers_that_measure_nothing(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_without_lengths_there_is_no_cost():
+    for measure in (scoring_cost, training_cost):
+        with pytest.raises(ValueError, match="lengths is empty: name at least one"):
+            measure(None, [])
+    with pytest.raises(ValueError, match="counts is empty: name at least one number of workers"):
+        worker_cost("lab", [], 512, counts=[])

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import ending, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
@@ -23,6 +23,7 @@ from longrope_lab.measure.needles import (
     passkey,
     passkey_sequence,
 )
+from longrope_lab.measure.stats import accuracy_summary
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
@@ -45,6 +46,9 @@ class Reader:
     def __init__(self, tokenizer, say):
         self.tokenizer, self.say, self.prompts = tokenizer, say, []
         self.generation_config = GenerationConfig()
+
+    def get_input_embeddings(self):
+        return torch.nn.Embedding(len(self.tokenizer), 1)
 
     def generate(self, ids, attention_mask, max_new_tokens):
         assert attention_mask.shape == ids.shape
@@ -198,6 +202,29 @@ def test_marking(tokenizer, say, correct):
     assert table["answer"].tolist() == [say.format(key).strip() for key in table["expected"]]
 
 
+@pytest.mark.parametrize(
+    ("say", "contains"),
+    [
+        (" {}", True),
+        (" the 5-digit number {}.", True),
+        (" **{}**", True),
+        (" {0[0]}{0[1]},{0[2]}{0[3]}{0[4]}", True),
+        (" {0[0]} {0[1]} {0[2]} {0[3]} {0[4]}", True),
+        (" 7 {}", True),
+        (" 6{}", True),  # RULER's rule: it stands there
+        (" 6{0[0]} {0[1]}{0[2]}{0[3]}{0[4]}", False),  # apart, and of a longer number
+        (" {0[0]}{0[1]}, {0[2]}{0[3]}{0[4]}", False),  # two numbers
+        (" {0:.4}", False),
+        (" unknown", False),
+    ],
+)
+def test_marking_by_what_an_answer_contains(tokenizer, say, contains):
+    table = passkey(Reader(tokenizer, say.format), tokenizer, [150], [0.5], 3, answer_tokens=20)
+    assert table["contains"].tolist() == [contains] * 3
+    summary = accuracy_summary(table, judged="contains")
+    assert summary["accuracy"].item() == contains
+
+
 def test_a_row_for_each_trial_in_order(tokenizer):
     """Also where they are answered in several batches: each answer belongs to its own prompt."""
     reader = Reader(tokenizer, " {}".format)
@@ -290,6 +317,7 @@ def test_a_tokenizer_without_a_padding_token(tokenizer):
         return ids
 
     model = SimpleNamespace(device="cpu", generate=generate, generation_config=None)
+    model.get_input_embeddings = lambda: torch.nn.Embedding(7, 1)
     bare = SimpleNamespace(
         eos_token_id=2, pad_token_id=None, batch_decode=lambda rows, skip_special_tokens: [""]
     )
@@ -387,3 +415,90 @@ def test_progress_counts_the_tokens_of_the_prompts(tokenizer, monkeypatch):
     monkeypatch.setattr(needles, "BATCH_TOKENS", 250)
     passkey(Reader(tokenizer, str), tokenizer, [100, 200], depths=[0.5], trials=3)
     assert seen == [200, 100, 200, 200, 200]
+
+
+# --- special tokens, chats ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", ["$A {0}", "{0} $A {0}"])
+def test_a_tokenizer_that_ends_each_text_ends_no_prompt(tokenizer, template):
+    """Nor does a document end inside one, which such a tokenizer ended when it was loaded."""
+    ends = ending(tokenizer, template)
+    end = tokenizer.eos_token_id
+    rngs = (np.random.default_rng(3) for _ in range(2))
+    plain, key = passkey_sequence(tokenizer, 200, 0.5, next(rngs))
+    ids, same = passkey_sequence(ends, 200 + template.startswith("{"), 0.5, next(rngs))
+    assert same == key and [i for i in ids if i != end] == plain
+    assert [n for n, i in enumerate(ids) if i == end] == [0] * template.startswith("{")
+    book = Document("book", np.array([end, *range(1000, 1200), end]))
+    for trial in range(5):
+        ids, _ = needles.passkey_prompt(ends, 200, 0.5, trial, [book])
+        assert end not in ids[1:]
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|endoftext|>[{{ m.role }}] {{ m.content | trim }} [over]{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+@pytest.fixture
+def chatting(tokenizer):
+    """A tokenizer with a chat template, and an end of its own after each text."""
+    other = ending(tokenizer, "$A {0}")
+    other.chat_template = TEMPLATE
+    return other
+
+
+def test_a_chat_is_what_the_template_makes_of_the_whole_message(chatting):
+    """With the filler in it, and the answer begun; to the token."""
+    for length, depth, room in ((300, 0.0, 8), (301, 0.7, 30)):
+        ids, key = needles.passkey_prompt(chatting, length, depth, chat=True, answer_tokens=room)
+        assert len(ids) == length - room
+        text = chatting.decode(ids)
+        assert text.count(key) == 2 and text.count("[user]") == 1
+        message = text.partition("[user] ")[2].partition(" [over]")[0]
+        assert message.startswith(TASK) and message.endswith("\nWhat is the pass key?")
+        told = chatting.apply_chat_template(
+            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+        )
+        assert text == told + "The pass key is"
+
+
+def test_a_chat_is_answered_and_its_turn_ends(chatting):
+    """By the model's own end of a turn, too, which the tokenizer knows nothing of."""
+    reader = Reader(chatting, " the number {}. Anything else?".format)
+    reader.generation_config = GenerationConfig(eos_token_id=[5, 6])
+    given_to = []
+    answer = reader.generate
+
+    def generate(ids, max_new_tokens, **options):
+        given_to.append((reader.generation_config.eos_token_id, max_new_tokens))
+        return answer(ids, max_new_tokens=max_new_tokens, **options)
+
+    reader.generate = generate
+    table = passkey(reader, chatting, [300], [0.5], 2, chat=True, answer_tokens=40)
+    assert table["contains"].all() and table["correct"].all()
+    assert [(set(ends), n) for ends, n in given_to] == [({chatting.eos_token_id, 5, 6}, 40)]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, r"the tokenizer has no chat template.* leave out chat=True"),
+        ("{{ raise_exception('no user') }}", r"chat template cannot be used \(no user\)"),
+        ("{{ messages[0].role }}", "gives a message back 0 times, and once is needed"),
+        ("{{ 2 * messages[0].content }}", "gives a message back 2 times"),
+    ],
+)
+def test_a_chat_without_a_template_for_it(chatting, template, message):
+    chatting.chat_template = template
+    with pytest.raises(ValueError, match=message):
+        passkey(None, chatting, [300], chat=True)
+
+
+def test_a_filler_of_another_vocabulary(tokenizer):
+    model = tiny_model(vocab_size=len(tokenizer))
+    book = Document("book", np.full(200, len(tokenizer)))
+    with pytest.raises(ValueError, match=rf"token id {len(tokenizer)} is outside the model's"):
+        passkey(model, tokenizer, [150], [0.5], 1, filler=[book])

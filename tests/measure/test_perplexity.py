@@ -257,6 +257,31 @@ def test_a_window_as_long_as_the_document_is_the_truncated_mode():
         assert perplexity(model, [doc], [50], stride=stride).equals(perplexity(model, [doc], [50]))
 
 
+@pytest.mark.parametrize(("length", "stride", "total"), [(8, 3, 25), (8, 8, 25), (12, 5, 12)])
+def test_each_window_may_begin_with_bos(length, stride, total):
+    """In the place of its first token, which is only read."""
+    model, doc = tiny_model(), document(total)
+    plain = sliding_losses(model, doc.ids, length, stride)
+    expected, scored = [], 0
+    for start in range(0, total - 1, stride):
+        window = [1, *doc.ids[start + 1 : start + length]]
+        first = max(scored - start, 1)
+        expected += [
+            one_prediction(model, window[:t], window[t]) for t in range(first, len(window))
+        ]
+        scored = start + len(window)
+        if scored == total:
+            break
+    losses = sliding_losses(model, doc.ids, length, stride, 1)
+    np.testing.assert_allclose(losses, expected, atol=1e-5)
+    assert len(losses) == len(plain) and np.abs(losses - plain).max() > 1e-3
+    row = perplexity(model, [doc], [length], stride=stride, bos=1).iloc[0]
+    assert row["loss"] == pytest.approx(np.mean(expected), abs=1e-5)
+    assert row["tokens"] == len(expected)
+    whole = perplexity(model, [doc], [total], bos=1)
+    assert whole.equals(perplexity(model, [doc], [total], stride=total, bos=1))
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 
@@ -294,6 +319,28 @@ def test_a_scaling_for_another_model():
     other = rope_scaling(rope_spec(tiny_model("gemma3")), "pi", 128)
     with pytest.raises(ValueError, match="this scaling is for rotary_dim 32"):
         perplexity(tiny_model(), [document(20)], [8], {"pi": other})
+
+
+@pytest.mark.parametrize("bos", [-1, 1.5, math.nan, VOCABULARY])
+def test_a_bos_that_is_no_token(bos):
+    with pytest.raises(
+        ValueError, match=f"bos is {bos}: it is a token id|token id {VOCABULARY} is"
+    ):
+        perplexity(tiny_model(), [document(20)], [8], bos=bos)
+
+
+def test_no_scalings_are_no_measurement():
+    for measure in (perplexity, perplexity_by):
+        with pytest.raises(ValueError, match="scalings is empty, so there is nothing to measure"):
+            measure(tiny_model(), [document(20)], [8], {})
+
+
+@pytest.mark.parametrize("stride", [None, 4])
+def test_a_loss_that_is_not_a_number_is_no_result(stride):
+    model = tiny_model()
+    torch.nn.init.constant_(model.model.norm.weight, math.nan)
+    with pytest.raises(ValueError, match=r"the loss of 'a' at 8 tokens under 'model' is not a num"):
+        perplexity(model, [document(20)], [8], stride=stride)
 
 
 def test_scalings_need_names():

@@ -376,3 +376,10 @@ def test_a_mask_says_that_padding_is_text():
     assert_each_step_is_from_scratch(model, schedule, out, [3, 3])
     model.generation_config.pad_token_id = None  # a model without one
     assert generate(model, ids, schedule, max_new_tokens=2).shape == (2, 5)
+
+
+@pytest.mark.parametrize("wrong", [VOCABULARY, 5000, -1])
+def test_ids_that_the_model_has_no_embedding_for(wrong):
+    words = f"token id {wrong} is outside the model's vocabulary of {VOCABULARY}: tokenise with"
+    with pytest.raises(ValueError, match=words):
+        generate(tiny_model(), [[5, wrong, 7]], None, max_new_tokens=1)

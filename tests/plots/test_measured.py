@@ -194,3 +194,50 @@ def test_accuracy_curves_are_a_panel_each_with_the_others_behind():
     assert all(any(set(line.get_xdata()) == {512} for line in ax.lines) for ax in figure.axes)
     beyond = plots.accuracy_curves(table, window=8192).axes[0]  # a window out of sight
     assert not any(set(line.get_xdata()) == {8192} for line in beyond.lines)
+
+
+TABLES = {
+    plots.perplexity_curves: ("perplexity", ["scaling", "length", "document", "loss"]),
+    plots.passkey_heatmap: ("passkey", ["scaling", "length", "depth", "correct"]),
+    plots.accuracy_curves: (
+        "accuracy_summary",
+        ["scaling", "length", "trials", "accuracy", "low", "high"],
+    ),
+    plots.cost_curves: ("scoring_cost", ["length", "seconds", "plain_seconds", "peak_gib"]),
+    plots.benchmark_scores: (
+        "benchmark_summary",
+        ["task", "scaling", "accuracy", "low", "high"],
+    ),
+    plots.search_curves: (r"search \(its history\)", ["search", "forwards", "best_perplexity"]),
+    plots.loss_curves: ("finetune", ["scaling", "tokens", "loss"]),
+    plots.start_token_curves: (
+        "start_token_ratios",
+        ["method", "target", "start_tokens", "ratio", "low", "high"],
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", TABLES, ids=lambda draw: draw.__name__)
+def test_a_table_that_there_is_nothing_to_draw_of(draw):
+    made_by, columns = TABLES[draw]
+    with pytest.raises(ValueError, match=rf"has no rows.*nothing to show: pass one that {made_by}"):
+        draw(pd.DataFrame(columns=columns))
+    for missing in columns:
+        with pytest.raises(ValueError, match=f"the table has no column '{missing}': pass one that"):
+            draw(pd.DataFrame(columns=columns).drop(columns=missing))
+
+
+def test_a_window_or_a_panel_that_is_none(losses):
+    table = passkeys(["none"], 1)
+    for window in (-5, 0, 1.5, "512"):
+        for draw, of in ((plots.perplexity_curves, losses), (plots.passkey_heatmap, table)):
+            with pytest.raises(ValueError, match=f"window is {window}: it is the trained window"):
+                draw(of, window)
+    with pytest.raises(ValueError, match="unknown column for panels 'corpos': "):
+        plots.perplexity_curves(losses.assign(corpus="kjv"), panels="corpos")
+
+
+def test_a_heatmap_of_answers_that_contain_the_key():
+    table = passkeys(["none"], 4).assign(contains=False)
+    (panel, _) = plots.passkey_heatmap(table, judged="contains").axes
+    assert [t.get_text() for t in panel.texts] == ["0/4"] * 4
