@@ -90,3 +90,18 @@ def test_numbers_need_neither_torch_nor_transformers():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "numpy" in loaded and loaded.isdisjoint({"torch", "transformers"})
+
+
+# What Python has on Linux and macOS alone.
+NOT_ON_WINDOWS = {
+    "crypt", "curses", "fcntl", "grp", "nis", "posix", "pty", "pwd", "readline", "resource", "spwd",
+    "syslog", "termios", "tty",
+}  # fmt: skip
+
+
+def test_no_module_needs_what_windows_lacks():
+    for path in MODULES:
+        # Those in an if have a condition, which may be the system's name.
+        always = {id(node) for node in ast.parse(path.read_text(encoding="utf-8")).body}
+        needed = {name.split(".")[0] for node, name in imports(path) if id(node) in always}
+        assert needed.isdisjoint(NOT_ON_WINDOWS), path

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from torch import nn
 
-from ..common.processes import is_main
+from ..common.processes import alone, is_main
 from ..common.renames import renamed_arguments
 from ..measure.perplexity import perplexity
 from ..models.config_fields import FULL_ATTENTION, TRAINED
@@ -96,7 +96,8 @@ def save_pretrained(
         FileExistsError: there is something in the folder already.
         ValueError: a scaling for another model, or one that a config cannot express (see
             `config_with_scaling`); start tokens to drop and no documents; a quantised or offloaded
-            model, or one without a language-modelling head; adapters that do not merge.
+            model, or one without a language-modelling head; adapters that do not merge; a folder
+            that another process writes to.
         RuntimeError: the folder cannot be written (a full disk), or stock transformers cannot load
             what was written, or gives other logits; nothing is kept.
     """
@@ -110,7 +111,7 @@ def save_pretrained(
     config = config_with_scaling(shell.config, kept)
     window = _check_same_model(shell, kept)
     cost = _cost_of_dropping(shell, scaling, kept, docs)
-    with _new_folder(folder) as part:
+    with alone(folder, "export"), _new_folder(folder, overwrite) as part:
         with quiet_transformers():
             _write(part, shell, tokenizer, config, kept)
             scaling.save(part / "scaling.json")
@@ -141,9 +142,9 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> No
 
 
 @contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A hidden folder to write to, which becomes `folder` at the end: whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_free(folder, overwrite=overwrite)  # another export may have ended since
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     before = part.with_suffix(".before")
     try:

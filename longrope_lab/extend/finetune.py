@@ -32,9 +32,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..common.checks import seed_of
 from ..common.files import Json
 from ..common.identity import digest, take
-from ..common.processes import main_first
+from ..common.processes import alone, main_first
 from ..models.estimates import saving_memory
 from ..models.forward import fast_attention, in_float32
 from ..models.loading import model_digest
@@ -105,14 +106,14 @@ def finetune(
 
     Raises:
         ValueError: no segment in the documents, token ids that the model does not have, a folder of
-            another fine-tuning or of anything else, named modules that the model does not have, a
-            batch that the processes cannot share, a length not given, an unknown recipe,
-            `short_share` for segments that are hardly longer than the window, `needle_share` and no
-            document as long as a segment.
+            another fine-tuning or of anything else, or one that another process trains in, named
+            modules that the model does not have, a batch that the processes cannot share, a length
+            not given, an unknown recipe, `short_share` for segments that are hardly longer than the
+            window, `needle_share` and no document as long as a segment.
         RuntimeError: a loss or gradient that is not finite (the last good state is in the folder),
             or a checkpoint that cannot be written.
     """
-    recipe, seed, folder = by_name("recipe", recipe, RECIPES), int(seed), Path(folder)
+    recipe, seed, folder = by_name("recipe", recipe, RECIPES), seed_of(seed), Path(folder)
     length = _length(scaling, length)
     rows = segments(docs, length, tokenizer)
     check_ids(rows, model.get_input_embeddings().weight.shape[0])
@@ -127,21 +128,22 @@ def finetune(
     with scaled(model, scaling, length=length):
         pass  # refuses one of another model before anything is written
     arguments = training_arguments(model, folder, recipe, length, seed)
-    with main_first(cpu=model.device.type == "cpu"):
-        identity = _identity(model, rows, scaling, length, recipe, seed)
-        take(folder / "finetune.json", "fine-tuning", identity)
-        if scaling is not None and arguments.should_save:
-            scaling.save(folder / "scaling.json")
-    with (
-        _undone_by_errors(model, in_full),
-        in_float32(model),
-        low_rank_updates(model, recipe, in_full, seed),
-        _in_place(model, scaling, length, mixed=recipe.short_share > 0),
-        saving_memory(model, length * arguments.per_device_train_batch_size),
-        fast_attention(),
-        loss_inside(model, spec.window),
-    ):
-        return train(model, rows, folder, recipe, arguments, spec.window, needles)
+    with alone(folder, "fine-tuning"):
+        with main_first(cpu=model.device.type == "cpu"):
+            identity = _identity(model, rows, scaling, length, recipe, seed)
+            take(folder / "finetune.json", "fine-tuning", identity)
+            if scaling is not None and arguments.should_save:
+                scaling.save(folder / "scaling.json")
+        with (
+            _undone_by_errors(model, in_full),
+            in_float32(model),
+            low_rank_updates(model, recipe, in_full, seed),
+            _in_place(model, scaling, length, mixed=recipe.short_share > 0),
+            saving_memory(model, length * arguments.per_device_train_batch_size),
+            fast_attention(),
+            loss_inside(model, spec.window),
+        ):
+            return train(model, rows, folder, recipe, arguments, spec.window, needles)
 
 
 def _length(scaling: Scaling | None, length: int | None) -> int:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from ..common.checks import whole
+from ..common.checks import seed_of, whole
 from ..common.files import Json
 from ..models.loading import LAB_MODEL
 from ..models.read_config import spec_from_config
@@ -99,7 +99,7 @@ class LongRoPEModel(nn.Module):
         # Refuses a base or window that is not one.
         self.base_length = spec_from_config(config).window
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed_of(seed))
             self.lm: PreTrainedModel = LlamaForCausalLM(config)
         self._in_place: tuple[RopeScaling, apply_scaling] | None = None
 

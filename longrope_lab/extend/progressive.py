@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.checks import whole
+from ..common.checks import seed_of
 from ..common.files import Json
 from ..common.identity import digest, is_taken, take
+from ..common.processes import alone
 from ..common.renames import renamed_arguments
 from ..models.loading import ModelSource, model_digest, model_of
 from ..models.rotary import rope_spec
@@ -85,13 +86,13 @@ def progressive(
 
     Raises:
         ValueError: a number of stages that the plan does not have; a seed below 0; a folder of
-            another plan, model, seed or other documents, or of another version; too few documents
-            of a stage's length; an unknown plan, or one that does not fit the model (`Plan.check`).
-            All before anything runs.
+            another plan, model, seed or other documents, or of another version, or where another
+            process is at work; too few documents of a stage's length; an unknown plan, or one that
+            does not fit the model (`Plan.check`). All before anything runs.
         RuntimeError: nothing can be written; and what `search` and `finetune` raise.
         KeyboardInterrupt: stopped by hand; what was measured is kept.
     """
-    plan, folder, seed = by_name("plan", plan, PLANS), Path(folder), int(seed)
+    plan, folder, seed = by_name("plan", plan, PLANS), Path(folder), seed_of(seed)
     last = len(plan.stages)
     until = last if until is None else until
     if until not in range(1, last + 1):
@@ -101,16 +102,17 @@ def progressive(
     live = model_of(model)
     identity = _checked(live, tokenizer, plan, train_docs, search_docs, seed)
     run = PlanRun(live, tokenizer, train_docs, search_docs)
-    with run.main_first():
-        take(folder / IDENTITY, "plan", identity)
     folders = tuple(folder / name for name in plan.named)[:until]
     announcer = Announcer(_flops(plan, live, until))
-    for number, (stage, place) in enumerate(zip(plan.stages, folders, strict=False)):
-        with announcer.stage(place, stage):
-            run.do(stage, place, seed + number)
-    if until == last:
+    with alone(folder, "plan"):
         with run.main_first():
-            run.schedule.save(folder / "schedule.json")
+            take(folder / IDENTITY, "plan", identity)
+        for number, (stage, place) in enumerate(zip(plan.stages, folders, strict=False)):
+            with announcer.stage(place, stage):
+                run.do(stage, place, seed + number)
+        if until == last:
+            with run.main_first():
+                run.schedule.save(folder / "schedule.json")
     return Extended(plan, run.schedule, run.scalings, run.recovered, run.tuned, folders)
 
 
@@ -151,7 +153,7 @@ def _checked(
     seed: int,
 ) -> Json:
     """What tells this run from another, of a plan that fits the model and finds its documents."""
-    whole("seed", seed, 0)
+    seed_of(seed)
     plan.check(rope_spec(model))
     for training in plan.trainings:
         with naming(training):

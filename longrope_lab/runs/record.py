@@ -9,7 +9,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..common.files import write_table
+from ..common.files import replacing, write_table, writing
 from ..rope.schedule import Scaling
 
 
@@ -23,18 +23,16 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | Scaling
         items: name=item.
 
     Raises:
-        ValueError: an item is something else.
+        ValueError: an item is something else, or cannot be written (`UnwritableError`).
     """
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, item in items.items():
         if isinstance(item, pd.DataFrame):
             write_table(folder / f"{name}.csv", item)
         elif isinstance(item, Figure):
-            item.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-            # No date and no random ids, so that the same figure gives the same file.
-            with matplotlib.rc_context({"svg.hashsalt": name}):
-                item.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            _save_figure(item, folder, name)
         elif isinstance(item, Scaling):
             item.save(folder / f"{name}.json")
         else:
@@ -42,3 +40,14 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | Scaling
                 f"{name} is a {type(item).__name__}: record takes DataFrames, matplotlib Figures "
                 "and scalings"
             )
+
+
+def _save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """As PNG and SVG: without a date or random ids, so that the same figure gives the same file."""
+    with replacing(folder / f"{name}.png") as part:
+        figure.savefig(part, format="png", dpi=150, bbox_inches="tight")
+    with (
+        replacing(folder / f"{name}.svg") as part,
+        matplotlib.rc_context({"svg.hashsalt": name}),
+    ):
+        figure.savefig(part, format="svg", bbox_inches="tight", metadata={"Date": None})

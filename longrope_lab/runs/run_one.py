@@ -7,7 +7,6 @@ and SVG, and `run.json`: parameters, versions, device, seed, git commit, wall ti
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -20,8 +19,9 @@ import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 from traitlets.config import Config
 
-from ..common.files import write_json
+from ..common.files import UnwritableError, write_json
 from ..common.identity import digests_of
+from ..common.processes import alone
 from ..common.progress import FOLLOWED, HOW
 from .memory_check import check_memory
 from .origin import describe_run, git_commit
@@ -160,27 +160,12 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another run holds it, or there is no place for the folder.
     """
-    path = folder.with_name(f".{folder.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:  # a file in its place, no permission, a full disk, too long a name
-        raise ValueError(
-            f"no results can be kept in {folder} ({error.strerror}): name another folder with "
-            "--results (results=)"
-        ) from None
-    with lock:
+    way_out = "name another folder with --results (results=)"
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:  # held, or removed by a run that has just ended
+            held.enter_context(alone(folder, "run", way_out))
+        except UnwritableError as error:  # a file in its place, no permission, a full disk
             raise ValueError(
-                f"another run is writing to {folder}: wait for it, or name another folder with "
-                "--results (results=)"
-            )
-        try:
-            yield
-        finally:
-            path.unlink()
+                f"no results can be kept in {folder} ({error.reason}): {way_out}"
+            ) from None
+        yield

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..common.files import Json
+from ..common.files import Json, writing
 from ..common.identity import differences, digest
 from .objective import Measured, Trial
 
@@ -32,7 +32,8 @@ class Log:
         identity: what tells this search from another: flat, JSON.
 
     Raises:
-        ValueError: the file is another search's, another version's, or not a log.
+        ValueError: the file is another search's, another version's, or not a log; or it cannot be
+            written (`UnwritableError`).
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, identity: Json) -> None:
@@ -44,7 +45,8 @@ class Log:
         if self.path.exists() and self.path.stat().st_size:
             self._read(self.path, identity)
         else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append(identity)
 
     @property
@@ -85,7 +87,7 @@ class Log:
 
     def _append(self, line: Json) -> None:
         assert self.path is not None
-        with self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             file.write(_line(line))
             file.flush()
             os.fsync(file.fileno())

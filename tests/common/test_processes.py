@@ -1,4 +1,4 @@
-"""One process goes first, and the others after it: alone, and as two real processes of one job."""
+"""One process of a job goes first; and of two jobs one has a folder. Both with real processes."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from longrope_lab.common.processes import is_main, main_first
+from longrope_lab.common.processes import alone, is_main, main_first
 
 # Each process notes who enters the block, and what it finds there.
 WORKER = """
@@ -77,3 +77,51 @@ def test_a_process_that_is_alone_just_goes(monkeypatch):
 def test_the_main_process_is_the_first(rank, main, monkeypatch):
     monkeypatch.setenv("RANK", rank)
     assert is_main() is main
+
+
+# --- two jobs, one folder ---
+
+HOLDER = """
+import sys
+from pathlib import Path
+from longrope_lab.common.processes import alone
+
+with alone(Path(sys.argv[1]), "work"):
+    print("held", flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "is killed"])
+def test_two_jobs_in_one_folder(tmp_path, how):
+    """The second is told, however the folder is called; the first may end in any way."""
+    folder = tmp_path / "new" / "folder"
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "held\n"
+        words = r"another work is writing to .*: wait for it, or name another folder"
+        for same in (folder, folder.parent / ".." / "new" / "folder"):
+            with pytest.raises(ValueError, match=words), alone(same, "work"):
+                raise AssertionError("two at once")
+        if how == "ends":
+            first.communicate("\n")
+        else:
+            first.kill()
+    with alone(folder, "work"):
+        pass
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_job_holds_a_folder_alone_in_its_own_process_too(tmp_path, monkeypatch):
+    with alone(tmp_path / "a", "work"), alone(tmp_path / "b", "work"):
+        with pytest.raises(ValueError, match="another work"), alone(tmp_path / "a", "work"):
+            pass
+        monkeypatch.setenv("RANK", "1")  # of the same job: the main process holds it for all
+        with alone(tmp_path / "a", "work"):
+            monkeypatch.undo()
+    (tmp_path / "file").touch()
+    words = r"folder cannot be written \(.*\): name another place"
+    with pytest.raises(ValueError, match=words), alone(tmp_path / "file" / "folder", "work"):
+        pass

@@ -18,6 +18,7 @@ from conftest import FAMILIES, VOCABULARY, WINDOW, tiny_model
 from gguf_files import write_gguf
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from longrope_lab.common.processes import alone
 from longrope_lab.export import check
 from longrope_lab.export import folder as export
 from longrope_lab.export.folder import save_pretrained
@@ -603,6 +604,28 @@ def test_folders_that_are_taken(model, spec, tmp_path, tokenizer):
     assert names < {path.name for path in empty.iterdir()}
     assert empty.stat().st_mode & 0o777 == note.parent.stat().st_mode & 0o777
     assert RopeScaling.load(empty / "scaling.json") == scaling
+
+
+def test_of_two_at_once_one_writes_and_the_other_is_told(model, spec, out, tokenizer, monkeypatch):
+    """Also where the other finds the folder free, and full once its turn has come."""
+    scaling = rising(spec, 5)
+    with (
+        alone(out, "export"),
+        pytest.raises(ValueError, match=r"another export is writing to .*out"),
+    ):
+        save_pretrained(model, tokenizer, scaling, out)
+    assert list(out.parent.iterdir()) == []
+    check = export._check_same_model
+
+    def late(*arguments):
+        check(*arguments)
+        monkeypatch.undo()
+        save_pretrained(model, tokenizer, scaling, out)
+
+    monkeypatch.setattr(export, "_check_same_model", late)
+    with pytest.raises(FileExistsError, match="out is not empty, and nothing is written over"):
+        save_pretrained(model, tokenizer, scaling, out)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 def test_of_several_processes_the_first_writes(model, spec, out, tokenizer, monkeypatch):

@@ -31,6 +31,7 @@ from finetuning import (
 )
 from safetensors.torch import load_file, save_file
 
+from longrope_lab.common.processes import alone
 from longrope_lab.extend import trainer as trainer_module
 from longrope_lab.extend.finetune import finetune
 from longrope_lab.models.rotary import rope_spec
@@ -298,3 +299,16 @@ def test_a_checkpoint_holds_what_is_trained(tmp_path):
         len(kept) == 2 * 2 * 2 + 2 * 2 + 2
     )  # A and B of two projections, two norms a layer; last norm, embedding
     assert not any(name.endswith("base_layer.weight") or "mlp" in name for name in kept)
+
+
+def test_a_folder_that_another_process_trains_in(tmp_path):
+    """Nothing is written there, and once the other is done the call can be made again."""
+    folder, model = tmp_path / "run", tiny_model()
+    before = weights(model)
+    words = r"another fine-tuning is writing to .*run: wait for it, or name another folder"
+    with alone(folder, "fine-tuning"), pytest.raises(ValueError, match=words):
+        tune(model, folder)
+    assert not folder.exists() and list(tmp_path.iterdir()) == []
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    tune(model, folder, steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -29,6 +29,7 @@ from planning import (
     weights,
 )
 
+from longrope_lab.common.processes import alone
 from longrope_lab.extend import extended as extended_module
 from longrope_lab.extend import plan_run as module
 from longrope_lab.extend.finetune import finetune
@@ -230,12 +231,21 @@ def test_until_by_its_old_name(tmp_path):
     assert again.schedule == first.schedule and again.tuned == first.tuned
 
 
+def test_a_folder_that_another_process_runs_a_plan_in(tmp_path):
+    words = r"another plan is writing to .*plan: wait for it, or name another folder"
+    with alone(tmp_path / "plan", "plan"), pytest.raises(ValueError, match=words):
+        run(tiny_model(), SHORT, tmp_path / "plan")
+    assert list(tmp_path.iterdir()) == []
+    run(tiny_model(), SHORT, tmp_path / "plan", until=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan"]
+
+
 def test_plans_run_by_workers(tmp_path, monkeypatch):
     """They load the model themselves; a later call finds all done, and gets the same weights."""
     torch.set_num_threads(1)  # as in a worker
-    alone = tiny_model()
+    single = tiny_model()
     plans = {"yarn": SHORT, "pi": SHORT.by_formula("pi")}
-    expected = run(alone, SHORT, tmp_path / "alone")
+    expected = run(single, SHORT, tmp_path / "alone")
     given = {"train_docs": DOCS, "search_docs": DOCS, "seed": 5}
     with WorkerProcesses(1) as workers:  # more are tested with the search
         tasks = [
@@ -247,7 +257,7 @@ def test_plans_run_by_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "finetune", None)
     model = tiny_model()
     assert run(model, SHORT, tmp_path / "yarn").schedule == expected.schedule
-    assert same_weights(weights(model), weights(alone))
+    assert same_weights(weights(model), weights(single))
 
 
 class Killed(BaseException):

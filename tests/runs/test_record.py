@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,3 +45,27 @@ def test_record_writes_the_same_bytes_again(tmp_path):
         record(tmp_path / name, figure=figure, table=pd.DataFrame({"x": [1 / 3]}))
     for name in ("figure.svg", "figure.png", "table.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["table", "figure", "scaling"])
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch, kind):
+    """A full disk's own error names no file."""
+    spec = RopeSpec(8, 512, base=10000.0)
+    items = {
+        "table": pd.DataFrame({"x": [1]}),
+        "figure": Figure(),
+        "scaling": rope_scaling(spec, "pi", 1024),
+    }
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Figure, "savefig", full)
+    words = rf"{kind}\.\w+ cannot be written \(No space left on device\): free some space, or name"
+    with pytest.raises(ValueError, match=words):
+        record(tmp_path, **{kind: items[kind]})
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file cannot be written \(.*\): name another place"):
+        record(tmp_path / "file", **{kind: items[kind]})

@@ -1032,3 +1032,10 @@ def test_a_search_on_answers_is_another_search(model, tmp_path):
 def test_answers_that_nothing_measures_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(model, tmp_path):
+    (tmp_path / "file").touch()
+    words = r"file.x\.jsonl cannot be written \(.*\): name another place"
+    with pytest.raises(ValueError, match=words):
+        search(model, DOCS, LENGTH, "random", checkpoint=tmp_path / "file" / "x.jsonl")
