@@ -115,3 +115,25 @@ def test_what_it_makes_can_be_pickled():
     functions = (lab.perplexity, lab.search, lab.Formula)
     for thing in (spec, scaling, lab.RopeSchedule.by_length([scaling]), plan, *functions):
         assert pickle.loads(pickle.dumps(thing)) == thing
+
+
+SEEDED = {
+    "passkey": lambda tokenizer, **seed: lab.passkey(None, tokenizer, [150], **seed),
+    "passkey_prompt": lambda tokenizer, **seed: lab.passkey_prompt(tokenizer, 150, 0.5, **seed),
+    "search": lambda _, **seed: lab.search(None, [], 512, "random", **seed),
+    "finetune": lambda _, **seed: lab.finetune(None, None, [], None, "x", **seed),
+    "progressive": lambda _, **seed: lab.progressive(None, None, "tiny", "x", **seed),
+    "run_plans": lambda _, **seed: lab.run_plans(None, None, {"a": "tiny"}, "x", **seed),
+    "benchmarks": lambda _, **seed: lab.benchmarks(None, None, **seed),
+    "from_corpus": lambda _, **seed: lab.BenchmarkTask.from_corpus("kjv", None, **seed),
+    "scoring_cost": lambda _, **seed: lab.scoring_cost(None, [8], **seed),
+    "training_cost": lambda _, **seed: lab.training_cost(None, [8], **seed),
+    "LongRoPEModel": lambda _, **seed: lab.LongRoPEModel(64, 2, 1, 128, **seed),
+}
+
+
+@pytest.mark.parametrize("door", SEEDED)
+def test_a_seed_is_checked_at_every_door(door, tokenizer):
+    for seed in (-1, 1.5, "x", None, 2**32):
+        with pytest.raises(ValueError, match=f"^seed is {seed}: it must be "):
+            SEEDED[door](tokenizer, seed=seed)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..common.checks import whole
+from ..common.checks import seed_of
 from ..common.quantities import length_in
 from ..export.folder import check_free
 from ..measure.needles import passkey
@@ -43,7 +43,7 @@ def compare(options: argparse.Namespace) -> int:
     """
     if options.out is not None:
         check_free(options.out)
-    whole("seed", options.seed, 0)
+    seed_of(options.seed)
     asked = [length_in(text) for text in options.lengths or ()]
     loaded = {
         name: load_model(name, device=options.device) for name in dict.fromkeys(options.models)

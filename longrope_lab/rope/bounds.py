@@ -41,6 +41,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ..common.checks import seed_of
 from .spec import Floats, RopeSpec, check_target
 
 Complexes = NDArray[np.complex128]
@@ -164,11 +165,20 @@ def bound_ratio(spec: RopeSpec, positions: ArrayLike | None = None) -> Floats:
     return ratio
 
 
+def generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """The generator itself, or that of a seed.
+
+    Raises:
+        ValueError: a seed that is not one.
+    """
+    return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed_of(seed))
+
+
 def random_coefficients(
     spec: RopeSpec, trials: int, seed: int | np.random.Generator = 0
 ) -> Complexes:
     """Coefficients of size 1 and random phase, shape (trials, d/2): max|h| = 1 in each trial."""
-    phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, (trials, spec.rotary_dim // 2))
+    phases = generator(seed).uniform(0, 2 * np.pi, (trials, spec.rotary_dim // 2))
     h: Complexes = np.exp(1j * phases)
     return h
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .bounds import Complexes, attention_score
+from .bounds import Complexes, attention_score, generator
 from .spec import Floats, RopeSpec, check_target
 
 RIDGE = 1e-8
@@ -84,7 +84,7 @@ def score_fit(
             f"zoom is {tuple(zoom)}: it must be two whole distances inside the window of {length} "
             "tokens"
         )
-    scores = np.random.default_rng(seed).standard_normal(length)
+    scores = generator(seed).standard_normal(length)
     h = fit_coefficients(spec, scores, ridge)
     long = np.linspace(0, target_length - 1, points)
     ratio = target_length / length
@@ -127,7 +127,7 @@ def score_fit_sweep(
     inside = np.linspace(0, length - 1, points)
     beyond = np.linspace(length, target_length, points)
     squeezed = np.linspace(0, target_length - 1, points) * length / target_length
-    generators = np.random.default_rng(seed).spawn(trials)
+    generators = generator(seed).spawn(trials)
     scores = [generator.standard_normal(length) for generator in generators]
     # (ridges, trials, d/2)
     h = np.array([[fit_coefficients(spec, one, ridge) for one in scores] for ridge in ridges])

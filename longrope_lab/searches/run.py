@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..common.checks import whole
+from ..common.checks import seed_of, whole
 from ..models.loading import ModelSource, model_digest, model_of
 from ..models.rotary import rope_spec
 from ..texts.tokens import Document
@@ -85,7 +85,7 @@ def search(
     """
     settings = settings_of(method, preset)
     target_length = whole("target_length", target_length, 1, "it counts tokens, so a whole number")
-    seed = whole("seed", seed, 0)
+    seed = seed_of(seed)
     if executor is not None and isinstance(model, torch.nn.Module):
         raise ValueError(
             "workers load the model themselves: with executor=, pass a name for load_model, or a "
