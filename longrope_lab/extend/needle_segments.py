@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.checks import whole
+from ..common.checks import seed_of, whole
 from ..texts.tokens import Document
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def needle_documents(
     Raises:
         ValueError: as `needle_segments`; no document asked for.
     """
-    rng = np.random.default_rng(whole("seed", seed, 0))
+    rng = np.random.default_rng(seed_of(seed))
     writer = _Writer(_long_enough(docs, length), tokenizer, rng)
     made = [
         writer.document(length, in_book=number % 2 == 0)
