@@ -316,7 +316,8 @@ def test_a_tokenizer_without_a_padding_token(tokenizer):
         given_to.update(model.generation_config.to_dict() | {"max_new_tokens": max_new_tokens})
         return ids
 
-    model = SimpleNamespace(device="cpu", generate=generate, generation_config=None)
+    cpu = torch.device("cpu")
+    model = SimpleNamespace(device=cpu, generate=generate, generation_config=None)
     model.get_input_embeddings = lambda: torch.nn.Embedding(7, 1)
     bare = SimpleNamespace(
         eos_token_id=2, pad_token_id=None, batch_decode=lambda rows, skip_special_tokens: [""]
