@@ -36,7 +36,7 @@ RATIO = 4
 IDS = torch.randint(9, 97, (1, 3 * WINDOW // 4), generator=torch.Generator().manual_seed(0))
 
 # Between these the tables stand in docs/models.md.
-BEGIN, END = "<!-- by examples/model_table.py -->\n\n", "\n\n<!-- end -->"
+BEGIN, END = "<!-- by examples/model_table.py -->\n\n", "<!-- end -->"
 
 # Weights of a small model.
 LARGEST = 35_000_000
@@ -240,7 +240,8 @@ def main(arguments: list[str]) -> None:
         print(text)
     for path in files:
         before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        path.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+        after = END + rest.partition(END)[2]
+        path.write_text(f"{before}{BEGIN}{text}\n\n{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
