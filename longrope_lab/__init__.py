@@ -54,7 +54,8 @@ def __getattr__(name: str) -> object:
         return sorted(_public())
     if where := _public().get(name):
         module = importlib.import_module(where, __name__)
-        found = module if where == f".{name}" else getattr(module, name)
+        doors = importlib.import_module(".common.doors", __name__)
+        found = module if where == f".{name}" else doors.door(getattr(module, name), __name__)
         return globals().setdefault(name, found)
     if name in MOVED:  # from longrope_lab import bounds
         warn_renamed(f"{__name__}.{name}", f"{__name__}.{MOVED[name]}")

@@ -54,7 +54,7 @@ def _status(arguments: Sequence[str] | None) -> int:
         return int(stop.code or 0)
     try:
         return int(options.action(options))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         return _refused(error)
     except KeyboardInterrupt:
         complain(options.stopped)
@@ -159,7 +159,7 @@ def _assignment(text: str) -> tuple[str, object]:
         )
     try:
         return name, yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # "2026-13-01" is a date, almost
         reason = " ".join(str(error).split())
         raise ValueError(
             f"the value of {name!r} is not YAML ({reason}): quote it, or write lists as [1,2]"
@@ -185,11 +185,14 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _fetch(_: argparse.Namespace) -> int:
+def _fetch(options: argparse.Namespace) -> int:
     from .models.smollm2 import fetch_smollm2
 
-    print(fetch_smollm2())
-    return 0
+    def fetch(_: argparse.Namespace) -> int:
+        print(fetch_smollm2())
+        return 0
+
+    return _in_one_line(fetch, options)
 
 
 def _extend(options: argparse.Namespace) -> int:

@@ -172,7 +172,7 @@ def own_notebooks(tmp_path, monkeypatch):
         folder / "00_tiny.ipynb",
         "# A tiny notebook",
         "number: int = 1  # a number\nfail: bool = False  # whether to fail\n"
-        "seed: int = 0  # unused\nlengths: list = [64]  # tokens\n"
+        "seed: int = 0  # unused\nlengths: list[int] = [64]  # tokens\n"
         'model_name: str = "lab"  # unused\n'
         'out: str = "x"  # folder',
         "import pathlib\n\n"

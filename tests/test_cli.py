@@ -73,11 +73,11 @@ def fails_with(error):
         (["run", "00", "-p", "lengths=[512"], "is not YAML"),
         (
             ["run", "00", "-p", "lengths=512"],
-            "'lengths' of 00_quickstart is 512: it takes a list, such as [256, 512",
+            "'lengths' of 00_quickstart is 512: it takes a list of whole numbers from 1, such",
         ),
         (
             ["run", "00", "-p", "seed=[1]"],
-            "'seed' of 00_quickstart is [1]: it takes a whole number, such as 0",
+            "'seed' of 00_quickstart is [1]: it takes a whole number from 0, such as 0",
         ),
         (["run", "00", "-p", "seed=one"], "'seed' of 00_quickstart is 'one': it takes a whole"),
         (["run", "00", "-p", "seed=true"], "'seed' of 00_quickstart is True: it takes a whole"),
@@ -93,6 +93,15 @@ def fails_with(error):
             "the runner sets 'out' itself: name the folder of the results with --results",
         ),
         (["run", "00", "02", "-p", "out=elsewhere"], "the runner sets 'out' itself"),
+        (["run", "00", "-p", "lengths=&a [*a]"], "'lengths' of 00_quickstart is [["),
+        (
+            ["run", "00", "-p", "lengths=[512,1k]"],
+            "is [512, '1k']: it takes a list of whole numbers",
+        ),
+        (["run", "all", "-p", "seed=-1"], "is -1: it takes a whole number from 0, such as 0"),
+        (["run", "00", "-p", "seed=" + 9999 * "["], "the value of 'seed' is not YAML"),
+        (["run", "03", "-p", "preset=nope"], "unknown preset of 03_search 'nope': Known: paper"),
+        (["run", "00", "07", "-p", "methods=[nope]"], "unknown methods of 00_quickstart 'nope'"),
     ],
 )
 def test_command_line_says_what_is_wrong(arguments, message, capsys, tmp_path):
@@ -387,7 +396,7 @@ def test_nobody_reads_what_it_complains_of(arguments, closed_pipe):
 def test_a_full_disk_for_what_it_prints():
     with Path("/dev/full").open("w") as full:
         status, complaints = in_a_shell(["list"], stdout=full)
-    assert status == 2 and complaints == "longrope-lab: No space left on device\n"
+    assert status == 2 and complaints.startswith("longrope-lab: No space left on device: free some")
 
 
 def test_fetch(monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import sys
 
 import pytest
@@ -47,7 +48,7 @@ def test_an_example_gives_what_it_says(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(METHODS, "root", None)  # which register_method's example adds
     monkeypatch.setenv("LONGROPE_LAB_PROGRESS", "lines")  # on stderr, with or without a kernel
-    names = vars(sys.modules[example.__module__]) | {"lab": lab}
+    names = vars(sys.modules[inspect.unwrap(example).__module__]) | {"lab": lab}
     finder = doctest.DocTestFinder(recurse=False)
     (test,) = finder.find(example, example.__name__, globs=names)
     assert test.examples

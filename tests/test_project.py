@@ -117,7 +117,7 @@ def test_a_notebook_opens_with_a_title_and_its_parameters(notebook):
     tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
     assert [i for i, these in enumerate(tags) if "parameters" in these] == [1]
     for line in notebook.cells[1].source.splitlines():
-        assert re.fullmatch(r"\w+: \w+ = .+  # .+", line), (
+        assert re.fullmatch(r"\w+: [\w[\]]+ = .+  # .+", line), (
             f"not 'name: type = default  # help': {line}"
         )
 
@@ -143,9 +143,9 @@ def test_a_notebook_uses_no_old_names(notebook):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("profile", runs.PROFILES)
 def test_every_profile_sets_only_what_the_notebook_has(path, profile):
-    defaults = runs.parameters_of(path)
+    known = runs.parameters_of(path)
     for name, value in runs.profile_parameters(path, profile).items():
-        runs.check_parameter(path.stem, name, value, defaults)
+        runs.check_parameter(path.stem, name, value, known)
 
 
 def kept_results(pattern):

@@ -117,7 +117,7 @@ def read_json(path: Path, kind: str) -> Any:
         raise FileNotFoundError(f"no {kind} at {path}: save one with .save, or check the path")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not readable JSON ({error}): the {kind} is damaged; remove it, or write it "
             "again"

@@ -78,11 +78,14 @@ def is_taken(path: Path, kind: str, identity: Json) -> bool:
         if folder.exists() and any(other.suffix != ".part" for other in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no {kind}: name another folder")
         return False
-    theirs = read_json(path, kind)
+    try:
+        theirs = read_json(path, kind)
+    except ValueError:
+        theirs = None
     if not isinstance(theirs, dict):
         raise ValueError(
-            f"{path} does not describe a {kind}: it is damaged; name another folder, or remove "
-            f"{folder}"
+            f"{path} does not describe a {kind}: it is damaged; remove {folder}, and the same call "
+            "begins again, or name another folder"
         )
     if theirs.get("format") != identity.get("format"):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
@@ -12,14 +13,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+# The module whose frames stand between a caller and a public function.
+DOORS = "longrope_lab.common.doors"
+
 
 def warn_renamed(old: str, new: str, *, depth: int = 3) -> None:
-    """Warn at the line that used the old name, with a warning that Python shows without asking."""
-    warnings.warn(
-        f"{old} is now {new}; the old name goes with the next release",
-        FutureWarning,
-        stacklevel=depth,
-    )
+    """Warn at the line that used the old name, with a warning that Python shows without asking.
+
+    That line is so many calls up; a public function's door is none of them.
+    """
+    words = f"{old} is now {new}; the old name goes with the next release"
+    warnings.warn(words, FutureWarning, stacklevel=_levels(depth))
+
+
+def _levels(depth: int) -> int:
+    """How many levels of the stack so many calls are, seen from the function that calls this."""
+    frame, levels, left = sys._getframe(1), 1, depth - 1
+    while left > 0 and frame.f_back is not None:
+        frame, levels = frame.f_back, levels + 1
+        left -= frame.f_globals.get("__name__") != DOORS
+    return levels
 
 
 def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

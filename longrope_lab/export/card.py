@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..common.markup import as_markdown
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import DynamicNTK, Scaling, sets_of
 from ..rope.spec import RopeSpec
@@ -20,15 +22,15 @@ pipeline_tag: text-generation
 {base_model}tags: [long-context, rope, longrope_lab]
 ---
 
-# {name}
+# {heading}
 
 {title}, its context window extended {reach}
 with longrope_lab (`{method}`).
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained({name})
+tokenizer = AutoTokenizer.from_pretrained({name})
 ```
 
 The scaling is in `config.json`, and nothing else is needed. `scaling.json` holds the exact numbers
@@ -66,10 +68,11 @@ def model_card(
     rows = [f"| rope type | `{rope_type}` |", *_spec_rows(scaling.spec), *_scaling_rows(scaling)]
     card = TEMPLATE.format(
         base_model=f"base_model: {origin}\n" if on_hub else "",
-        name=name,
-        title=origin if on_hub else Path(origin).name,  # a local path says nothing to others
+        heading=as_markdown(name),
+        name=json.dumps(name),  # as Python writes it, too
+        title=as_markdown(origin if on_hub else Path(origin).name),  # a path says nothing to others
         reach=reach,
-        method=scaling.method,
+        method=" ".join(scaling.method.replace("`", " ").split()),
         rows="\n".join(rows),
         remarks="\n\n".join(remark for remark in [_switch(sets), *remarks] if remark),
     )
@@ -156,4 +159,4 @@ def _cell(value: object) -> str:
         number = float(value)
         return f"{number:.4g}" if abs(number) < 1e4 else f"{number:,.0f}"
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return f"{value:,}" if whole else str(value).replace("|", "\\|")
+    return f"{value:,}" if whole else as_markdown(value)

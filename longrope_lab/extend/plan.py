@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from ..common.checks import above
 from ..rope.spec import RopeSpec
 from ..texts.corpora import load_corpus
 from ..texts.tokens import Document
@@ -45,7 +46,7 @@ class Plan:
             that is not below the longest scaling, is there twice, or is not at the end.
     """
 
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Stage]  # one alone, too
 
     def __post_init__(self) -> None:
         stages = (self.stages,) if isinstance(self.stages, Stage) else tuple(self.stages)
@@ -142,9 +143,11 @@ class Plan:
             segments of the shorter.
 
         Raises:
-            ValueError: a plan without a fine-tuning, or lengths that do not rise.
+            ValueError: a plan without a fine-tuning, lengths that do not rise, or a share that is
+                not above 0.
         """
         self._check_trained()
+        share = above("share", share, 0)
         first, last = self.trainings[0], self.trainings[-1]
         steps = max(2, 2 * round(first.recipe.steps * share / 2))
         whole = replace(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
-from ..common.files import replacing, write_table
+from ..common.files import read_json, replacing, write_json, write_table
+from ..common.identity import digest_of
 from ..common.processes import main_first
 from ..models.rotary import rope_spec
 from ..rope.scaling import RopeScaling
@@ -29,6 +30,9 @@ from .trainer import checkpoints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# In a stage's folder: what it made, and the digest of that file.
+SCALING, WEIGHTS, DIGEST = "scaling.json", "weights.safetensors", "digest.json"
 
 
 @dataclass
@@ -56,6 +60,7 @@ class PlanRun:
         """Run a stage, or take what an earlier call, or the main process, made of it.
 
         Raises:
+            ValueError: what an earlier call made is not as it was written.
             RuntimeError: nothing can be written.
         """
         try:
@@ -73,23 +78,33 @@ class PlanRun:
                 self._fine_tune(stage, place, seed)
             case Formula():
                 make = partial(stage.scaling, rope_spec(self.model), self._below(stage))
-                self.scalings[length] = self._kept(place, make)
+                self.scalings[length] = self._kept(stage, place, make)
             case Search():
                 make = partial(self._search, stage, self._space(stage), place, seed)
-                self.scalings[length] = self._kept(place, make)
+                self.scalings[length] = self._kept(stage, place, make)
             case Recover():
                 last, free = self.scalings[max(self.scalings)], stage.free_attention_factor
                 space = SearchSpace.below(last, length, free_attention_factor=free)
                 make = partial(self._search, stage, space, place, seed)
-                self.recovered[length] = self._kept(place, make)
+                self.recovered[length] = self._kept(stage, place, make)
 
-    def _kept(self, place: Path, make: Callable[[], RopeScaling]) -> RopeScaling:
+    def _kept(
+        self, stage: Formula | Search | Recover, place: Path, make: Callable[[], RopeScaling]
+    ) -> RopeScaling:
         """The scaling in a stage's folder; made by the main process if it is not there yet."""
-        done = place / "scaling.json"
+        done = place / SCALING
         with self.main_first():
             if not done.is_file():
                 make().save(done)
-        return RopeScaling.load(done)
+                _sign(done)
+        _check_signed(done)
+        try:
+            scaling = RopeScaling.load(done)
+        except ValueError as error:
+            raise _not_as_written(done) from error
+        if (scaling.spec, scaling.target_length) != (rope_spec(self.model), stage.length):
+            raise _not_as_written(done)
+        return scaling
 
     def _below(self, stage: Formula | Search) -> RopeScaling | None:
         """The scaling whose factors a stage multiplies; None for those of the model as it is."""
@@ -126,9 +141,9 @@ class PlanRun:
     def _fine_tune(self, stage: FineTune, place: Path, seed: int) -> None:
         """Train, or take the weights that an earlier call trained."""
         self.tuned = self.scalings[stage.length]
-        weights, training = place / "weights.safetensors", place / "training"
+        weights, training = place / WEIGHTS, place / "training"
         if weights.is_file():
-            load_model(self.model, weights, device=str(self.model.device))
+            self._load(weights)
         else:
             finetune(
                 self.model,
@@ -144,9 +159,43 @@ class PlanRun:
             if not weights.is_file():
                 with replacing(weights) as part:
                     save_model(self.model, str(part))
+                _sign(weights)
             # Each is twice or three times as large as the weights, and of no more use.
             for checkpoint in checkpoints(training):
                 shutil.rmtree(checkpoint)
+
+    def _load(self, weights: Path) -> None:
+        """Put the weights that an earlier call trained into the model."""
+        _check_signed(weights)
+        try:
+            load_model(self.model, weights, device=str(self.model.device))
+        except (SafetensorError, RuntimeError) as error:  # cut off; of other names or shapes
+            raise _not_as_written(weights) from error
+
+
+def _sign(made: Path) -> None:
+    """Keep the digest of what a stage made."""
+    write_json(made.with_name(DIGEST), {made.name: digest_of(made)})
+
+
+def _check_signed(made: Path) -> None:
+    """Refuse what is not as it was written; of the version before, nothing says how it was."""
+    kept = made.with_name(DIGEST)
+    if not kept.is_file():
+        return
+    try:
+        same = read_json(kept, "digest")[made.name] == digest_of(made)
+    except (ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise _not_as_written(made)
+
+
+def _not_as_written(made: Path) -> ValueError:
+    return ValueError(
+        f"{made} is not as this plan wrote it: remove {made.parent}, and the same call makes it "
+        "again"
+    )
 
 
 def documents_for(stage: Search | Recover, docs: Sequence[Document]) -> list[Document]:
@@ -184,4 +233,4 @@ def history_file(place: Path) -> Path:
 
 def is_finished(place: Path) -> bool:
     """Whether a stage has left in its folder what it makes."""
-    return any((place / made).is_file() for made in ("scaling.json", "weights.safetensors"))
+    return any((place / made).is_file() for made in (SCALING, WEIGHTS))

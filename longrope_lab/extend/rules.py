@@ -13,9 +13,9 @@ def check_stage(stage: Stage, spec: RopeSpec) -> None:
     """See whether a stage fits a model's rotary embedding.
 
     Raises:
-        ValueError: a length below the window, attention factors that are not a range, a formula
-            that gives a schedule or nothing, a recipe that reads short pieces of segments that
-            hardly hold two. The error names the stage.
+        ValueError: a length below the window, attention factors that are not a range, a search that
+            cannot start, a formula that gives a schedule or nothing, a recipe that reads short
+            pieces of segments that hardly hold two. The error names the stage.
     """
     with naming(stage):
         check_target(spec, stage.length)
@@ -23,7 +23,11 @@ def check_stage(stage: Stage, spec: RopeSpec) -> None:
             case Formula():
                 stage.scaling(spec)
             case Search():
-                SearchSpace(spec, stage.length, attention_factors=stage.attention_factors)
+                m, keep = stage.attention_factors, stage.keep_rotations
+                space = SearchSpace(spec, stage.length, attention_factors=m, keep_rotations=keep)
+                stage.method.start(space, stage.documents, 0)
+            case Recover():
+                stage.method.start(SearchSpace(spec, stage.length), stage.documents, 0)
             case FineTune():
                 stage.recipe.check_segment(stage.segment_tokens, spec.window)
 

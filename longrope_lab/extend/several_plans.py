@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..common.checks import whole
 from ..common.progress import announce
 from ..searches.workers import WorkerProcesses
 from ..texts.tokens import Document
@@ -46,9 +47,10 @@ def run_plans(
         plan and its folder puts them into a model.
 
     Raises:
-        ValueError, RuntimeError: as `progressive`.
+        ValueError, RuntimeError: as `progressive`; and no plans, two that would share a folder, or
+            processes that are not a whole number from 1.
     """
-    places = {name: Path(folder) / name.replace(" ", "_") for name in plans}
+    processes, places = whole("processes", processes, 1), _places(plans, Path(folder))
     given = partial(progressive, train_docs=train_docs, search_docs=search_docs, seed=seed)
     if processes == 1:
         done: dict[str, Extended] = {}
@@ -62,3 +64,16 @@ def run_plans(
             for name, plan in plans.items()
         }
         return {name: task.result() for name, task in tasks.items()}
+
+
+def _places(plans: Mapping[str, Plan], folder: Path) -> dict[str, Path]:
+    """The folder of each plan."""
+    if not plans:
+        raise ValueError("plans is empty: give at least one plan, by a name")
+    places = {name: folder / name.replace(" ", "_") for name in plans}
+    for name, place in places.items():
+        if place.parent != folder or place.name in ("", ".."):
+            raise ValueError(f"a plan is called {name!r}: its name is that of a folder, without /")
+    if len(set(places.values())) < len(places):
+        raise ValueError(f"two of the plans {', '.join(plans)} would share a folder: rename one")
+    return places

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from ..common.checks import unknown, whole
 from ..common.renames import warn_renamed
@@ -93,7 +94,7 @@ class Search:
     """
 
     length: int
-    method: Settings = PRESETS["paper"]
+    method: Annotated[Settings, str] = PRESETS["paper"]  # a name: until the next release
     documents: int = 5
     attention_factors: tuple[float, float] | float | None = None
     on_top_of: int | None = None
@@ -151,7 +152,7 @@ class FineTune:
     """
 
     length: int
-    recipe: Recipe = RECIPES["llama2"]
+    recipe: Annotated[Recipe, str] = RECIPES["llama2"]
     segment: int | None = None
 
     def __post_init__(self) -> None:
@@ -213,7 +214,7 @@ class Recover:
     """
 
     length: int
-    method: Settings = RECOVERY
+    method: Annotated[Settings, str] = RECOVERY
     documents: int = 5
     free_attention_factor: bool = False
 

@@ -119,7 +119,10 @@ def train(
 
 def checkpoints(folder: Path) -> list[Path]:
     """Those of a fine-tuning, in the order of their steps."""
-    return sorted(folder.glob("checkpoint-*"), key=_step)
+    found = [
+        path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()
+    ]
+    return sorted(found, key=_step)
 
 
 def _step(checkpoint: Path) -> int:
@@ -137,7 +140,8 @@ def _check_whole(checkpoint: Path) -> None:
     here = digests_of(checkpoint)
     wrong = [name for name in NEEDED if name not in here]
     if DIGESTS in here:  # not of the version before
-        was = read_json(checkpoint / DIGESTS, "list of digests")
+        was = _digests(checkpoint)
+        wrong += [DIGESTS] * (not was)
         wrong += [name for name in was if name in here and here[name] != was[name]]
         wrong += [name for name in was if name not in {*here, *NEEDED}]
     if wrong:
@@ -145,6 +149,15 @@ def _check_whole(checkpoint: Path) -> None:
             f"{checkpoint} is not as it was written ({', '.join(sorted(wrong))}): remove that "
             "folder, and the same call goes on from the one before, or from the beginning"
         )
+
+
+def _digests(checkpoint: Path) -> Json:
+    """What its files were; nothing where that file itself is damaged."""
+    try:
+        was = read_json(checkpoint / DIGESTS, "list of digests")
+    except ValueError:
+        return {}
+    return was if isinstance(was, dict) else {}
 
 
 def history(log: Sequence[Json], tokens_per_step: int) -> pd.DataFrame:

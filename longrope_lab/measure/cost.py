@@ -118,6 +118,9 @@ def search_cost(
     Returns:
         One row per search, with the columns below.
 
+    Raises:
+        ValueError: no searches, or what `search` refuses.
+
     The columns:
 
         search, trials
@@ -131,6 +134,8 @@ def search_cost(
                             far
         best_perplexity
     """
+    if not searches:
+        raise ValueError("searches is empty: name at least one search and its settings")
     objective = Objective.of(docs, target_length)
     memory = PeakMemory(model.device)
     rows = []

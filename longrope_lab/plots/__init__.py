@@ -3,6 +3,7 @@
 Every method has one colour throughout (Okabe and Ito's palette, safe for colour-blind readers).
 Lengths are on an axis of base 2, the trained window is marked, and intervals are drawn."""
 
+from ..common.doors import door
 from .benchmarks import benchmark_scores
 from .measured import accuracy_curves, cost_curves, passkey_heatmap, perplexity_curves
 from .nonuniformity import paired_ratios, start_token_curves
@@ -35,3 +36,5 @@ __all__ = [
     "tokens",
     "wavelengths",
 ]
+
+globals().update({name: door(globals()[name], __name__) for name in __all__})

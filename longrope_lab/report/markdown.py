@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from ..common.markup import as_markdown
 from .claims import at
 from .experiments import Experiment, paper
 
@@ -18,9 +20,12 @@ WIDEST = 7
 def rows_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, with an empty line after it."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
-    )
+    return "".join("| " + " | ".join(map(_in_row, line)) + " |\n" for line in lines)
+
+
+def _in_row(cell: str) -> str:
+    """A cell that does not end its row."""
+    return re.sub(r"(?<!\\)\|", r"\\|", cell.replace("\n", " "))
 
 
 def grid(
@@ -61,7 +66,7 @@ def _labels(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
 
 
 def _name(value: Any) -> str:
-    return at(value) if isinstance(value, str) else str(value)
+    return as_markdown(at(value) if isinstance(value, str) else value)
 
 
 def papers_figures(each: Experiment, link: Callable[[str], str] | None = None) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.markup import as_markdown
+
 # Imported, they register their claims.
 from . import claims_extended_models, claims_searched_factors  # noqa: F401
 from .claims import NOT_MEASURED, Decided, Outcome, judge
@@ -45,7 +47,7 @@ class Verdict:
 
     def _repr_markdown_(self) -> str:
         rows = [
-            [outcome.says if i == 0 else "", *row]
+            [outcome.says if i == 0 else "", *map(as_markdown, row)]
             for outcome in self.outcomes
             for i, row in enumerate(_rows(outcome))
         ]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..common.files import replacing
+from ..common.markup import as_markdown
 
 # Imported, they register their claims.
 from . import claims_extended_models, claims_searched_factors  # noqa: F401
@@ -122,7 +123,9 @@ def _where(places: Places) -> str:
         word: [place for place, decided in places.items() if decided.holds is key]
         for key, word in said.items()
     }
-    there = [f"{word}: {', '.join(these)}" for word, these in groups.items() if these]
+    there = [
+        f"{word}: {', '.join(map(as_markdown, these))}" for word, these in groups.items() if these
+    ]
     return "<br>".join(there) or said[None]
 
 
@@ -136,7 +139,7 @@ def _measured(name: str, results: Results) -> list[str]:
         run = results.runs[shown.notebook]
         if shown.notebook != notebook:
             notebook = shown.notebook
-            model = f", model {run.model}" if run.model else ""
+            model = f", model {as_markdown(run.model)}" if run.model else ""
             parts.append(f"### {name}, {results.profile}: {_link(notebook, run)}{model}\n")
         parts.append(
             _picture(shown, run) if isinstance(shown, Picture) else _table(shown, run, results)
@@ -196,7 +199,7 @@ def _texts(shown: Table, run: Run) -> str:
         texts = shown.texts(run.parameters)
     except (KeyError, IndexError):  # a run of another version of the notebook
         return ""
-    return f", on {texts}" if texts else ""
+    return f", on {as_markdown(texts)}" if texts else ""
 
 
 def _value(measure: str, value: float) -> str:
@@ -215,10 +218,13 @@ def _origins(profiles: Mapping[str, Results]) -> list[str]:
         [
             profile,
             _link(notebook, run),
-            run.model,
-            run.origin["device"],
-            *(str(run.origin["versions"].get(name, "")) for name in ("torch", "transformers")),
-            run.origin["commit"][:7],
+            as_markdown(run.model),
+            as_markdown(run.origin["device"]),
+            *(
+                as_markdown(run.origin["versions"].get(name, ""))
+                for name in ("torch", "transformers")
+            ),
+            as_markdown(run.origin["commit"][:7]),
             number(run.origin["wall_seconds"] / 60, 2),
         ]
         for profile, results in profiles.items()

@@ -39,6 +39,8 @@ NUMBERS = frozenset([
     "length", "documents", "loss", "perplexity", "ratio", "accuracy", "trials", "score",
     "questions", "difference", "round", "best_perplexity",
 ])  # fmt: skip
+# Of these, the ones that count something.
+COUNTS = frozenset(["length", "documents", "trials", "questions", "round"])
 # Bounds are missing for a single document, which has no interval.
 BOUNDS = frozenset(["low", "high"])
 
@@ -182,7 +184,7 @@ def read_origin(path: Path) -> Json:
         )
     try:
         origin = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {again}") from None
     said = origin if isinstance(origin, dict) else {}
     wrong = [name for name, kind in SAID.items() if not isinstance(said.get(name), kind)]
@@ -228,10 +230,12 @@ def _numbers(values: pd.Series, column: str, damaged: str) -> pd.Series:
     """
     numbers = pd.to_numeric(values, errors="coerce")
     bad = ~np.isfinite(numbers) & ~(values.isna() & (column in BOUNDS))
-    # What is infinite as a perplexity is finite as a loss.
-    bad &= ~np.isposinf(numbers) | (column == "loss")
+    if column in COUNTS:
+        bad |= (numbers != np.floor(numbers)) | (numbers < 0)
+    elif column != "loss":  # what is infinite as a perplexity is finite as a loss
+        bad &= ~np.isposinf(numbers)
     if bad.any():
         row = int(bad.to_numpy().argmax())
-        value = str(values.iloc[row])
-        raise ValueError(f"{damaged} (row {row + 1}: {column} is {value!r}, not a number)")
+        value, kind = str(values.iloc[row]), "whole number" if column in COUNTS else "number"
+        raise ValueError(f"{damaged} (row {row + 1}: {column} is {value!r}, not a {kind})")
     return numbers

@@ -26,7 +26,7 @@ def recorded_seconds(ready: Prepared) -> list[float]:
             text = (folder / ready.notebook.name).read_text(encoding="utf-8")
             cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
             return [float(cell["metadata"]["papermill"]["duration"]) for cell in cells]
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or not what we wrote
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not what we wrote
             continue
     return []
 

@@ -5,7 +5,6 @@ Everything here is quick: the command says what is wrong with a name before it l
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import yaml
 
 from ..common.checks import unknown
 from ..common.files import Json
+from .parameters import Parameter, parameters_in
 
 PROFILES = ("smoke", "cpu", "gpu", "scale", "paper")
 
@@ -28,15 +28,6 @@ KERNEL = {
 
 # Parameters of the release before, and what they are called now.
 RENAMED = {"model": "model_name", "stages": "stages_folder"}
-
-# The types that a parameter may have, in words.
-KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-}
 
 
 def notebooks() -> list[Path]:
@@ -76,8 +67,8 @@ def measures_speed(notebook: Path) -> bool:
     return any("alone" in _tags(cell) for cell in _cells(notebook))
 
 
-def parameters_of(notebook: Path) -> Json:
-    """The parameters of a notebook, with their defaults.
+def parameters_of(notebook: Path) -> dict[str, Parameter]:
+    """The parameters of a notebook, by name.
 
     They are what the cell with the tag "parameters" sets, as ``name: type = default  # help``.
 
@@ -85,20 +76,13 @@ def parameters_of(notebook: Path) -> Json:
         ValueError: something else stands in that cell.
     """
     tagged = [cell for cell in _cells(notebook) if "parameters" in _tags(cell)]
-    parameters = {}
     try:
-        for statement in ast.parse("\n".join(map(_source, tagged))).body:
-            match statement:
-                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as default):
-                    parameters[name] = ast.literal_eval(default)
-                case _:
-                    raise ValueError(f"line {statement.lineno} sets no parameter")
+        return parameters_in("\n".join(map(_source, tagged)))
     except (SyntaxError, ValueError) as error:
         raise ValueError(
             f"the parameters of {notebook} cannot be read ({error}): give each a line of the form "
             "name: type = default  # help"
         ) from None
-    return parameters
 
 
 def without_outputs(model: Json, path: str, **_: object) -> None:
@@ -123,7 +107,9 @@ def without_outputs(model: Json, path: str, **_: object) -> None:
 def _cells(notebook: Path) -> list[Json]:
     try:
         cells: list[Json] = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError) as error:  # the first: no JSON, or no UTF-8
+        if not [cell["cell_type"] and _source(cell) for cell in cells]:
+            raise ValueError("it has no cells")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # no JSON, or no UTF-8
         raise ValueError(f"{notebook} is not a notebook ({error}): restore it") from None
     return cells
 
@@ -170,39 +156,26 @@ def profile_parameters(notebook: Path, profile: str) -> Json:
 
 
 def check_parameter(
-    notebook: str, parameter: str, value: object, defaults: Mapping[str, object]
+    notebook: str, parameter: str, value: object, known: Mapping[str, Parameter]
 ) -> None:
-    """Refuse a parameter that a notebook lacks, or a value of another type than its default.
+    """Refuse a parameter that a notebook lacks, or a value that it does not take.
 
     Args:
         notebook: its name.
         parameter: its name.
         value: what it is set to.
-        defaults: the notebook's parameters (`parameters_of`).
+        known: the notebook's parameters (`parameters_of`).
 
     Raises:
         ValueError: see above; or the parameter is ``out``, which only the runner sets.
     """
-    if parameter not in defaults:
-        raise unknown_parameter(f"parameter of {notebook}", parameter, defaults)
+    if parameter not in known:
+        raise unknown_parameter(f"parameter of {notebook}", parameter, known)
     if parameter == "out":
         raise ValueError(
             "the runner sets 'out' itself: name the folder of the results with --results (results=)"
         )
-    default = defaults[parameter]
-    if not _same_type(value, default):
-        kind = KINDS.get(type(default), type(default).__name__)
-        raise ValueError(
-            f"parameter {parameter!r} of {notebook} is {value!r}: it takes {kind}, "
-            f"such as {default!r}"
-        )
-
-
-def _same_type(value: object, default: object) -> bool:
-    """Whether a value is of its default's type; a whole number is a number, but no bool is one."""
-    if isinstance(value, bool) or isinstance(default, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    return isinstance(value, int | float if isinstance(default, float) else type(default))
+    known[parameter].check(value, notebook)
 
 
 def unknown_parameter(kind: str, name: str, known: Mapping[str, object]) -> ValueError:

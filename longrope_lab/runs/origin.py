@@ -71,7 +71,7 @@ def git_commit() -> str:
     try:
         commit = git("rev-parse", "HEAD")
         changes = git("status", "--porcelain", "--", "longrope_lab", "notebooks")
-    except (subprocess.CalledProcessError, FileNotFoundError):
+    except (subprocess.CalledProcessError, OSError):
         return "unknown"
     return f"{commit}+changes" if changes else commit
 

@@ -46,7 +46,7 @@ class Prepared:
             origin = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
             same = {name: origin[name] for name in wanted} == json.loads(json.dumps(wanted))
             return bool(same and origin["files"].items() <= digests_of(self.folder).items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False  # not there, or damaged: run again
 
 
@@ -61,14 +61,15 @@ def prepare(
 
     Raises:
         ValueError: an unknown notebook, profile or parameter (the nearest name is offered, or the
-            new one), or a value of another type than the parameter's default.
+            new one), or a value that the parameter does not take.
     """
     notebook = find_notebook(name)
-    defaults = parameters_of(notebook)
+    known = parameters_of(notebook)
     over = dict(parameters or {})
     chosen = profile_parameters(notebook, profile) | over
     for parameter, value in chosen.items():
-        check_parameter(notebook.stem, parameter, value, defaults)
+        check_parameter(notebook.stem, parameter, value, known)
     folder = Path(results) / profile / notebook.stem
+    defaults = {name: parameter.default for name, parameter in known.items()}
     recorded = {**defaults, **chosen, "out": folder.as_posix()}
     return Prepared(notebook, profile, over, chosen, recorded, folder)

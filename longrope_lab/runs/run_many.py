@@ -13,6 +13,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from ..common.progress import HOW
+from .choices import check_choices
 from .forecast import Pace, recorded_seconds
 from .preparing import Prepared
 from .run_one import execute
@@ -33,9 +34,11 @@ def run_all(prepared: Sequence[Prepared], *, resume: bool = False, jobs: int = 1
         1 if one of them failed, else 0.
 
     Raises:
-        ValueError: a notebook that is alone cannot run; of several it has failed.
+        ValueError: a parameter names what there is not, or a notebook that is alone cannot run; of
+            several it has failed.
         KeyboardInterrupt: stopped by hand; where is said before.
     """
+    check_choices(prepared)
     done = [resume and ready.is_done() for ready in prepared]
     for ready in (ready for ready, skip in zip(prepared, done, strict=True) if skip):
         print(f"{ready.folder}  is of this commit, profile and parameters", flush=True)
@@ -98,7 +101,7 @@ def _one(ready: Prepared, watch: Watch, *, alone: bool) -> str:
     except (PapermillExecutionError, DeadKernelError) as error:
         complain(f"{name} failed {_where(watch)}: {_why(error, ready.folder)}")
         return "failed"
-    except (ValueError, OSError, RuntimeError) as error:  # the last: a kernel that does not start
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:  # a kernel may not start
         if alone and isinstance(error, ValueError):
             raise
         complain(f"{name} failed: {words_of(error)}")

@@ -23,6 +23,7 @@ from ..common.files import UnwritableError, write_json
 from ..common.identity import digests_of
 from ..common.processes import alone
 from ..common.progress import FOLLOWED, HOW
+from .choices import check_choices
 from .memory_check import check_memory
 from .origin import describe_run, git_commit
 from .preparing import Prepared, prepare
@@ -53,12 +54,13 @@ def run(
         ``results/<profile>/<notebook>``.
 
     Raises:
-        ValueError: an unknown notebook, profile or parameter (the nearest name is offered), a model
-            that does not fit into this machine's memory, no place for the results or another run
-            at work there, or no Jupyter kernel.
+        ValueError: an unknown notebook, profile or parameter (the nearest name is offered), a value
+            that a parameter does not take, a model that does not fit into this machine's memory, no
+            place for the results or another run at work there, or no Jupyter kernel.
         papermill.PapermillExecutionError: a cell failed.
     """
     ready = prepare(name, profile, dict(parameters or {}), results=Path(results))
+    check_choices([ready])
     return execute(ready, Display(Watch(ready), None))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,23 @@ from typing import TextIO
 
 # The status of a shell for a program that Ctrl-C has stopped.
 STOPPED = 130
+
+# What to do about an error of the system's.
+WAYS_OUT = {
+    errno.ENOSPC: "free some space, or name a place on another disk",
+    errno.EDQUOT: "free some space, or name a place on another disk",
+    errno.EACCES: "allow it there, or name another place",
+    errno.EPERM: "allow it there, or name another place",
+    errno.EROFS: "name another place",
+    errno.EISDIR: "a folder is in the way: move it, or name another place",
+    errno.ENOTDIR: "a file is in the way: move it, or name another place",
+    errno.EEXIST: "something is in the way: move it, or name another place",
+    errno.ENOENT: "check the path",
+    errno.ELOOP: "name another place",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENOMEM: "choose a smaller model or shorter lengths",
+}
 
 
 def complain(words: str) -> None:
@@ -19,10 +37,15 @@ def complain(words: str) -> None:
 
 
 def words_of(error: BaseException) -> str:
-    """An error in words; of the system's own, the file and what is wrong with it."""
+    """An error in one line; of the system's own, the path, what is wrong, and the way out."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+        path = error.filename2 or error.filename  # the second is where something was to go
+        where = f"{path}: " if path else ""
+        way_out = WAYS_OUT.get(error.errno or 0)
+        return f"{where}{error.strerror}{f': {way_out}' if way_out else ''}"
+    if isinstance(error, MemoryError):
+        return "memory ran out: choose a smaller model or shorter lengths"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def fitting(texts: Sequence[str], width: int | None) -> str:

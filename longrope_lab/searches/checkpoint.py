@@ -149,7 +149,7 @@ def _refusing(path: Path) -> Iterator[None]:
     """What goes wrong in reading says that the file is not a checkpoint."""
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
             f"{path} is not the checkpoint of a search, or it is damaged ({reason}): remove it, or "

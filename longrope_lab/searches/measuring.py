@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 import traceback
@@ -52,6 +53,10 @@ def on_workers(
         model: a name for `load_model`, or a function without arguments that returns the model.
         objective: the documents.
         trials: by their number in the round.
+
+    Raises:
+        ValueError: the model cannot be sent to a worker, or the executor takes no work.
+        RuntimeError: a worker died twice on the same trial, or measuring failed there.
     """
     task = (executor, key, model, objective)
     waiting = {_submit(*task, trial): (i, TRIES) for i, trial in trials.items()}
@@ -64,6 +69,12 @@ def on_workers(
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # a cancelled future's is not an Exception
+                if _cannot_be_sent(error):
+                    raise ValueError(
+                        f"the model cannot be sent to workers ({error}): pass a name for "
+                        "load_model, or a function that a module defines at its top; neither a "
+                        "lambda nor a function inside another one can be pickled"
+                    ) from error
                 if tries == 1:
                     raise RuntimeError(
                         f"a worker died twice on the same trial ({type(error).__name__}: {error}): "
@@ -77,6 +88,13 @@ def on_workers(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _cannot_be_sent(error: BaseException) -> bool:
+    """Whether pickle refused a task; of a function inside another it says so in various ways."""
+    return isinstance(error, pickle.PicklingError) or (
+        isinstance(error, AttributeError | TypeError) and "pickle" in str(error)
+    )
 
 
 def _submit(

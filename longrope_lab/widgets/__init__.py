@@ -4,6 +4,7 @@ Each function returns an explorer, which a notebook shows; `.controls`, `.figure
 names are for code. Every one comes after a static figure of the same thing, so that a headless run
 loses nothing."""
 
+from ..common.doors import door
 from .explorer import Explorer
 from .factors import FactorEditor, edit_factors
 from .passkeys import PasskeyExplorer, explore_passkeys
@@ -20,3 +21,5 @@ __all__ = [
     "explore_passkeys",
     "explore_scaling",
 ]
+
+globals().update({name: door(globals()[name], __name__) for name in __all__})

@@ -164,7 +164,7 @@ class PasskeyExplorer(Shown):
         answer = "" if pd.isna(row["answer"]) else str(row["answer"])
         self.caption.value = (
             f"{row['length']:,} tokens, key at {row['depth']:.0%} of the text: expected "
-            f"<b>{row['expected']}</b>, answered "
+            f"<b>{escape(str(row['expected']))}</b>, answered "
             f'<b style="color: {colour}">{escape(answer) or "(nothing)"}</b>'
         )
         shown = _marked(self._prompt(), str(row["expected"]), whole=self.controls["whole"].value)

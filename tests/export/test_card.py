@@ -148,3 +148,15 @@ def test_figures_by_name():
         "| change | -0.00123 |",
     ]
     assert figures_table(None) == ""
+
+
+def test_names_with_markup_stay_in_their_line():
+    text = model_card(
+        'a "b"\n# c <i>d</i>', "some/path/x\n\n[y](z)", "longrope", SHORT, [],
+        figures_table({"<b>\n|": 1.0, "on `kjv`": "2\n3"}),
+    )  # fmt: skip
+    lines = text.splitlines()
+    assert '# a "b" # c &lt;i&gt;d&lt;/i&gt;' in lines
+    assert r'model = AutoModelForCausalLM.from_pretrained("a \"b\"\n# c <i>d</i>")' in lines
+    assert r"x \[y\](z), its context window extended from 4,096 to 8,192 tokens" in lines
+    assert lines[-2:] == [r"| &lt;b&gt; \| | 1 |", r"| on \`kjv\` | 2 3 |"]

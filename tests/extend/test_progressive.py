@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -42,7 +43,7 @@ from longrope_lab.rope.methods import METHODS, register_method, rope_scaling
 from longrope_lab.rope.scaling import RopeScaling, compose
 from longrope_lab.rope.schedule import RopeSchedule
 from longrope_lab.rope.spec import RopeSpec
-from longrope_lab.searches import Random, SearchSpace, WorkerProcesses, search
+from longrope_lab.searches import Gradient, Random, SearchSpace, WorkerProcesses, search
 from longrope_lab.searches.objective import Objective
 
 
@@ -655,3 +656,83 @@ def test_needles_of_a_search_are_measured_beside_its_documents(tmp_path, monkeyp
     # A gradient step reads one document; what is explained counts all three.
     alone = Plan(Search(LONG, GRADIENT, documents=3)).explain(model)
     assert plan.explain(model)["forward_tokens"][0] == alone["forward_tokens"][0]
+
+
+# --- what was kept, and what comes later ----------------------------------------------------------
+
+
+def replaced_by_another(path):
+    RopeScaling(rope_spec(tiny_model()), np.full(8, 3.0), 3 * WINDOW).save(path)
+
+
+def edited(path):
+    path.write_text(path.read_text().replace('"attention_factor": 1.0', '"attention_factor": 1.5'))
+
+
+def with_a_flipped_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "stage", "made"),
+    [
+        (replaced_by_another, "00_formula_128", "scaling.json"),
+        (edited, "00_formula_128", "scaling.json"),
+        (cut, "02_formula_256", "scaling.json"),
+        (with_a_flipped_bit, "01_finetune_128", "weights.safetensors"),
+        (cut, "01_finetune_128", "weights.safetensors"),
+    ],
+)
+def test_what_a_stage_made_is_taken_only_as_it_was_written(
+    damage, stage, made, signed, short, tmp_path
+):
+    if not signed and damage in (edited, with_a_flipped_bit):
+        pytest.skip("the version before left nothing to tell it by")
+    folder, model = shutil.copytree(short, tmp_path / "plan"), tiny_model()
+    expected = run(model, SHORT, folder)
+    damage(folder / stage / made)
+    if not signed:
+        (folder / stage / "digest.json").unlink()
+    words = rf"{stage}/{made} is not as this plan wrote it: remove .*/{stage}, and the same call"
+    with pytest.raises(ValueError, match=words):
+        run(tiny_model(), SHORT, folder)
+    shutil.rmtree(folder / stage)
+    again = tiny_model()
+    assert run(again, SHORT, folder).schedule == expected.schedule
+    assert same_weights(weights(again), weights(model))
+
+
+@pytest.fixture
+def gives_a_schedule(monkeypatch):
+    """A method that has no factors for a search to start from."""
+    monkeypatch.setitem(METHODS, "follows", METHODS["dynamic_ntk"])
+
+
+TUNED = (Formula(2 * WINDOW), FineTune(2 * WINDOW, RECIPE))
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "words"),
+    [
+        (
+            Search(3 * WINDOW, Gradient(steps=1), documents=1, attention_factors=(2, 1)),
+            {},
+            "Search at 192 tokens: attention_factors is",
+        ),
+        ("follows", {}, "Search at 192 tokens: the method 'follows' gives a schedule"),
+    ],
+)
+@pytest.mark.usefixtures("gives_a_schedule")
+def test_what_a_later_stage_will_do_is_checked_before_the_first(stage, changes, words, tmp_path):
+    if stage == "follows":
+        stage = Search(3 * WINDOW, Gradient(steps=1, initial=stage), documents=1)
+    with pytest.raises(ValueError, match=words):
+        run(tiny_model(), Plan((*TUNED, stage)), tmp_path / "plan", **changes)
+    assert not (tmp_path / "plan").exists()

@@ -43,3 +43,19 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     before = weights(model)
     progressive(model, TOKENIZER, PLANS["pi"], tmp_path / "pi", train_docs=DOCS)
     assert any((before[name] != p).any() for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"processes": -1}, "processes is -1: it must be a whole number from 1"),
+        ({"processes": 1.5}, "processes is 1.5"),
+        ({"plans": {}}, "plans is empty"),
+        ({"plans": {"../x": PLANS["pi"]}}, "a plan is called '../x': its name is that of a folder"),
+        ({"plans": {"a b": PLANS["pi"], "a_b": PLANS["in two"]}}, "would share a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_loaded(changes, words, tmp_path):
+    given = {"plans": PLANS, "processes": 1} | changes
+    with pytest.raises(ValueError, match=words):
+        run_plans(None, TOKENIZER, given["plans"], tmp_path, processes=given["processes"])

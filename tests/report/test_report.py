@@ -431,8 +431,8 @@ def synthetic(results):
         {("none", 512): 0.0, ("pi", 512): 0.1, ("dynamic_ntk", 512): 0.1, ("yarn", 512): 0.1}
     )
     table = pd.concat([table, losses({("search", 512): LOWER})])
-    summary = perplexity_summary(table).assign(corpus="a|b")
-    paired = paired_comparison(table, "search").assign(corpus="a|b")
+    summary = perplexity_summary(table).assign(corpus="a|b\n<i>")
+    paired = paired_comparison(table, "search").assign(corpus="a|b\n<i>")
     record(results, {N02: {"t1_summary": summary, "t1_paired": paired}})
     record(results, t12(True, False), profile="gpu")
     record(results, f6(0.4), profile="smoke")
@@ -467,7 +467,11 @@ def test_the_page_says_for_each_experiment_what_was_found(tmp_path):
     # exp(3 + 0.75 - 0.2) for the search; the documents' spread makes the interval; e^-0.3 over the
     # formulas.
     assert re.search(r"\| search \| 34\.8 \(2\d\.\d to 5\d\.\d\) \|", section)
-    assert "| YaRN | 0.7408 (" in section and "6 documents" in section and "a\\|b 512" in section
+    assert (
+        "| YaRN | 0.7408 (" in section
+        and "6 documents" in section
+        and "a\\|b &lt;i&gt; 512" in section
+    )
     assert (
         "![Searched factors over each formula, in pairs](cpu/02_nonuniformity/t1_ratios.png)"
         in section
@@ -556,6 +560,14 @@ def test_a_folder_without_runs_is_refused_in_words(tmp_path):
         (lambda text: re.sub(r"0\.8187\d*", "a lot", text, count=1), "row 1: ratio is 'a lot'"),
         (lambda text: re.sub(r"0\.8187\d*", "", text, count=1), "row 1: ratio is 'nan'"),
         (lambda text: "", "damaged"),
+        (
+            lambda text: re.sub(r",1024,", ",inf,", text, count=1),
+            "length is 'inf', not a whole number",
+        ),
+        (
+            lambda text: re.sub(r",1024,", ",512.5,", text, count=1),
+            "length is '512.5', not a whole",
+        ),
     ],
 )
 @pytest.mark.usefixtures("few_resamples")

@@ -17,6 +17,8 @@ from jupyter_server.serverapp import ServerApp
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 
 from longrope_lab.runs import notebooks
+from longrope_lab.runs.choices import check_choices
+from longrope_lab.runs.parameters import parameters_in
 from longrope_lab.runs.preparing import prepare
 
 
@@ -25,9 +27,10 @@ def test_parameters_are_those_that_papermill_finds(path):
     theirs = papermill.inspect_notebook(str(path))
     values = {name: yaml.safe_load(str(found["default"])) for name, found in theirs.items()}
     ours = notebooks.parameters_of(path)
-    assert ours == values and "out" in ours
+    assert {name: each.default for name, each in ours.items()} == values and "out" in ours
     types = {name: found["inferred_type_name"] for name, found in theirs.items()}
-    assert {name: type(value).__name__ for name, value in ours.items()} == types
+    assert {name: each.type for name, each in ours.items()} == types
+    assert all(each.help for each in ours.values())
 
 
 def test_titles():
@@ -47,12 +50,27 @@ def write_parameters(source):
 
 @pytest.mark.usefixtures("own_notebooks")
 def test_what_parameters_may_look_like():
-    source = ["# a comment\n", "a: float = 1e-4  # its help\n", "b: list = [\n", "    1]"]
-    assert notebooks.parameters_of(write_parameters(source)) == {"a": 1e-4, "b": [1]}
+    source = ["# a comment\n", "a: float = 1e-4  # its help\n", "b: list[int] = [\n", "    1]"]
+    found = notebooks.parameters_of(write_parameters(source))
+    assert {name: each.default for name, each in found.items()} == {"a": 1e-4, "b": [1]}
+    assert found["a"].help == "its help"
     assert notebooks.parameters_of(write_parameters("")) == {}
 
 
-@pytest.mark.parametrize("source", ["a: int", "a = 1", "print(1)", "a: int = f(1)", "1 +"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "a: int",
+        "a = 1",
+        "print(1)",
+        "a: int = f(1)",
+        "1 +",
+        "a: list = []",
+        "a: int = 0.5",
+        "a: dict = {}",
+        "a: list[int] = ['x']",
+    ],
+)
 @pytest.mark.usefixtures("own_notebooks")
 def test_what_is_not_a_parameter(source):
     path = write_parameters(source)
@@ -76,8 +94,8 @@ def test_a_damaged_notebook_is_named(text):
         ("number", r"00_tiny.yaml holds 'number': it takes lines of the form name: value"),
         ("numbr: 1", "unknown parameter of 00_tiny 'numbr': did you mean 'number'"),
         ("model: lab", "unknown parameter of 00_tiny 'model': `model` is now `model_name`"),
-        ("number: 1.5", "'number' of 00_tiny is 1.5: it takes a whole number, such as 1"),
-        ("number:", "'number' of 00_tiny is None: it takes a whole number, such as 1"),
+        ("number: 1.5", "'number' of 00_tiny is 1.5: it takes a whole number from 1, such as 1"),
+        ("number:", "'number' of 00_tiny is None: it takes a whole number from 1, such as 1"),
     ],
 )
 @pytest.mark.usefixtures("own_notebooks")
@@ -95,21 +113,51 @@ def test_a_renamed_parameter_is_named_by_its_new_name(old, new):
 
 
 @pytest.mark.parametrize(
-    ("default", "takes", "refuses"),
+    ("line", "takes", "refuses"),
     [
-        (1, [0, -3], [1.5, True, "1", None, [1]]),
-        (0.5, [1, 0.25], [True, "1e-4", None]),
-        (True, [False], [0, "no", None]),
-        ("", ["x", ""], [1, None, ["x"]]),
-        ([1], [[], ["x"]], [1, "x", None]),
+        ("it: int = 4  # documents", [1, 9], [0, -1, 1.5, 2.0, True, "two", None, [1], 1e99]),
+        ("it: int = 0  # of the trials", [0, 3], [-1, "abc"]),
+        ("it: int = 60  # made here; 0: none", [0, 3], [-1]),
+        ("it: int = -1  # the last", [-1, 2], [-2]),
+        ("it: float = 0.5  # a share", [1, 0.25], [0, -1, True, "1e-4", None, float("nan")]),
+        ("it: bool = True  # whether", [False], [0, "no", None]),
+        ('it: str = "kjv"  # a corpus', ["x"], ["", " ", 1, None, ["x"]]),
+        ('it: str = ""  # a folder', ["x", ""], [1, []]),
+        ('it: str = "x"  # a folder; empty: none', [""], [None]),
+        ("it: list[int] = [1]  # tokens", [[2, 3]], [[], [512, "1k"], ["9e99"], 1, "x", [[1]]]),
+        ("it: list[float] = [0.0, 1.0]  # depths", [[0, 0.5]], [[-1], ["x"], ""]),
+        ("it: list[int] = [1]  # workers; empty: none", [[]], [""]),
+        ("it: list[str] = []  # files", [[], ["x"]], [[1], "x", [""], None]),
     ],
 )
-def test_values_are_of_the_type_of_the_default(default, takes, refuses):
+def test_what_a_parameter_takes(line, takes, refuses):
+    (it,) = parameters_in(line).values()
     for value in takes:
-        notebooks.check_parameter("00_tiny", "it", value, {"it": default})
+        it.check(value, "00_tiny")
     for value in refuses:
         with pytest.raises(ValueError, match=r"parameter 'it' of 00_tiny is .*: it takes"):
-            notebooks.check_parameter("00_tiny", "it", value, {"it": default})
+            it.check(value, "00_tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value", "words"),
+    [
+        ("05", "plan", "nope", "unknown plan of 05_progressive_extension 'nope': Known: .*lab"),
+        ("03", "preset", "tinny", "unknown preset of 03_search 'tinny': did you mean 'tiny'"),
+        ("00", "methods", ["none", "yarm"], "unknown methods of 00_quickstart 'yarm'"),
+        ("03", "methods", ["yarn"], "unknown methods of 03_search 'yarn': .*gradient"),
+        ("02", "search_method", "nope", "unknown search_method of 02_nonuniformity 'nope'"),
+        ("05", "formulas", ["dynamic_ntk"], "unknown formulas of 05_progressive_extension"),
+    ],
+)
+def test_names_are_those_that_the_package_knows(name, parameter, value, words):
+    with pytest.raises(ValueError, match=words):
+        check_choices([prepare("01", "cpu"), prepare(name, "cpu", {parameter: value})])
+
+
+@pytest.mark.parametrize("profile", notebooks.PROFILES)
+def test_the_names_of_every_profile_exist(profile):
+    check_choices([prepare(path.stem, profile) for path in notebooks.notebooks()])
 
 
 @pytest.mark.usefixtures("own_notebooks")
@@ -168,7 +216,7 @@ def test_git_ignores_what_notebooks_write_by_default(start):
     """JupyterLab starts a kernel in the folder of its notebook."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("no git repository")
-    outs = [notebooks.parameters_of(path)["out"] for path in notebooks.notebooks()]
+    outs = [notebooks.parameters_of(path)["out"].default for path in notebooks.notebooks()]
     places = [str(Path(start, out, "table.csv")) for out in outs]
     command = ["git", "-C", str(ROOT), "check-ignore", *places]
     ignored = subprocess.run(command, capture_output=True, text=True, check=False).stdout

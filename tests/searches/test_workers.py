@@ -407,6 +407,14 @@ def test_a_live_model_cannot_go_to_workers():
     assert executor.count == 0
 
 
+def test_a_model_that_cannot_be_sent_is_told_at_once(tmp_path):
+    with (
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+        pytest.raises(ValueError, match=r"the model cannot be sent to workers .*: pass a name"),
+    ):
+        search(lambda: tiny_model(), DOCS, LENGTH, Random(1), executor=pool)
+
+
 # --- WorkerProcesses ------------------------------------------------------------------------------
 
 

@@ -342,6 +342,14 @@ def test_a_click_shows_prompt_and_answer(explorer, table, tokenizer):
     assert explorer.text.value.count(f'<mark style="background: #F0E442">{key}</mark>') == 2
 
 
+def test_markup_in_the_table_is_shown_as_it_is(table, tokenizer):
+    expected = table["expected"].where(table["trial"] == 0, "<img src=x>")
+    explorer = explore_passkeys(table.assign(expected=expected), tokenizer, window=512, seed=7)
+    with pytest.raises(ValueError, match="the table expects <img"):
+        explorer.controls["trial"].value = 1
+    assert "&lt;img" in explorer.caption.value and "<img" not in explorer.caption.value
+
+
 def test_other_trials_and_scalings_keep_the_place(explorer):
     explorer.cells[512, 0.5].click()
     first = explorer.text.value
