@@ -57,7 +57,7 @@ def above(name: str, value: Any, bound: int) -> float:
     raise ValueError(f"{name} is {value}: it must be a finite number above {bound}")
 
 
-def seed_of(value: Any) -> int:
+def seed_of(value: object) -> int:
     """The value as a seed, if NumPy's and PyTorch's generators both take it.
 
     Raises:

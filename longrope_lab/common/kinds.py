@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import InitVar
 from numbers import Complex, Integral, Real
-from typing import Annotated, Any
+from typing import Annotated
 
 # Where in a value something is wrong, what stands there, and what should.
 Fault = tuple[str, object, str]
@@ -29,8 +29,8 @@ class Kind:
         self,
         one: str,
         many: str,
-        fits: Callable[[Any], bool],
-        inside: Callable[[Any], Iterable[tuple[str, object, Kind]]] | None = None,
+        fits: Callable[[object], bool],
+        inside: Callable[[object], Iterable[tuple[str, object, Kind]]] | None = None,
     ) -> None:
         self.one, self.many, self.fits, self.inside = one, many, fits, inside
 
@@ -70,7 +70,7 @@ def _either(words: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def kind_of(annotation: Any, names: Mapping[str, object]) -> Kind:
+def kind_of(annotation: object, names: Mapping[str, object]) -> Kind:
     """The kind that an annotation states.
 
     Args:
@@ -86,7 +86,7 @@ def kind_of(annotation: Any, names: Mapping[str, object]) -> Kind:
     if origin is collections.abc.Callable:
         return Kind("a function", "functions", callable)
     if origin is Annotated:  # what is taken besides, as long as old names are
-        arguments = (arguments[0], *annotation.__metadata__)
+        arguments = (arguments[0], *getattr(annotation, "__metadata__", ()))
     if origin in (Annotated, typing.Union, types.UnionType):
         return Either(kind_of(each, names) for each in arguments)
     if not isinstance(origin, type):
@@ -106,7 +106,7 @@ def _generic(origin: type, items: list[Kind]) -> Kind:
     return _plain(origin)
 
 
-def _plain(annotation: Any) -> Kind:
+def _plain(annotation: object) -> Kind:
     """The kind of a class; anything for what is none."""
     name = getattr(annotation, "__name__", "")
     if annotation in (None, types.NoneType):
@@ -193,16 +193,18 @@ def _is_list(value: object) -> bool:
     )
 
 
-def _items(kind: Kind) -> Callable[[Any], Iterator[tuple[str, object, Kind]]]:
-    def inside(value: Any) -> Iterator[tuple[str, object, Kind]]:
-        if hasattr(value, "__len__"):  # an iterator can be read only once
+def _items(kind: Kind) -> Callable[[object], Iterator[tuple[str, object, Kind]]]:
+    def inside(value: object) -> Iterator[tuple[str, object, Kind]]:
+        # An iterator can be read only once.
+        if isinstance(value, collections.abc.Iterable) and hasattr(value, "__len__"):
             yield from ((f"[{i}]", item, kind) for i, item in enumerate(value))
 
     return inside
 
 
-def _entries(keys: Kind, values: Kind) -> Callable[[Any], Iterator[tuple[str, object, Kind]]]:
-    def inside(value: Any) -> Iterator[tuple[str, object, Kind]]:
+def _entries(keys: Kind, values: Kind) -> Callable[[object], Iterator[tuple[str, object, Kind]]]:
+    def inside(value: object) -> Iterator[tuple[str, object, Kind]]:
+        assert isinstance(value, collections.abc.Mapping)
         for key, item in value.items():
             yield f" (its key {key!r})", key, keys
             yield f"[{key!r}]", item, values

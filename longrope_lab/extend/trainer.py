@@ -184,7 +184,7 @@ class _Training(Trainer):  # type: ignore[misc]  # transformers is not typed
             DataLoader(self.train_dataset, self.args.per_device_train_batch_size)
         )
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, *args: object, **kwargs: object) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
         self.losses.append(loss)
         return loss
@@ -213,7 +213,7 @@ class _Training(Trainer):  # type: ignore[misc]  # transformers is not typed
         for name, p in trained.items():
             p.copy_(saved[name])
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+    def _save_checkpoint(self, *args: object, **kwargs: object) -> None:
         step = self.state.global_step
         try:
             super()._save_checkpoint(*args, **kwargs)
@@ -235,7 +235,9 @@ class _Finite(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: _Training) -> None:
         self.trainer = trainer
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: object, state: Any, control: Any, **kwargs: object
+    ) -> None:
         trainer = self.trainer
         # The mean over all processes, so that all of them stop; gradients are averaged already.
         loss = trainer.accelerator.reduce(torch.stack(trainer.losses).sum(), "mean").item()
@@ -270,7 +272,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
     def __init__(self, folder: Path, tokens_per_step: int, bar: Progress | None) -> None:
         self.path, self.tokens_per_step, self.bar = folder / "loss.csv", tokens_per_step, bar
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(self, args: object, state: Any, control: Any, **kwargs: object) -> None:
         if self.bar is None:
             return
         table = history(state.log_history, self.tokens_per_step)

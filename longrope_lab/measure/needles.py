@@ -39,7 +39,7 @@ FILLER = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 )
 KEY = "\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
-# In a chat, the first of these ends the message, and the second begins the answer.
+# In a chat, the first ends the message, and the second begins the answer.
 ASKED, BEGUN = "\nWhat is the pass key?", "The pass key is"
 QUESTION = f"{ASKED} {BEGUN}"
 
@@ -49,8 +49,7 @@ MESSAGE = "longrope-lab-message"
 # Room for the answer at the end of the sequence: a space and five digits take at most six tokens.
 ANSWER_TOKENS = 8
 
-# Tokens of prompts answered together: so few that a batch's memory is bounded, and enough to keep a
-# CPU busy.
+# Tokens of prompts answered together: the memory is bounded, and a CPU kept busy.
 BATCH_TOKENS = 8192
 
 COLUMNS = ["scaling", "length", "depth", "trial", "expected", "answer", "correct", "contains"]

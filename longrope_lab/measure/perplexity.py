@@ -166,7 +166,7 @@ def _losses(
     return losses
 
 
-def _mean(losses: NDArray[np.float64], names: Sequence[Any], length: int, title: str) -> float:
+def _mean(losses: NDArray[np.float64], names: Sequence[object], length: int, title: str) -> float:
     """The mean loss, if it is a number; else an error that says of what."""
     mean = float(losses.mean())
     if np.isnan(mean):
@@ -183,7 +183,7 @@ class _Pass(NamedTuple):
 
     scaling: RopeScaling | None
     lengths: list[int]
-    names: list[Any]
+    names: list[object]
 
 
 def _rotation(scaling: RopeScaling | None) -> Hashable:

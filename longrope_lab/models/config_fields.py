@@ -16,7 +16,9 @@ from ..common.files import Json
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Config: TypeAlias = "PreTrainedConfig | Mapping[str, Any]"
+# The fields of a config, or a part of them.
+Fields: TypeAlias = Mapping[str, Any]
+Config: TypeAlias = "PreTrainedConfig | Fields"
 
 # Models such as Gemma 3 have parameters for each layer type; this one sees the whole text.
 FULL_ATTENTION = "full_attention"
@@ -61,7 +63,7 @@ def stated_values(config: Config) -> Json:
     return values | {usual: values[own] for usual, own in names.items() if own in values}
 
 
-def rope_parameters(values: Mapping[str, Any]) -> Json:
+def rope_parameters(values: Fields) -> Json:
     """The rope parameters, of full attention where each layer type has its own.
 
     Raises:
@@ -83,7 +85,7 @@ def rope_parameters(values: Mapping[str, Any]) -> Json:
     return stated(dict(nested[FULL_ATTENTION]) | {"truncate": parameters.get("truncate")})
 
 
-def rope_kind(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+def rope_kind(values: Fields, parameters: Fields) -> str:
     """The rope type, by its name of today."""
     kind = str(parameters.get("rope_type", parameters.get("type", "default")))
     phi = str(values.get("model_type", "phi")).startswith("phi")
@@ -92,13 +94,13 @@ def rope_kind(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
     return "longrope" if older else kind
 
 
-def original_window(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> int | None:
+def original_window(values: Fields, parameters: Fields) -> int | None:
     """The window before the scaling: beside the parameters, as Phi-3 has it, or among them."""
     window: int | None = values.get(ORIGINAL, parameters.get(ORIGINAL))
     return window
 
 
-def head_dim(values: Mapping[str, Any]) -> float:
+def head_dim(values: Fields) -> float:
     """Of full attention: stated, or DeepSeek's rotated part, or it follows from the width."""
     kinds, own = values.get("layer_types", ()), values.get("per_layer_config", {})  # Gemma 4's
     full = [own.get(str(i), {}) for i, kind in enumerate(kinds) if kind == FULL_ATTENTION]
@@ -109,7 +111,7 @@ def head_dim(values: Mapping[str, Any]) -> float:
     return width
 
 
-def check_fields(parameters: Mapping[str, Any], model_type: str) -> None:
+def check_fields(parameters: Fields, model_type: str) -> None:
     """Refuse rope parameters that transformers' class does not read.
 
     Raises:
@@ -141,6 +143,6 @@ def reading(what: str) -> Iterator[None]:
         raise ValueError(f"{what} cannot be read: {error}") from None
 
 
-def stated(values: Mapping[str, Any]) -> Json:
+def stated(values: Fields) -> Json:
     """The fields that are not None."""
     return {name: value for name, value in values.items() if value is not None}

@@ -41,7 +41,7 @@ class NotebookFigure(Figure):
         self.savefig(picture, format="png")
         return picture.getvalue()
 
-    def get_tightbbox(self, *_: Any, **__: Any) -> Bbox:
+    def get_tightbbox(self, *_: object, **__: object) -> Bbox:
         """The whole figure, in inches: cut to what is drawn, widths would differ."""
         return self.bbox_inches
 

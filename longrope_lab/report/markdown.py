@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -65,7 +65,7 @@ def _labels(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
     return [" ".join(each) for each in zip(*parts, strict=True)]
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     return as_markdown(at(value) if isinstance(value, str) else value)
 
 
@@ -105,7 +105,7 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def with_interval(row: Mapping[Any, Any], measure: str) -> str:
+def with_interval(row: Mapping[Hashable, Any], measure: str) -> str:
     """A measured value, and its interval where the row has one."""
     digits = 4 if measure == "ratio" else 3
     text = number(row[measure], digits)

@@ -23,9 +23,15 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | Scaling
         items: name=item.
 
     Raises:
-        ValueError: an item is something else, or cannot be written (`UnwritableError`).
+        ValueError: an item is something else, has no plain name, or cannot be written
+            (`UnwritableError`).
     """
     folder = Path(out)
+    for name in items:
+        if Path(name).name != name or name in ("", ".."):
+            raise ValueError(
+                f"an item is called {name!r}: its file lies in {folder}, so leave out '/' and '..'"
+            )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for name, item in items.items():

@@ -11,7 +11,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 # What a corpus may be. Of a folder those that hold data are read, and the others only where there
 # is nothing else: beside data they are mostly about it, as a data set's README.md.
@@ -40,7 +40,7 @@ class Row(NamedTuple):
     where: str
 
 
-def _zstandard(path: Path, _: str) -> Any:
+def _zstandard(path: Path, _: str) -> IO[bytes]:
     import pyarrow
 
     return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
@@ -105,7 +105,7 @@ def _one_file(path: Path, column: str | None) -> Iterator[Row]:
         yield _from_row(values, f"{name}[{number}]", f"{path}, {unit} {number}", column)
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, object]]:
     """The rows of a parquet file, each after its number from 0."""
     import pyarrow.parquet
 
@@ -155,7 +155,7 @@ def _decoded(content: bytes, path: Path, start: int) -> str:
         ) from None
 
 
-def jsonl_values(path: Path) -> Iterator[tuple[int, Any]]:
+def jsonl_values(path: Path) -> Iterator[tuple[int, object]]:
     """What each line of a .jsonl file holds, after its number from 1; empty lines are left out.
 
     No more of the file is read than is used.
@@ -171,14 +171,14 @@ def jsonl_values(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, _json(text, f"{path}, line {number}")
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:  # the latter: nested too deeply
         raise ValueError(f"{where} is not JSON: {error}") from None
 
 
-def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
+def _json_values(path: Path) -> Iterator[tuple[int, object]]:
     """The items of a .json file's list, or its one value, each after its number from 0.
 
     Some files of that name hold one value per line; they are read as .jsonl.
@@ -193,7 +193,7 @@ def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(found if isinstance(found, list) else [found])
 
 
-def _from_row(values: Any, title: str, where: str, column: str | None) -> Row:
+def _from_row(values: object, title: str, where: str, column: str | None) -> Row:
     """A row's document, from the column named, or from the first of `COLUMNS` that is not null."""
     columns = values if isinstance(values, dict) else {}
     title = str(columns.get("title") or columns.get("short_book_title") or title)

@@ -69,3 +69,10 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch, kind):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"file cannot be written \(.*\): name another place"):
         record(tmp_path / "file", **{kind: items[kind]})
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ""])
+def test_an_item_without_a_plain_name_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"an item is called {name!r}: its file lies in"):
+        record(tmp_path / "out", **{name: pd.DataFrame({"x": [1]})})
+    assert not any(tmp_path.rglob("x*"))
