@@ -65,7 +65,7 @@ def alone(folder: Path, kind: str, way_out: str = "name another folder") -> Iter
     if not is_main():
         yield
         return
-    place = folder.resolve()
+    place = Path(os.path.realpath(folder))  # of a loop of links, resolve raises a RuntimeError
     path = place.with_name(f".{place.name}.lock")
     lock = FileLock(path)
     with writing(folder):

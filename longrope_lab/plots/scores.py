@@ -13,17 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from ..rope.spec import RopeSpec
-from .axes import (
-    ABOVE_WINDOW,
-    check_drawable,
-    legend_aside,
-    length_axis,
-    log_y,
-    mark_window,
-    quarter_ticks,
-    shade_unfinished,
-    subplots,
-)
+from . import axes
 from .style import RC, styles_of
 
 
@@ -34,14 +24,14 @@ def score_fit(table: pd.DataFrame, window: int) -> Figure:
         table: as `rope.score_fit.score_fit` returns it.
         window: the trained window in tokens.
     """
-    check_drawable(table, "score_fit", "curve", "position", "score", window=window)
+    axes.check_drawable(table, "score_fit", "curve", "position", "score", window=window)
     curves = {str(name): group for name, group in table.groupby("curve", sort=False)}
     with mpl.rc_context(RC):
-        figure, axes = subplots(1, 3, height=3.5)
-        _inside(axes[0], curves["data"], curves["inside"])
-        _beyond(axes[1], curves["none"], curves["pi"], window)
-        _between(axes[2], curves["between"], curves["trained"])
-        for ax in axes:
+        figure, panels = axes.subplots(1, 3, height=3.5)
+        _inside(panels[0], curves["data"], curves["inside"])
+        _beyond(panels[1], curves["none"], curves["pi"], window)
+        _between(panels[2], curves["between"], curves["trained"])
+        for ax in panels:
             ax.title.set_fontsize(9.5)
             ax.set_xlabel("distance s (tokens)")
     return figure
@@ -50,7 +40,7 @@ def score_fit(table: pd.DataFrame, window: int) -> Figure:
 def _inside(ax: Axes, data: pd.DataFrame, fitted: pd.DataFrame) -> None:
     ax.plot(data["position"], data["score"], ".", color="#9A9A9A", ms=3, label="to be fitted")
     ax.plot(fitted["position"], fitted["score"], color="#333333", lw=1.4, label="fitted a(s)")
-    ax.set_title("inside the window: well behaved", pad=ABOVE_WINDOW)
+    ax.set_title("inside the window: well behaved", pad=axes.ABOVE_WINDOW)
     ax.set_ylim(top=1.4 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper right", fontsize=8)
     ax.set_ylabel("attention score")
@@ -64,11 +54,11 @@ def _beyond(ax: Axes, unscaled: pd.DataFrame, pi: pd.DataFrame, window: int) -> 
     ):
         ax.plot(curve["position"], curve["score"], color=style.colour, lw=1.4, label=label)
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_title("beyond it: explodes without scaling", pad=ABOVE_WINDOW)
+    ax.set_title("beyond it: explodes without scaling", pad=axes.ABOVE_WINDOW)
     ax.legend(loc="upper right", fontsize=8)
-    quarter_ticks(ax, float(pi["position"].max()) + 1)
+    axes.quarter_ticks(ax, float(pi["position"].max()) + 1)
     ax.set_ylim(top=300 * ax.get_ylim()[1])  # room for the legend
-    mark_window(ax, window)
+    axes.mark_window(ax, window)
     ax.set_ylabel("attention score (log beyond ±1)")
 
 
@@ -78,7 +68,7 @@ def _between(ax: Axes, fine: pd.DataFrame, whole: pd.DataFrame) -> None:
     ax.plot(fine["position"], fine["score"], color=colour, lw=2, label="a(s), which PI asks for")
     ax.plot(x, y, "--", color="#333333", lw=1, label="straight lines")
     ax.plot(x, y, "o", color="#333333", ms=5, label="trained distances")
-    ax.set_title("between distances: smooth", pad=ABOVE_WINDOW)
+    ax.set_title("between distances: smooth", pad=axes.ABOVE_WINDOW)
     ax.legend(loc="best", fontsize=8)
 
 
@@ -93,15 +83,15 @@ def coefficient_profile(spec: RopeSpec, coefficients: Mapping[str, ArrayLike]) -
     """
     styles = styles_of(coefficients)
     with mpl.rc_context(RC):
-        figure, (ax,) = subplots(1, 1, height=3.4)
+        figure, (ax,) = axes.subplots(1, 1, height=3.4)
         for name, h in coefficients.items():
             colour, line, marker, label = styles[str(name)]
             ax.plot(np.abs(np.asarray(h)), line, color=colour, marker=marker, ms=4, label=label)
-        log_y(ax)
-        shade_unfinished(ax, spec.rotations)
+        axes.log_y(ax)
+        axes.shade_unfinished(ax, spec.rotations)
         ax.set_xlabel("dimension pair j (fast to slow)")
         ax.set_ylabel("coefficient |h_j| (log scale)")
-        legend_aside(ax)
+        axes.legend_aside(ax)
     return figure
 
 
@@ -132,19 +122,19 @@ def score_bounds(table: pd.DataFrame, window: int) -> Figure:
         window: the trained window in tokens.
     """
     columns = ("position", *(column for column, *_ in BOUNDS))
-    check_drawable(table, "bounds_table", *columns, window=window)
+    axes.check_drawable(table, "bounds_table", *columns, window=window)
     s = table["position"]
     with mpl.rc_context(RC):
-        figure, (ax,) = subplots(1, 1, height=4.5)
+        figure, (ax,) = axes.subplots(1, 1, height=4.5)
         for column, line, colour, label in BOUNDS:
             ax.plot(s, table[column], line, color=colour, ms=5, lw=1.8, label=label)
-        log_y(ax)
+        axes.log_y(ax)
         octaves = int(np.log2(s.max()))
-        length_axis(ax, [2**k for k in range(0, octaves + 1, 1 + octaves // 13)])
+        axes.length_axis(ax, [2**k for k in range(0, octaves + 1, 1 + octaves // 13)])
         ax.set_xlabel("distance s (tokens, log scale)")
         ax.set_ylabel("attention score / max|h| (log scale)")
         ax.grid(visible=False)  # it would run under the numbers of the small axes
-        mark_window(ax, window)
+        axes.mark_window(ax, window)
         _from_near(ax, table)
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=1)
     return figure

@@ -62,17 +62,12 @@ def yarn_factors(
     return 1 / (slowed / ratio + (1 - slowed))
 
 
-def ramp_factors(
-    spec: RopeSpec,
-    ratio: float,
-    betas: tuple[float, float] = (32.0, 1.0),
-    truncate: bool = True,
-) -> Floats:
+def ramp_factors(spec: RopeSpec, ratio: float) -> Floats:
     """Factors that rise in a straight line along YaRN's ramp, 1 + t(s - 1), shape (d/2,).
 
-    Arguments and errors are those of `yarn_factors`, which mixes frequencies and not factors.
+    Here factors are mixed, in `yarn_factors` frequencies.
     """
-    return 1 + yarn_ramp(spec, betas, truncate) * (ratio - 1)
+    return 1 + yarn_ramp(spec) * (ratio - 1)
 
 
 def llama3_factors(

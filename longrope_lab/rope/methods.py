@@ -89,8 +89,7 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
         dynamic_ntk   alpha = 1
         yarn          beta_fast = 32, beta_slow = 1, truncate = True,
                       attention_factor = 0.1 ln s + 1
-        ramp          beta_fast = 32, beta_slow = 1, truncate = True,
-                      attention_factor = sqrt(1 + ln s / ln L)
+        ramp          attention_factor = sqrt(1 + ln s / ln L)
         llama3        factor = s, low_freq_factor = 1, high_freq_factor = 4
         longrope      factors (no default), start_tokens = 0,
                       attention_factor = sqrt(1 + ln s / ln L)
@@ -191,12 +190,7 @@ def yarn_scaling(
 
 @register_method("ramp")
 def ramp_scaling(
-    spec: RopeSpec,
-    target_length: int,
-    beta_fast: float = 32.0,
-    beta_slow: float = 1.0,
-    truncate: bool = True,
-    attention_factor: float | None = None,
+    spec: RopeSpec, target_length: int, attention_factor: float | None = None
 ) -> RopeScaling:
     """YaRN's ramp between the same two pairs, linear in the factor, with LongRoPE's m.
 
@@ -204,20 +198,19 @@ def ramp_scaling(
     and calls them YaRN's. YaRN itself is linear in the frequency, so that in the middle of the ramp
     it slows pairs less.
     """
-    ratio = target_length / spec.window
-    if attention_factor is None:
-        attention_factor = longrope_attention_factor(spec, target_length)
-    factors = ramp_factors(spec, ratio, (beta_fast, beta_slow), truncate)
-    return RopeScaling(spec, factors, target_length, "ramp", attention_factor=attention_factor)
+    m = attention_factor
+    m = longrope_attention_factor(spec, target_length) if m is None else m
+    factors = ramp_factors(spec, target_length / spec.window)
+    return RopeScaling(spec, factors, target_length, "ramp", attention_factor=m)
 
 
 @register_method("llama3")
 def llama3_scaling(
     spec: RopeSpec,
     target_length: int,
-    factor: float | None = None,
     low_freq_factor: float = 1.0,
     high_freq_factor: float = 4.0,
+    factor: float | None = None,
 ) -> RopeScaling:
     """NTK-by-parts as Llama 3.1 has it: mixed by turns and not by index, and without an m.
 

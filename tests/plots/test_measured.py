@@ -231,7 +231,10 @@ def test_a_window_or_a_panel_that_is_none(losses):
     table = passkeys(["none"], 1)
     for window in (-5, 0, 1.5, "512"):
         for draw, of in ((plots.perplexity_curves, losses), (plots.passkey_heatmap, table)):
-            with pytest.raises(ValueError, match=f"window is {window}: it is the trained window"):
+            with pytest.raises(
+                ValueError,
+                match=f"window is '?{window}'?: it (is the trained window|must be a whole number)",
+            ):
                 draw(of, window)
     with pytest.raises(ValueError, match="unknown column for panels 'corpos': "):
         plots.perplexity_curves(losses.assign(corpus="kjv"), panels="corpos")

@@ -544,7 +544,8 @@ def test_a_folder_without_runs_is_refused_in_words(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder of results at .*nowhere"):
         write_report(tmp_path / "nowhere")
     with pytest.raises(
-        FileNotFoundError, match=r"holds no run of the profiles cpu, gpu, paper.*longrope-lab run"
+        FileNotFoundError,
+        match=r"holds no run of the profiles cpu, gpu, scale, paper.*longrope-lab run",
     ):
         write_report(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no run"):

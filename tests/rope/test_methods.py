@@ -297,7 +297,6 @@ def test_a_method_of_ones_own(monkeypatch):
         ("llama3", 4096, {"factor": math.nan}, "factor is nan: it must be a finite number above 0"),
         ("llama3", 4096, {"high_freq_factor": 1}, "high_freq_factor is 1 and low_freq_factor 1.0"),
         ("llama3", 4096, {"low_freq_factor": "1"}, "low_freq_factor is 1: it must be a finite"),
-        ("ramp", 4096, {"beta_fast": 0.5}, "beta_fast is 0.5 and beta_slow 1.0: they are turns"),
         ("longrope", 4096, {}, "method 'longrope' has no formula: pass factors=, or load"),
         (
             "longrope",
