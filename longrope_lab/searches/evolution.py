@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Evolution:
     probability: float = 0.3
     top: int = 32
     rounds: int = 40
-    initial: tuple[str, ...] = ("pi", "ntk", "yarn")
+    initial: Annotated[tuple[str, ...], str] = ("pi", "ntk", "yarn")
     racing: bool = False
 
     def __post_init__(self) -> None:

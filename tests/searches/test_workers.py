@@ -489,7 +489,7 @@ def test_a_process_a_core_without_a_gpu(pools, monkeypatch):
     ],
 )
 def test_numbers_that_cannot_be(count, threads, message, pools):
-    with pytest.raises(ValueError, match=f"{message}: it must be a whole number from 1"):
+    with pytest.raises(ValueError, match=f"{message}: it must be a whole number"):
         WorkerProcesses(count, threads=threads)
     assert pools == []
 
