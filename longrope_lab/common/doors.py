@@ -82,14 +82,17 @@ def _check(
     kwargs: Mapping[str, object],
     but_for: str = "",
 ) -> None:
-    """Refuse the first argument that is not of its kind, unless these words name it already."""
+    """Refuse the first argument that is not of its kind, unless these words name it already.
+
+    What is wrong may be a value inside; the error says where.
+    """
     in_order, by_name = kinds
-    for (name, kind), value in zip(in_order, args, strict=False):
-        if kind.fault(value) is not None and name not in but_for:
-            _refuse(name, kind, value)
-    for name, value in kwargs.items():
-        if name in by_name and by_name[name].fault(value) is not None and name not in but_for:
-            _refuse(name, by_name[name], value)
+    given = [(name, kind, value) for (name, kind), value in zip(in_order, args, strict=False)]
+    given += [(name, by_name[name], value) for name, value in kwargs.items() if name in by_name]
+    for name, kind, value in given:
+        if name not in but_for and (found := kind.fault(value)):
+            place, wrong, rule = found
+            raise ValueError(f"{name}{place} is {reprlib.repr(wrong)}: it must be {rule}")
 
 
 def _kinds(function: Callable[..., Any]) -> tuple[list[tuple[str, Kind]], Mapping[str, Kind]]:
@@ -103,13 +106,6 @@ def _kinds(function: Callable[..., Any]) -> tuple[list[tuple[str, Kind]], Mappin
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             by_name[name] = kind
     return in_order, by_name
-
-
-def _refuse(name: str, kind: Kind, value: object) -> None:
-    """Say which value, perhaps one inside, is not what it should be."""
-    if found := kind.fault(value):
-        place, wrong, rule = found
-        raise ValueError(f"{name}{place} is {reprlib.repr(wrong)}: it must be {rule}")
 
 
 def _check_names(

@@ -31,6 +31,7 @@ from .stages import (
     measured,
     method_name,
     naming,
+    needles_of,
 )
 
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ def _training(stage: FineTune, model: PreTrainedModel) -> Work:
 def _searching(
     stage: Search | Recover, space: SearchSpace, model: PreTrainedModel, start: str
 ) -> Work:
-    needles = stage.needles if isinstance(stage, Search) else 0
-    passes, trials, backward = _trials(space, stage.method, stage.documents + needles)
+    documents = stage.documents + needles_of(stage)
+    passes, trials, backward = _trials(space, stage.method, documents)
     words = f"{method_name(stage)} search, {trials:,} trials on {measured(stage)}, {start}"
     peak = peak_bytes(model, stage.length, backward=backward)
     return Work(words, stage.length, passes, peak=peak)

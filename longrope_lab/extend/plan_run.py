@@ -25,7 +25,7 @@ from ..searches.space import SearchSpace
 from ..texts.tokens import Document
 from .finetune import finetune
 from .needle_segments import needle_documents
-from .stages import FineTune, Formula, Recover, Search, Stage, counted
+from .stages import FineTune, Formula, Recover, Search, Stage, counted, needles_of
 from .trainer import checkpoints
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ class PlanRun:
     ) -> RopeScaling:
         """What a search finds, its measurements kept."""
         docs = documents_for(stage, self.search_docs)
-        if isinstance(stage, Search) and stage.needles:
-            size = (stage.length, stage.needles)
+        if needles := needles_of(stage):
+            size = (stage.length, needles)
             docs = [*docs, *needle_documents(docs, *size, self.tokenizer, seed=seed)]
         found = search(
             self.model,

@@ -254,9 +254,14 @@ def method_name(stage: Search | Recover) -> str:
     return type(stage.method).__name__.lower()
 
 
+def needles_of(stage: Search | Recover) -> int:
+    """How many needle documents a stage measures beside its documents."""
+    return stage.needles if isinstance(stage, Search) else 0
+
+
 def measured(stage: Search | Recover) -> str:
     """What a stage measures, as in "3 documents and 2 needles"."""
-    needles = stage.needles if isinstance(stage, Search) else 0
+    needles = needles_of(stage)
     beside = f" and {counted(needles, 'needle')}" if needles else ""
     return counted(stage.documents, "document") + beside
 
