@@ -3,6 +3,7 @@
 
 from . import plots, widgets
 from .export.folder import save_pretrained
+from .export.gguf import add_scaling_to_gguf
 from .extend.extended import Extended
 from .extend.finetune import finetune
 from .extend.from_scratch import LongRoPEModel
@@ -100,6 +101,7 @@ __all__ = [
     "SearchSpace",
     "WorkerProcesses",
     "accuracy_summary",
+    "add_scaling_to_gguf",
     "against_baseline",
     "against_window",
     "apply_scaling",

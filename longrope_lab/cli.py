@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from .commands.options import add_compare, add_extend, add_results, add_run
+from .commands.options import add_compare, add_extend, add_gguf, add_results, add_run
 from .common.checks import whole
 from .common.files import Json
 from .report.experiments import experiment, experiments_in
@@ -207,6 +207,12 @@ def _compare(options: argparse.Namespace) -> int:
     return _in_one_line(compare, options)
 
 
+def _gguf(options: argparse.Namespace) -> int:
+    from .commands.gguf import gguf
+
+    return _in_one_line(gguf, options)
+
+
 def _in_one_line(action: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     """Do it, and turn what only then shows (a full disk, too little memory) into a refusal."""
     try:
@@ -245,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     compare = actions.add_parser("compare", help="perplexity and passkeys of models, side by side")
     add_compare(compare)
     compare.set_defaults(action=_compare)
+    gguf = actions.add_parser("gguf", help="write a model with a scaling for llama.cpp")
+    add_gguf(gguf)
+    gguf.set_defaults(action=_gguf)
     return parser
 
 

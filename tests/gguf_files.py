@@ -7,13 +7,14 @@ import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
 
-def write_gguf(path, model, add=lambda writer: None, split=None):
-    """A Llama in the layout of llama.cpp, with a vocabulary of single bytes.
+def write_gguf(path, model, add=lambda writer: None, split=None, architecture="llama"):
+    """A model in the layout of llama.cpp, with a vocabulary of single bytes.
 
     `add` writes more into it, and `split` names how its tokenizer cuts texts.
     """
     config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
+    head_dim = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -22,7 +23,9 @@ def write_gguf(path, model, add=lambda writer: None, split=None):
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10_000.0)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
     writer.add_vocab_size(config.vocab_size)
     alphabet = sorted(ByteLevel.alphabet())
     tokens = ["<s>", "</s>", "<unk>", *alphabet, "ab", "cd"]
@@ -40,6 +43,8 @@ def write_gguf(path, model, add=lambda writer: None, split=None):
         "model.embed_tokens": "token_embd",
         "model.norm": "output_norm",
         "lm_head": "output",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
         "self_attn.q_proj": "attn_q",
         "self_attn.k_proj": "attn_k",
         "self_attn.v_proj": "attn_v",
@@ -55,7 +60,7 @@ def write_gguf(path, model, add=lambda writer: None, split=None):
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(
             name.split(".")[-2]
         )
-        if heads:  # llama.cpp pairs dimensions 2i and 2i + 1
+        if heads and architecture == "llama":  # whose graph pairs dimensions 2i and 2i + 1
             rows, columns = weight.shape
             weight = weight.view(heads, 2, -1, columns).transpose(1, 2).reshape(rows, columns)
         for theirs, ours in names.items():

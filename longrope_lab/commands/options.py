@@ -92,5 +92,18 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
     _add_device(compare)
 
 
+def add_gguf(gguf: argparse.ArgumentParser) -> None:
+    """The options of `gguf`."""
+    add = gguf.add_argument
+    add("model", metavar="GGUF", help="a .gguf file, quantised or not")
+    add(
+        "--scaling", required=True, metavar="JSON",
+        help="what it gets, as .save writes it; a folder that was extended has it as scaling.json",
+    )  # fmt: skip
+    add("-o", "--out", required=True, metavar="FILE", help="the new .gguf file")
+    add("--window", metavar="LENGTH", help="trained window, where the file states another")
+    add("--overwrite", action="store_true", help="take the place of a file that is there")
+
+
 def _add_device(action: argparse.ArgumentParser) -> None:
     action.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")

@@ -20,6 +20,7 @@ from ..rope.scaling import RopeScaling
 from ..rope.schedule import RopeSchedule, Scaling
 from ..rope.spec import Floats, RopeSpec
 from .config_fields import FULL_ATTENTION
+from .gguf_header import GgufHeader, read_header
 from .read_config import spec_from_config
 from .write_config import config_with_scaling
 
@@ -94,32 +95,42 @@ class GgufFile:
 
 
 def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """Read keys and factors; no weights."""
-    from gguf import GGUFReader
+    """Read keys and factors; no weights.
 
-    reader = GGUFReader(path)
-    values = {
-        name: field.contents()
-        for name, field in reader.fields.items()
-        if ".rope." in name
-        or name.endswith(".context_length")
-        or name in ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre")
-    }
-    prefix = f"{values['general.architecture']}."
-    factors = {
-        tensor.name: np.array(tensor.data, dtype=np.float64)
-        for tensor in reader.tensors
-        if tensor.name.startswith("rope_")
-    }
+    Raises:
+        FileNotFoundError, ValueError: as of `read_header`.
+    """
+    return file_of(read_header(path))
+
+
+def file_of(header: GgufHeader) -> GgufFile:
+    """What a header says of rotary embedding and tokenizer."""
+    prefix = f"{architecture_of(header)}."
     start = f"{prefix}rope."
+    values = header.values
     return GgufFile(
-        path=str(path),
+        path=header.path,
         rope={k.removeprefix(start): v for k, v in values.items() if k.startswith(start)},
         context=values.get(f"{prefix}context_length"),
-        factors=factors,
+        factors={n: header.floats(n) for n in header.tensors if n.startswith("rope_")},
         tokenizer=values.get("tokenizer.ggml.model"),
         split=values.get("tokenizer.ggml.pre"),
     )
+
+
+def architecture_of(header: GgufHeader) -> str:
+    """The name of the graph that llama.cpp builds for a file.
+
+    Raises:
+        ValueError: it names none.
+    """
+    name = header.values.get("general.architecture")
+    if not isinstance(name, str):
+        raise ValueError(
+            f"{header.path} names no general.architecture, so it holds no language model: take "
+            "the file of one"
+        )
+    return name
 
 
 def with_its_rotary(config: PreTrainedConfig, file: GgufFile) -> PreTrainedConfig:
@@ -132,7 +143,7 @@ def with_its_rotary(config: PreTrainedConfig, file: GgufFile) -> PreTrainedConfi
     before = getattr(text, "rope_parameters", None)
     if not before:
         return config
-    _check_keys(file)
+    check_keys(file)
     own = dict(before.get(FULL_ATTENTION, before))
     if own.get("rope_type", "default") not in REPLACED:
         if file.factors or "scaling.type" in file.rope:
@@ -202,11 +213,18 @@ def _by_factors(file: GgufFile, spec: RopeSpec, longest: int, m: float) -> Scali
     if names == {SHORT_SET, LONG_SET}:
         short = RopeScaling(spec, file.factors[SHORT_SET], spec.window, attention_factor=m)
         long = RopeScaling(spec, file.factors[LONG_SET], longest, attention_factor=m)
+        if (short.factors == long.factors).all():  # Phi-3's graph takes one set in this form alone
+            return long
         return RopeSchedule.by_length([short, long])
     raise _refusal(file, f"the tensors {', '.join(sorted(names))}")
 
 
-def _check_keys(file: GgufFile) -> None:
+def check_keys(file: GgufFile) -> None:
+    """Refuse keys of the rotary embedding that are not known, or have a value that is not.
+
+    Raises:
+        ValueError: naming the first.
+    """
     for name, value in file.rope.items():
         if name not in READ and value not in USUAL.get(name, ()):
             raise _refusal(file, f"rope.{name} {value}")

@@ -160,3 +160,16 @@ def sets_of(scaling: Scaling) -> tuple[RopeScaling, ...]:
     if isinstance(scaling, RopeScaling):
         return (scaling,)
     return scaling.scalings if isinstance(scaling, LengthSchedule) else ()
+
+
+def load_scaling(path: str | os.PathLike[str]) -> Scaling:
+    """Read a scaling or a schedule from JSON, whichever it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds neither.
+    """
+    data = read_json(Path(path), "scaling")
+    if isinstance(data, dict) and data.get("kind", "scaling") == "scaling":
+        return RopeScaling.load(path)
+    return RopeSchedule.load(path)

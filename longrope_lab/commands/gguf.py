@@ -1,0 +1,29 @@
+"""`longrope-lab gguf`: a scaling goes into a file for llama.cpp."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..common.quantities import length_in
+from ..export.gguf import add_scaling_to_gguf
+from ..rope.schedule import load_scaling, sets_of
+
+
+def gguf(options: argparse.Namespace) -> int:
+    """Write the file, and say how to serve it.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError, OSError: what the user got wrong, or the system refuses.
+    """
+    scaling = load_scaling(Path(options.scaling).expanduser())
+    window = None if options.window is None else length_in(options.window)
+    out = add_scaling_to_gguf(
+        options.model, scaling, options.out, window=window, overwrite=options.overwrite
+    )
+    length = sets_of(scaling)[-1].target_length
+    print(f"{out}\n\nTo serve it:\n  llama-server -m {out} -c {length} --parallel 1")
+    return 0

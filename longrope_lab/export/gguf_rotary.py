@@ -1,0 +1,161 @@
+"""What a GGUF file states of a scaling, by the graph that llama.cpp builds for its architecture.
+
+Some graphs ask for a tensor of factors; others know Position Interpolation and YaRN alone, by keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..models.gguf_files import LONG_SET, ONE_SET, SHORT_SET
+from ..rope.formulas import yarn_attention_factor, yarn_factors
+from ..rope.scaling import LEAST, RopeScaling
+from ..rope.schedule import Scaling, sets_of
+from ..rope.spec import Floats, RopeSpec
+
+# Architectures whose graphs ask for factors: of these, phi3's loads no tensor but the two sets'.
+WITH_FACTORS = ("llama", "minicpm", "phi3")
+TWO_SETS_ALONE = ("phi3",)
+# Those whose graphs turn all pairs by the keys, and take no factors.
+BY_KEYS = ("qwen2", "qwen2moe", "qwen3", "qwen3moe")
+
+# Bases and factors of files are float32: nearer than this, two are the same.
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class RotaryEntries:
+    """What a file states of a scaling.
+
+    Args:
+        keys: without the architecture: numbers, or the name of a type.
+        factors: (d/2,) by the name of the tensor.
+    """
+
+    keys: dict[str, str | int | float]
+    factors: dict[str, Floats]
+
+
+def rotary_entries(scaling: Scaling, plain: RopeSpec, architecture: str) -> RotaryEntries:
+    """What a file of an architecture has to state, so that llama.cpp computes a scaling.
+
+    Args:
+        scaling: over `plain`, or over an embedding that was extended from it.
+        plain: the embedding of the file's own base.
+        architecture: llama.cpp's name of it.
+
+    Raises:
+        ValueError: it cannot be stated; the error says why.
+    """
+    short, long = _sets(scaling)
+    m = long.spec.attention_factor * long.attention_factor
+    original = plain.window if short is long else short.target_length
+    keys: dict[str, str | int | float] = {
+        "context_length": long.target_length,
+        "rope.scaling.original_context_length": original,
+    }
+    low, high = (_factors_over(plain, s) for s in (short, long))
+    if architecture in WITH_FACTORS:
+        keys["rope.scaling.attn_factor"] = m
+        if short is long and architecture not in TWO_SETS_ALONE:
+            return RotaryEntries(keys, {ONE_SET: high})
+        return RotaryEntries(
+            keys | {"rope.scaling.type": "longrope"}, {LONG_SET: high, SHORT_SET: low}
+        )
+    if architecture not in BY_KEYS:
+        raise ValueError(
+            f"what llama.cpp does with a scaling in a file of architecture {architecture!r} is not "
+            f"known here; it is for {', '.join((*WITH_FACTORS, *BY_KEYS))}"
+        )
+    ratio = long.target_length / plain.window
+    if short is long and _same(high, ratio):
+        kind = "linear"
+    elif short is long and _same(high, yarn_factors(plain, ratio)):
+        kind, m = "yarn", m / yarn_attention_factor(ratio)  # by which llama.cpp multiplies itself
+    else:
+        raise _neither(architecture)
+    keys |= {"rope.scaling.type": kind, "rope.scaling.factor": ratio, "rope.scaling.attn_factor": m}
+    return RotaryEntries(keys, {})
+
+
+def _neither(architecture: str) -> ValueError:
+    others = ""
+    if architecture == "qwen2":
+        others = "; of the model itself, save_gguf writes a file that takes factors"
+    return ValueError(
+        f"llama.cpp's graph of {architecture!r} takes no tensor of factors, only Position "
+        "Interpolation and YaRN by keys, and this scaling is neither: take rope_scaling(spec, "
+        f"'yarn', length){others}"
+    )
+
+
+def _sets(scaling: Scaling) -> tuple[RopeScaling, RopeScaling]:
+    """The scalings of short and of long inputs: one and the same, where only one is needed."""
+    sets = sets_of(scaling)
+    if not sets:
+        raise ValueError(
+            f"a {type(scaling).__name__} has other factors at every length, and a GGUF file holds "
+            "one set of them, or two: take those of one length, schedule.at(length)"
+        )
+    if len(sets) > 2:
+        lengths = ", ".join(f"{s.target_length:,}" for s in sets)
+        raise ValueError(
+            f"this schedule has {len(sets)} sets of factors (up to {lengths} tokens), and a GGUF "
+            "file holds two, one for short and one for long contexts: keep two, with "
+            "RopeSchedule.by_length"
+        )
+    short, long = sets[0], sets[-1]
+    if tokens := max(s.start_tokens for s in sets):
+        raise ValueError(
+            f"this scaling keeps {tokens} start tokens, for which a GGUF file has no place: leave "
+            "them out, dataclasses.replace(scaling, start_tokens=0), and measure what it costs"
+        )
+    if not _same(short.attention_factor, long.attention_factor):
+        raise ValueError(
+            f"the sets have attention factors {short.attention_factor:.6g} (up to "
+            f"{short.target_length:,} tokens) and {long.attention_factor:.6g}, and a GGUF file "
+            "holds one: search the short set again at the long one's, or hand over the long set "
+            f"alone, schedule.at({long.target_length})"
+        )
+    alike = (short.factors == long.factors).all()
+    return (long, long) if alike else (short, long)
+
+
+def check_same_model(spec: RopeSpec, plain: RopeSpec, source: str) -> None:
+    """Refuse a scaling of another model.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    rows: list[tuple[str, float, float]] = [("rotary_dim", spec.rotary_dim, plain.rotary_dim)]
+    if spec.base is not None and plain.base is not None and not _same(spec.base, plain.base):
+        rows.append(("base", spec.base, plain.base))
+    rows.append(("window", spec.window, plain.window))
+    for name, ours, stated in rows:
+        if ours != stated:
+            way_out = "make it from rope_spec of this model"
+            if name == "window":
+                way_out += f", or pass window={spec.window} if it was trained on so many tokens"
+            raise ValueError(
+                f"this scaling is for a model of {name} {ours:g}, and {source} states {stated:g}: "
+                f"{way_out}"
+            )
+
+
+def _factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
+    """Factors (d/2,) that take the frequencies of a file's base to the scaling's own."""
+    over_spec = plain.frequencies / scaling.spec.frequencies
+    over_spec[np.isclose(over_spec, 1, rtol=SAME, atol=0)] = 1
+    factors: Floats = scaling.factors * over_spec
+    if (factors <= LEAST).any():
+        raise ValueError(
+            f"over the base {plain.base:g} this scaling would turn pairs faster than the model "
+            "was trained on: it is for another model"
+        )
+    return factors
+
+
+def _same(a: Floats | float, b: Floats | float) -> bool:
+    return np.allclose(a, b, rtol=SAME, atol=0)
