@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.markup import as_markdown
+from ..models.old_form import Forms
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import DynamicNTK, Scaling, sets_of
 from ..rope.spec import RopeSpec
@@ -79,6 +80,25 @@ def model_card(
     return card + (f"\n## Measured\n\n{figures}\n" if figures else "")
 
 
+def read_by(forms: Forms) -> str:
+    """Which forms of the rope parameters the config has, and so who reads them."""
+    if forms == "alone":
+        return (
+            "The config has the scaling in the form of transformers 5 (`rope_parameters`) alone, "
+            "as the older one has no names for it: do not load it with transformers 4, nor with an "
+            "engine that reads `rope_scaling`."
+        )
+    readers = "transformers 4.57 and other engines read"
+    if forms == "refused by 4":
+        readers = "other engines read (transformers 4 refuses it for this kind of model)"
+    return (
+        "The config has the scaling in two forms: that of transformers 5 (`rope_parameters`), and "
+        f"the older one (`rope_theta`, `rope_scaling`), which {readers}. transformers 5 drops the "
+        "older form when it loads this folder and saves it again; `longrope_lab.save_pretrained` "
+        "writes both."
+    )
+
+
 def _spec_rows(spec: RopeSpec) -> list[str]:
     rows = [
         f"| window before, tokens | {spec.window:,} |",
@@ -118,7 +138,9 @@ def _switch(sets: Sequence[RopeScaling]) -> str:
         "longer ones. transformers goes by the longest row of a batch; generation that passes this "
         "length keeps the keys it has cached as they are (Phi-3 computes them again). "
         "`longrope_lab.generate(model, ids, longrope_lab.scaling_from_config(model.config), "
-        "max_new_tokens=...)` chooses one set for each row beforehand."
+        "max_new_tokens=...)` chooses one set for each row beforehand. vLLM takes "
+        f"{sets[0].target_length:,} tokens for the longest input: `--max-model-len "
+        f"{sets[-1].target_length}` says otherwise, and it then uses the second factors for all."
     )
 
 

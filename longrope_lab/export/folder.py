@@ -27,6 +27,7 @@ from ..measure.perplexity import perplexity
 from ..models.config_fields import FULL_ATTENTION, TRAINED
 from ..models.forward import remove_stand_in
 from ..models.loading import quiet_transformers
+from ..models.old_form import add_old_form
 from ..models.read_config import spec_from_config
 from ..models.repairs import forget_quantization, packed
 from ..models.rotary import apply_scaling, window_from_config
@@ -34,8 +35,9 @@ from ..models.write_config import config_with_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import LengthSchedule, RopeSchedule, Scaling, sets_of
 from ..texts.tokens import Document
-from .card import figures_table, model_card
+from .card import figures_table, model_card, read_by
 from .check import check_export
+from .tokenizer import write_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -57,9 +59,10 @@ def save_pretrained(
 ) -> Path:
     """Write a checkpoint that ``AutoModelForCausalLM.from_pretrained`` loads with the scaling.
 
-    The scaling is in its config. Beside weights, config and tokenizer (whose `model_max_length`
-    becomes the target) the folder holds a model card and ``scaling.json``, the scaling as it was
-    given.
+    The scaling is in its config, in the form of transformers 5 and in the older one, which
+    transformers 4.57 and other engines read (`models.old_form`). Beside weights, config and
+    tokenizer (whose `model_max_length` becomes the target) the folder holds a model card and
+    ``scaling.json``, the scaling as it was given.
 
     What was written is loaded again with stock classes, in float32 on the CPU. It is kept only if
     its logits are those of `apply_scaling`, inside the window and beyond; the card says how near
@@ -114,12 +117,13 @@ def save_pretrained(
     with alone(folder, "export"), _new_folder(folder, overwrite) as part:
         with quiet_transformers():
             _write(part, shell, tokenizer, config, kept)
+            remarks = [read_by(add_old_form(part / "config.json", type(config)))]
             scaling.save(part / "scaling.json")
-            checked = check_export(part, shell, kept)
+            remarks += [check_export(part, shell, kept), window, cost]
         rope = config.get_text_config().rope_parameters
         rope_type = rope.get(FULL_ATTENTION, rope)["rope_type"]
         origin = str(getattr(config, "_name_or_path", "") or type(shell).__name__)
-        card = model_card(folder.name, origin, rope_type, scaling, [checked, window, cost], shown)
+        card = model_card(folder.name, origin, rope_type, scaling, remarks, shown)
         (part / "README.md").write_text(card, encoding="utf-8")
     return folder
 
@@ -286,18 +290,13 @@ def _write(
     scaling: Scaling,
 ) -> None:
     before, generation = shell.config, shell.generation_config
-    tokenizer = copy.deepcopy(tokenizer)
+    target = None
     if sets := sets_of(scaling):
         target = sets[-1].target_length
-        tokenizer.model_max_length = target
         # LLaMA-2's is the window, for one: it would refuse longer prompts.
         if generation.max_length == scaling.spec.window:
             generation.max_length = target
-    # How it was last called stays in it, and would cut or pad every text of whoever loads it.
-    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        backend.no_truncation()
-        backend.no_padding()
     shell.config = config
     shell.save_pretrained(part)
     shell.config = before  # its modules were built from this one
-    tokenizer.save_pretrained(part)
+    write_tokenizer(part, tokenizer, target)

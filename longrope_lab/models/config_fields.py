@@ -7,11 +7,13 @@ refused by name: somebody wrote it for another engine, where it may change every
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..common.checks import unknown
 from ..common.files import Json
+from ..rope.formulas import yarn_attention_factor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -43,7 +45,21 @@ HARMLESS = (
     "max_position_embeddings", "finetuned",
 )  # fmt: skip
 # Fields that the classes of one family read, and all others pass over.
-OF_FAMILY = {"alpha": "hunyuan", "short_mscale": PHIMOE, "long_mscale": PHIMOE}
+MSCALES = ("short_mscale", "long_mscale")
+OF_FAMILY = {"alpha": "hunyuan"} | dict.fromkeys(MSCALES, PHIMOE)
+
+# Numbers nearer than this say the same.
+SAME = 1e-6
+
+# What a field says that is left out, and those that may stand in one form of the parameters alone:
+# other engines read them, or the form has another place for them.
+LEFT_OUT = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+IN_ONE_FORM = ("rope_theta", "partial_rotary_factor", "attn_factor", *MSCALES, *HARMLESS)
+# Where the older form has what today's keeps among the parameters; the second is GPT-NeoX's name.
+AT_THE_TOP = {
+    "rope_theta": ("rope_theta", "rotary_emb_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+}
 
 
 def stated_values(config: Config) -> Json:
@@ -67,12 +83,14 @@ def rope_parameters(values: Fields) -> Json:
     """The rope parameters, of full attention where each layer type has its own.
 
     Raises:
-        ValueError: they are no dict, or there are none for full attention.
+        ValueError: they are no dict, there are none for full attention, or the config's two forms
+            of them say different things.
     """
     given = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(given, Mapping):
         raise ValueError(f"the config's rope parameters are {given!r}: they must be a dict")
     parameters = stated(given)
+    check_forms(values)
     nested = {name: p for name, p in parameters.items() if isinstance(p, Mapping)}
     if nested and FULL_ATTENTION not in nested:
         raise ValueError(
@@ -83,6 +101,41 @@ def rope_parameters(values: Fields) -> Json:
         return parameters
     # transformers looks for this one outside, where the layer types are.
     return stated(dict(nested[FULL_ATTENTION]) | {"truncate": parameters.get("truncate")})
+
+
+def check_forms(values: Fields) -> None:
+    """Refuse a config whose two forms of the rope parameters say different things.
+
+    `rope_parameters` is read by transformers 5, `rope_scaling` and `rope_theta` by other engines,
+    and by transformers 5 as well, in place of the former.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    new, old = values.get("rope_parameters"), values.get("rope_scaling")
+    if not isinstance(new, Mapping) or not new:
+        return
+    new = new.get(FULL_ATTENTION, new)
+    for name, places in AT_THE_TOP.items():
+        for place in places:
+            _check_same(name, new.get(name), place, values.get(place))
+    if not isinstance(old, Mapping) or not old:
+        return
+    old = old.get(FULL_ATTENTION, old)
+    _check_same("rope_type", rope_kind(values, new), "rope_scaling", rope_kind(values, old))
+    new, old = stated(new), stated(old)
+    for name in sorted({*new, *old} - {"rope_type", "type"}):
+        elsewhere = name in IN_ONE_FORM or (name == ORIGINAL and name in values)
+        left_out = LEFT_OUT.get(name, None if elsewhere else "nothing")
+        _check_same(name, new.get(name, left_out), "rope_scaling", old.get(name, left_out))
+
+
+def _check_same(name: str, new: object, place: str, old: object) -> None:
+    if new is not None and old is not None and new != old:
+        raise ValueError(
+            f"the config says two things: {name} is {new} in its rope_parameters, and {old} by its "
+            f"{place}, which other engines read: keep the right one, or make them the same"
+        )
 
 
 def rope_kind(values: Fields, parameters: Fields) -> str:
@@ -114,11 +167,21 @@ def head_dim(values: Fields) -> float:
 def check_fields(parameters: Fields, model_type: str) -> None:
     """Refuse rope parameters that transformers' class does not read.
 
+    Those that other engines read for the attention factor may stand there if they say the same.
+
     Raises:
         ValueError: naming the field.
     """
     for name in parameters:
         family = OF_FAMILY.get(name)
+        if _says_the_same(name, parameters):
+            continue
+        if name == "attn_factor" and parameters.get("attention_factor") is not None:
+            raise ValueError(
+                f"the config's rope parameters have attn_factor {parameters[name]}, by which other "
+                "engines come to another attention factor than attention_factor, "
+                f"{parameters['attention_factor']}: remove one of them"
+            )
         if family is None and name not in READ + HARMLESS:
             raise unknown("field of the config's rope parameters", name, READ)
         if family is not None and not model_type.startswith(family):
@@ -126,6 +189,33 @@ def check_fields(parameters: Fields, model_type: str) -> None:
                 f"the config's rope parameters have {name}, which transformers reads in {family} "
                 f"models alone, and this is a {model_type} config: remove it"
             )
+
+
+def _says_the_same(name: str, parameters: Fields) -> bool:
+    """Whether a field gives other engines the attention factor that transformers computes."""
+    m, value = parameters.get("attention_factor"), parameters[name]
+    if name in MSCALES:
+        return m is not None and bool(value == m)
+    if name != "attn_factor" or parameters.get("rope_type", parameters.get("type")) != "yarn":
+        return False
+    try:  # they multiply the formula's by it
+        formula = yarn_formula(parameters, parameters["factor"])
+        return math.isclose(value * formula, formula if m is None else m, rel_tol=SAME)
+    except (KeyError, TypeError):
+        return False
+
+
+def yarn_formula(parameters: Fields, ratio: float) -> float:
+    """YaRN's own attention factor, or DeepSeek's quotient of two mscales."""
+    over, under = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    if over and under:
+        return yarn_attention_factor(ratio, over) / yarn_attention_factor(ratio, under)
+    return yarn_attention_factor(ratio)
+
+
+def longrope_formula(ratio: float, original: int) -> float:
+    """LongRoPE's own attention factor, for a ratio over the length that the short set serves."""
+    return math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
 
 
 @contextlib.contextmanager

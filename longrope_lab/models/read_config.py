@@ -1,8 +1,9 @@
 """Reads a rotary embedding, and its scaling if there is one, out of a Hugging Face config.
 
 Both of transformers' forms are understood: `rope_parameters` (5.x), and `rope_scaling` with
-`rope_theta` (4.x, Phi-3's "su" among them). A config *object* is the safer thing to pass: its class
-fills in what a plain dict leaves out, such as GPT-NeoX's share of rotated dimensions.
+`rope_theta` (4.x, Phi-3's "su" among them). Where a config has both, they must agree. A config
+*object* is the safer thing to pass: its class fills in what a plain dict leaves out, such as
+GPT-NeoX's share of rotated dimensions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from ..rope.formulas import (
     llama3_factors,
     longrope_attention_factor,
     ntk_factors,
-    yarn_attention_factor,
     yarn_factors,
 )
 from ..rope.methods import none_scaling
@@ -37,12 +37,14 @@ from .config_fields import (
     TRAINED,
     Config,
     check_fields,
+    check_forms,
     head_dim,
     original_window,
     reading,
     rope_kind,
     rope_parameters,
     stated_values,
+    yarn_formula,
 )
 
 if TYPE_CHECKING:
@@ -104,8 +106,8 @@ def scaling_from_config(config: Config) -> Scaling:
         config: a transformers config, or its dict.
 
     Raises:
-        ValueError: another type, a field that is not understood, or parameters that are missing or
-            out of range.
+        ValueError: another type, a field that is not understood, parameters that are missing or out
+            of range, or two forms that differ.
     """
     values = stated_values(config)
     parameters = rope_parameters(values)
@@ -136,11 +138,15 @@ def config_of(source: str, options: Json) -> PreTrainedConfig:
     Args:
         source: as of ``from_pretrained``.
         options: as of ``from_pretrained``.
+
+    Raises:
+        ValueError: its two forms of the rope parameters say different things.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
     if "gguf_file" not in options:
         values, _ = PreTrainedConfig.get_config_dict(source, **options)
+        check_forms(stated_values(values))  # the config object below has one of them alone
         rope = values.get("rope_scaling") or values.get("rope_parameters")
         if isinstance(rope, Mapping) and "su" in (rope.get("rope_type"), rope.get("type")):
             newer = {name: value for name, value in rope.items() if name != "type"}
@@ -209,7 +215,7 @@ def _yarn(spec: RopeSpec, parameters: Json, longest: int) -> Scaling:
     ratio = _ratio(parameters)
     betas = parameters.get("beta_fast") or 32.0, parameters.get("beta_slow") or 1.0
     factors = yarn_factors(spec, ratio, betas, parameters.get("truncate", True))
-    m = parameters.get("attention_factor", _yarn_attention_factor(parameters, ratio))
+    m = parameters.get("attention_factor", yarn_formula(parameters, ratio))
     target = round(spec.window * ratio)
     return RopeScaling(spec, factors, target, "yarn", attention_factor=m)
 
@@ -272,14 +278,6 @@ def _ratio(parameters: Json) -> float:
 def _longest(spec: RopeSpec, ratio: float, longest: int) -> int:
     """What a config says that it reaches, or else its factor: Llama 3.1's 8 serves 16 windows."""
     return longest if longest > spec.window else round(spec.window * max(ratio, 1))
-
-
-def _yarn_attention_factor(parameters: Mapping[str, Any], ratio: float) -> float:
-    """YaRN's formula, or DeepSeek's quotient of two mscales."""
-    over, under = parameters.get("mscale"), parameters.get("mscale_all_dim")
-    if over and under:
-        return yarn_attention_factor(ratio, over) / yarn_attention_factor(ratio, under)
-    return yarn_attention_factor(ratio)
 
 
 def _window_before(values: Json, parameters: Json, kind: str) -> int:

@@ -14,7 +14,7 @@ from ..rope.formulas import llama3_factors, yarn_factors
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import DynamicNTK, Scaling, sets_of
 from ..rope.spec import Floats, RopeSpec
-from .config_fields import DUAL_CHUNKS, FULL_ATTENTION, ORIGINAL, PHIMOE, TRAINED
+from .config_fields import DUAL_CHUNKS, FULL_ATTENTION, ORIGINAL, PHIMOE, SAME, TRAINED
 from .read_config import spec_from_config
 
 if TYPE_CHECKING:
@@ -25,16 +25,13 @@ if TYPE_CHECKING:
 SCALING_FIELDS = (
     "rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor",
     "short_factor", "long_factor", "short_mscale", "long_mscale", "beta_fast", "beta_slow",
-    "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor", "alpha",
-    "finetuned",
+    "attn_factor", "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor",
+    "alpha", "finetuned",
 )  # fmt: skip
 
 # What attention itself reads of the rope parameters, with what it reads beside: DeepSeek-V3's is
 # scaled by the mscale of its factor, Ministral 3's by how often a position passes the window.
 READ_BY_ATTENTION = {"mscale_all_dim": "factor", "llama_4_scaling_beta": ORIGINAL}
-
-# What a live model holds is float32: nearer than this, two frequencies are the same.
-SAME = 1e-6
 
 
 def config_with_scaling(config: PreTrainedConfig, scaling: Scaling) -> PreTrainedConfig:
@@ -47,7 +44,8 @@ def config_with_scaling(config: PreTrainedConfig, scaling: Scaling) -> PreTraine
 
     `max_position_embeddings` becomes the target length. The window before it is kept as
     `original_max_position_embeddings`; for "longrope" that is the length that the short factors
-    serve. For "dynamic" both are the window, which its formula divides by.
+    serve. It stands beside the rope parameters, too, where two sets differ: transformers 4 chooses
+    by it. For "dynamic" both are the window, which its formula divides by.
 
     Args:
         config: a transformers config object; parameters of other layer types than full attention
@@ -81,7 +79,7 @@ def config_with_scaling(config: PreTrainedConfig, scaling: Scaling) -> PreTraine
         try:
             ours = kept | _adapted(parameters, own, text.model_type)
             text.rope_parameters = before | {FULL_ATTENTION: ours} if own is not before else ours
-            _write_windows(text, ours["rope_type"], original, longest)
+            _write_windows(text, ours, original, longest)
             text.validate_rope()
         except (TypeError, ValueError, KeyError) as error:
             refusal = str(error)
@@ -90,12 +88,14 @@ def config_with_scaling(config: PreTrainedConfig, scaling: Scaling) -> PreTraine
     raise ValueError(f"a {text.model_type} config does not take rope type {tried!r}: {refusal}")
 
 
-def _write_windows(text: PreTrainedConfig, kind: str, original: int, longest: int) -> None:
+def _write_windows(text: PreTrainedConfig, ours: Json, original: int, longest: int) -> None:
     """The windows of a config, and nothing of what it said before about the trained one."""
     text.max_position_embeddings = longest
+    vars(text).pop(ORIGINAL, None)
     # "linear" has no such field among its parameters; Phi-3's stands beside them, and is the one
-    # that counts.
-    if kind in ("linear", "proportional") or hasattr(text, ORIGINAL):
+    # that counts. For a single set it is left out: vLLM serves no more tokens than it says.
+    two_sets = ours.get("short_factor") != ours.get("long_factor")
+    if ours["rope_type"] in ("linear", "proportional") or hasattr(text, ORIGINAL) or two_sets:
         setattr(text, ORIGINAL, original)
     for name in (TRAINED, DUAL_CHUNKS):
         vars(text).pop(name, None)

@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import json
+import math
 import re
 import resource
+import shutil
 import signal
 from dataclasses import replace
 from types import SimpleNamespace
@@ -35,6 +37,13 @@ from longrope_lab.texts.tokens import Document
 
 TARGET = 4 * WINDOW
 SWITCH = WINDOW + 32  # where the two sets below meet
+OLD_NAMES = (
+    "rope_theta",
+    "rotary_emb_base",
+    "rope_local_base_freq",
+    "partial_rotary_factor",
+    "rotary_pct",
+)
 KINDS = {  # what is saved, and the rope type that says it
     "none": "default",
     "pi": "linear",
@@ -85,6 +94,22 @@ def assert_stock_gives_ours(
     return reloaded
 
 
+def in_new_form_alone(folder, other):
+    """The folder with nothing but transformers 5's `rope_parameters`, as they were made."""
+    shutil.copytree(folder, other)
+    values = json.loads((other / "config.json").read_text())
+    for name in ("rope_scaling", *OLD_NAMES):
+        values.pop(name, None)
+    rope = values["rope_parameters"].get("full_attention", values["rope_parameters"])
+    for name in ("short_mscale", "long_mscale", "attn_factor", "beta_fast", "beta_slow"):
+        rope.pop(name, None)
+    two = rope.get("short_factor") != rope.get("long_factor")
+    if two and values["model_type"] != "phi3":  # whose class has the field
+        assert values.pop("original_max_position_embeddings") == SWITCH
+    (other / "config.json").write_text(json.dumps(values))
+    return other
+
+
 def full_attention(config):
     return config.rope_parameters.get("full_attention", config.rope_parameters)
 
@@ -118,6 +143,9 @@ def test_stock_transformers_loads_it(family, kind, out, tokenizer):
         return
     assert save_pretrained(model, tokenizer, scaling, out) == out
     reloaded = assert_stock_gives_ours(out, model, scaling)
+    alone = stock(in_new_form_alone(out, out.with_name("alone")))  # to the bit
+    for length in (WINDOW, SWITCH + 1):
+        assert torch.equal(logits(alone, length), logits(stock(out), length))
 
     config = AutoConfig.from_pretrained(out)
     rope_type = "longrope" if family == "phi3" and kind != "none" else KINDS[kind]
@@ -898,6 +926,84 @@ def test_figures_of_another_kind(model, spec, out, tokenizer):
     ):
         save_pretrained(model, tokenizer, rising(spec, 5), out, figures=[1, 2])
     assert not out.parent.exists()
+
+
+# --- both forms -----------------------------------------------------------------------------------
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_the_older_form_beside(model, spec, out, tokenizer):
+    """Its fields, as engines other than transformers 5 look for them."""
+    yarn = replace(rope_scaling(spec, "yarn", TARGET), attention_factor=1.5)
+    values = config_of(save_pretrained(model, tokenizer, yarn, out / "yarn"))
+    new = values["rope_parameters"]
+    assert values["rope_theta"] == new.pop("rope_theta") == 10_000
+    assert values["rope_scaling"] == new | {"type": "yarn"}
+    assert (new["beta_fast"], new["beta_slow"]) == (32, 1)
+    assert new["attn_factor"] * (0.1 * math.log(4) + 1) == pytest.approx(1.5, rel=1e-12)
+    for scaling, original in ((rising(spec, 5), None), (two_sets(spec), SWITCH)):
+        values = config_of(save_pretrained(model, tokenizer, scaling, out / str(original)))
+        assert values.get("original_max_position_embeddings") == original
+        old = values["rope_scaling"]
+        mscales = old["short_mscale"], old["long_mscale"], old["attention_factor"]
+        assert mscales == (1.07, 1.07, 1.07) and old["type"] == old["rope_type"] == "longrope"
+    # A single set over it leaves nothing of the two.
+    reloaded, _ = load_model(out / str(SWITCH), device="cpu")
+    again = rising(rope_spec(reloaded), 2, target_length=2 * TARGET)
+    values = config_of(save_pretrained(reloaded, tokenizer, again, out / "again"))
+    assert "original_max_position_embeddings" not in values
+
+
+def test_transformers_5_drops_the_older_form(model, spec, out, tokenizer):
+    """As the card says."""
+    folder = save_pretrained(model, tokenizer, rising(spec, 5), out)
+    stock(folder).save_pretrained(out / "again")
+    assert "rope_scaling" in config_of(folder) and "rope_scaling" not in config_of(out / "again")
+    assert "drops the older form when it loads" in (folder / "README.md").read_text()
+
+
+def test_forms_that_contradict_each_other(model, spec, out, tokenizer):
+    """Whoever edits one of them has to edit both."""
+    folder = save_pretrained(model, tokenizer, two_sets(spec), out)
+    right = config_of(folder)
+    for wrong, message in (
+        (
+            {"rope_theta": 5e5},
+            "rope_theta is 10000.0 in its .*, and 500000.0 by its r",
+        ),
+        (changed(right, attention_factor=1.0), "attention_factor is 1.07 in its .* and 1.0 by its"),
+        (changed(right, factor=None), "factor is .* in its rope_parameters, and nothing by its r"),
+        (changed(right, rope_type="yarn"), "rope_type is longrope in its rope_parameters, and ya"),
+    ):
+        (folder / "config.json").write_text(json.dumps(right | wrong))
+        for read in (load_model, lambda path: scaling_from_config(config_of(path))):
+            with pytest.raises(ValueError, match=message):
+                read(folder)
+    (folder / "config.json").write_text(json.dumps(right))
+    assert scaling_from_config(right) == scaling_from_config(load_model(folder)[0].config)
+
+
+def changed(values, **fields):
+    """A config's older form with other fields; None takes one away."""
+    old = {k: v for k, v in (values["rope_scaling"] | fields).items() if v is not None}
+    return {"rope_scaling": old}
+
+
+def test_special_tokens_and_class_by_names_that_both_versions_know(model, spec, out, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    folder = save_pretrained(model, tokenizer, rising(spec, 5), out)
+    values = json.loads((folder / "tokenizer_config.json").read_text())
+    assert values["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert values["additional_special_tokens"] == ["<|im_start|>"]
+    again = AutoTokenizer.from_pretrained(folder)
+    assert type(again) is type(tokenizer)
+    text = "<|im_start|>In the beginning 7"
+    assert again(text).input_ids == tokenizer(text).input_ids
+    assert again.decode(again(text).input_ids, skip_special_tokens=True) == text[12:]
 
 
 # --- what is compared -----------------------------------------------------------------------------

@@ -569,6 +569,14 @@ PLAIN = {
             "have alpha, which transformers reads in hunyuan models alone, and this is a llama con",
         ),
         (
+            {"rope_type": "yarn", "factor": 4.0, "attn_factor": 1.2, "attention_factor": 1.2},
+            "attn_factor 1.2, by which other engines come to another attention factor than attenti",
+        ),
+        (
+            {"rope_type": "longrope", "short_mscale": 1.2, "attention_factor": 1.3},
+            "have short_mscale, which transformers reads in phimoe models alone",
+        ),
+        (
             {"rope_type": "longrope", "short_mscale": 1.2},
             "have short_mscale, which transformers reads in phimoe models alone",
         ),
@@ -625,3 +633,17 @@ def test_a_model_is_not_a_config():
         ValueError, match=r"LlamaForCausalLM is not a config: pass model\.config, or its dict"
     ):
         spec_from_config(LlamaForCausalLM(config))
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "yarn", "factor": 4.0, "attn_factor": 1.0},
+        {"type": "yarn", "factor": 4.0, "attn_factor": 1.5 / (0.1 * math.log(4) + 1)},
+    ],
+)
+def test_a_field_of_other_engines_that_says_the_same(rope):
+    """Older vLLM multiplies the formula's attention factor by it."""
+    stated = {"attention_factor": 1.5} if rope["attn_factor"] != 1 else {}
+    ours = scaling_from_config(PLAIN | {"rope_scaling": rope | stated})
+    assert ours.attention_factor == stated.get("attention_factor", 0.1 * math.log(4) + 1)
