@@ -60,7 +60,7 @@ def check_export(part: Path, shell: PreTrainedModel, scaling: Scaling) -> str:
     Raises:
         RuntimeError: stock transformers cannot run it, or gives something else.
     """
-    stock, lengths = _stock_name(), _lengths(scaling)
+    stock, lengths = _stock_name(), checked_lengths(scaling)
     theirs = _by_stock(part, lengths)
     # accelerate may have put the live model's own `to` on the shell.
     type(shell).to(shell, "cpu", torch.float32)
@@ -87,7 +87,7 @@ def _stock_name() -> str:
     return f"stock transformers {transformers.__version__}"
 
 
-def _lengths(scaling: Scaling) -> list[int]:
+def checked_lengths(scaling: Scaling) -> list[int]:
     """Input lengths to compare: the last with the short factors, the first beyond, the longest.
 
     Of a single set the first of these is the window.
@@ -145,7 +145,7 @@ def _check_logits(theirs: Tensor, ours: Tensor, length: int, largest: float) -> 
 
 @torch.no_grad()
 def _compute(model: PreTrainedModel, length: int) -> Computed:
-    return Computed(_rotation(model, length), _logits(model, length))
+    return Computed(_rotation(model, length), logits_at(model, length))
 
 
 def _rotation(model: PreTrainedModel, length: int) -> Tensor:
@@ -160,7 +160,7 @@ def _rotation(model: PreTrainedModel, length: int) -> Tensor:
     return sin[0, 0]
 
 
-def _logits(model: PreTrainedModel, length: int) -> Tensor:
+def logits_at(model: PreTrainedModel, length: int) -> Tensor:
     """Logits of random tokens at the `_positions` of an input."""
     positions = _positions(length)
     vocabulary = model.get_input_embeddings().weight.shape[0]

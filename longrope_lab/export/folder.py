@@ -35,6 +35,7 @@ from ..models.write_config import config_with_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import LengthSchedule, RopeSchedule, Scaling, sets_of
 from ..texts.tokens import Document
+from . import fold
 from .card import figures_table, model_card, read_by
 from .check import check_export
 from .tokenizer import write_tokenizer
@@ -55,6 +56,7 @@ def save_pretrained(
     drop_start_tokens: bool = False,
     docs: Sequence[Document] = (),
     figures: pd.DataFrame | Mapping[str, object] | None = None,
+    fold_attention_factor: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a checkpoint that ``AutoModelForCausalLM.from_pretrained`` loads with the scaling.
@@ -62,7 +64,7 @@ def save_pretrained(
     The scaling is in its config, in the form of transformers 5 and in the older one, which
     transformers 4.57 and other engines read (`models.old_form`). Beside weights, config and
     tokenizer (whose `model_max_length` becomes the target) the folder holds a model card and
-    ``scaling.json``, the scaling as it was given.
+    ``scaling.json``, the scaling as it was given (at another m, where that is folded).
 
     What was written is loaded again with stock classes, in float32 on the CPU. It is kept only if
     its logits are those of `apply_scaling`, inside the window and beyond; the card says how near
@@ -89,6 +91,9 @@ def save_pretrained(
         docs: what leaving them out costs is measured on these, at each target length or the
             shortest's own; it is logged, and stands in the card.
         figures: measured numbers for the card.
+        fold_attention_factor: move into the query weights what the formula of the rope type does
+            not give of m, for engines that read no `attention_factor` (`fold.py`). The card says
+            what rounding the weights once more does.
         overwrite: take the place of a folder that this function wrote earlier, once the new one is
             whole. Anything else is refused all the same.
 
@@ -99,8 +104,8 @@ def save_pretrained(
         FileExistsError: there is something in the folder already.
         ValueError: a scaling for another model, or one that a config cannot express (see
             `config_with_scaling`); start tokens to drop and no documents; a quantised or offloaded
-            model, or one without a language-modelling head; adapters that do not merge; a folder
-            that another process writes to.
+            model, or one without a language-modelling head; adapters that do not merge; attention
+            that is not understood, where m is folded; a folder that another process writes to.
         RuntimeError: the folder cannot be written (a full disk), or stock transformers cannot load
             what was written, or gives other logits; nothing is kept.
     """
@@ -110,8 +115,12 @@ def save_pretrained(
     check_free(folder, overwrite=overwrite)
     shown = figures_table(figures)
     kept = _without_start_tokens(scaling) if drop_start_tokens else scaling
-    shell = _shell(model)
+    shell, folded = _shell(model), ""
     config = config_with_scaling(shell.config, kept)
+    if fold_attention_factor:
+        m, folded = fold.fold_attention_factor(shell, kept)
+        scaling, kept = (fold.with_attention_factor(s, m) for s in (scaling, kept))
+        config = fold.formula_config(shell.config, kept)
     window = _check_same_model(shell, kept)
     cost = _cost_of_dropping(shell, scaling, kept, docs)
     with alone(folder, "export"), _new_folder(folder, overwrite) as part:
@@ -119,7 +128,7 @@ def save_pretrained(
             _write(part, shell, tokenizer, config, kept)
             remarks = [read_by(add_old_form(part / "config.json", type(config)))]
             scaling.save(part / "scaling.json")
-            remarks += [check_export(part, shell, kept), window, cost]
+            remarks += [folded, check_export(part, shell, kept), window, cost]
         rope = config.get_text_config().rope_parameters
         rope_type = rope.get(FULL_ATTENTION, rope)["rope_type"]
         origin = str(getattr(config, "_name_or_path", "") or type(shell).__name__)
