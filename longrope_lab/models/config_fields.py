@@ -113,15 +113,13 @@ def check_forms(values: Fields) -> None:
         ValueError: naming the field.
     """
     new, old = values.get("rope_parameters"), values.get("rope_scaling")
-    if not isinstance(new, Mapping) or not new:
+    if not (isinstance(new, Mapping) and new and isinstance(old, Mapping) and old):
         return
-    new = new.get(FULL_ATTENTION, new)
+    new, old = new.get(FULL_ATTENTION, new), old.get(FULL_ATTENTION, old)
+    # Without `rope_scaling`, a base at the top may be what a class left there of its defaults.
     for name, places in AT_THE_TOP.items():
         for place in places:
             _check_same(name, new.get(name), place, values.get(place))
-    if not isinstance(old, Mapping) or not old:
-        return
-    old = old.get(FULL_ATTENTION, old)
     _check_same("rope_type", rope_kind(values, new), "rope_scaling", rope_kind(values, old))
     new, old = stated(new), stated(old)
     for name in sorted({*new, *old} - {"rope_type", "type"}):
