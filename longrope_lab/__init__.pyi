@@ -4,6 +4,7 @@
 from . import plots, widgets
 from .export.folder import save_pretrained
 from .export.gguf import add_scaling_to_gguf
+from .export.gguf_model import save_gguf
 from .extend.extended import Extended
 from .extend.finetune import finetune
 from .extend.from_scratch import LongRoPEModel
@@ -138,6 +139,7 @@ __all__ = [
     "rope_scaling",
     "rope_spec",
     "run_plans",
+    "save_gguf",
     "save_pretrained",
     "scaling_from_config",
     "scaling_summary",

@@ -31,6 +31,7 @@ EXAMPLES = [
     lab.register_method,
     lab.rope_scaling,
     lab.rope_spec,
+    lab.save_gguf,
     lab.save_pretrained,
     lab.search,
     lab.token_losses,

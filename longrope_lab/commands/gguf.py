@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from ..common.quantities import length_in
-from ..export.gguf import add_scaling_to_gguf
+from ..export.gguf import add_scaling_to_gguf, check_free_file
+from ..export.gguf_model import save_gguf
+from ..models.loading import load_model
 from ..rope.schedule import load_scaling, sets_of
 
 
@@ -21,9 +23,14 @@ def gguf(options: argparse.Namespace) -> int:
     """
     scaling = load_scaling(Path(options.scaling).expanduser())
     window = None if options.window is None else length_in(options.window)
-    out = add_scaling_to_gguf(
-        options.model, scaling, options.out, window=window, overwrite=options.overwrite
-    )
+    if Path(options.model).suffix == ".gguf":
+        out = add_scaling_to_gguf(
+            options.model, scaling, options.out, window=window, overwrite=options.overwrite
+        )
+    else:
+        check_free_file(options.out, overwrite=options.overwrite)  # before a model is loaded
+        model, tokenizer = load_model(options.model, device="cpu", window=window)
+        out = save_gguf(model, tokenizer, scaling, options.out, overwrite=options.overwrite)
     length = sets_of(scaling)[-1].target_length
     print(f"{out}\n\nTo serve it:\n  llama-server -m {out} -c {length} --parallel 1")
     return 0

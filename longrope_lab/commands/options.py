@@ -95,7 +95,7 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
 def add_gguf(gguf: argparse.ArgumentParser) -> None:
     """The options of `gguf`."""
     add = gguf.add_argument
-    add("model", metavar="GGUF", help="a .gguf file, quantised or not")
+    add("model", metavar="MODEL", help=f"{MODEL}; a .gguf file may be quantised")
     add(
         "--scaling", required=True, metavar="JSON",
         help="what it gets, as .save writes it; a folder that was extended has it as scaling.json",

@@ -115,7 +115,7 @@ def save_pretrained(
     check_free(folder, overwrite=overwrite)
     shown = figures_table(figures)
     kept = _without_start_tokens(scaling) if drop_start_tokens else scaling
-    shell, folded = _shell(model), ""
+    shell, folded = shell_of(model), ""
     config = config_with_scaling(shell.config, kept)
     if fold_attention_factor:
         m, folded = fold.fold_attention_factor(shell, kept)
@@ -192,7 +192,7 @@ def _without_start_tokens(scaling: Scaling) -> Scaling:
     return scaling
 
 
-def _shell(model: PreTrainedModel) -> PreTrainedModel:
+def shell_of(model: PreTrainedModel) -> PreTrainedModel:
     """The model's modules around the same weights, with a config of their own.
 
     Nothing that hangs on the live modules is on these. Only where low-rank updates have to be

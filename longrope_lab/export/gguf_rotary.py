@@ -57,6 +57,8 @@ def rotary_entries(scaling: Scaling, plain: RopeSpec, architecture: str) -> Rota
         "rope.scaling.original_context_length": original,
     }
     low, high = (_factors_over(plain, s) for s in (short, long))
+    if short is long and same(high, 1) and same(m, 1):
+        return RotaryEntries({"context_length": long.target_length}, {})
     if architecture in WITH_FACTORS:
         keys["rope.scaling.attn_factor"] = m
         if short is long and architecture not in TWO_SETS_ALONE:
@@ -70,9 +72,9 @@ def rotary_entries(scaling: Scaling, plain: RopeSpec, architecture: str) -> Rota
             f"known here; it is for {', '.join((*WITH_FACTORS, *BY_KEYS))}"
         )
     ratio = long.target_length / plain.window
-    if short is long and _same(high, ratio):
+    if short is long and same(high, ratio):
         kind = "linear"
-    elif short is long and _same(high, yarn_factors(plain, ratio)):
+    elif short is long and same(high, yarn_factors(plain, ratio)):
         kind, m = "yarn", m / yarn_attention_factor(ratio)  # by which llama.cpp multiplies itself
     else:
         raise _neither(architecture)
@@ -112,7 +114,7 @@ def _sets(scaling: Scaling) -> tuple[RopeScaling, RopeScaling]:
             f"this scaling keeps {tokens} start tokens, for which a GGUF file has no place: leave "
             "them out, dataclasses.replace(scaling, start_tokens=0), and measure what it costs"
         )
-    if not _same(short.attention_factor, long.attention_factor):
+    if not same(short.attention_factor, long.attention_factor):
         raise ValueError(
             f"the sets have attention factors {short.attention_factor:.6g} (up to "
             f"{short.target_length:,} tokens) and {long.attention_factor:.6g}, and a GGUF file "
@@ -130,7 +132,7 @@ def check_same_model(spec: RopeSpec, plain: RopeSpec, source: str) -> None:
         ValueError: naming what differs.
     """
     rows: list[tuple[str, float, float]] = [("rotary_dim", spec.rotary_dim, plain.rotary_dim)]
-    if spec.base is not None and plain.base is not None and not _same(spec.base, plain.base):
+    if spec.base is not None and plain.base is not None and not same(spec.base, plain.base):
         rows.append(("base", spec.base, plain.base))
     rows.append(("window", spec.window, plain.window))
     for name, ours, stated in rows:
@@ -157,5 +159,6 @@ def _factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
     return factors
 
 
-def _same(a: Floats | float, b: Floats | float) -> bool:
+def same(a: Floats | float, b: Floats | float) -> bool:
+    """Whether two are the same for a file, whose numbers are float32."""
     return np.allclose(a, b, rtol=SAME, atol=0)

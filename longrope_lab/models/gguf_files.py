@@ -45,6 +45,9 @@ USUAL = {
 # Rope types that the keys of a file can replace.
 REPLACED = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
+# The biases of a Qwen 2.
+OF_QWEN2 = {"attn_q", "attn_k", "attn_v"}
+
 # Tensors of factors: one set for all lengths, or one each for short and long texts.
 ONE_SET, SHORT_SET, LONG_SET = (
     f"{name}.weight" for name in ("rope_freqs", "rope_factors_short", "rope_factors_long")
@@ -84,6 +87,7 @@ class GgufFile:
         factors: tensors of rescale factors (d/2,) by name.
         tokenizer: its kind, llama.cpp's `tokenizer.ggml.model`.
         split: the name of its rule for cutting texts, `tokenizer.ggml.pre`.
+        biases: names of the tensors of biases, in the first layer.
     """
 
     path: str
@@ -92,6 +96,7 @@ class GgufFile:
     factors: dict[str, Floats]
     tokenizer: str | None
     split: str | None
+    biases: frozenset[str] = frozenset()
 
 
 def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
@@ -115,6 +120,11 @@ def file_of(header: GgufHeader) -> GgufFile:
         factors={n: header.floats(n) for n in header.tensors if n.startswith("rope_")},
         tokenizer=values.get("tokenizer.ggml.model"),
         split=values.get("tokenizer.ggml.pre"),
+        biases=frozenset(
+            n.removeprefix("blk.0.").removesuffix(".bias")
+            for n in header.tensors
+            if n.startswith("blk.0.") and n.endswith(".bias")
+        ),
     )
 
 
@@ -131,6 +141,29 @@ def architecture_of(header: GgufHeader) -> str:
             "the file of one"
         )
     return name
+
+
+def with_its_biases(config: PreTrainedConfig, file: GgufFile) -> PreTrainedConfig:
+    """The config of a class that has the file's biases, which transformers' Llama leaves out.
+
+    A Qwen 2 that is written as a "llama", whose graph in llama.cpp takes factors, is a Qwen 2.
+
+    Raises:
+        ValueError: no class has them.
+    """
+    if config.model_type != "llama" or not file.biases:
+        return config
+    if file.biases != OF_QWEN2:
+        raise ValueError(
+            f"{file.path} is of architecture 'llama' and has biases ({', '.join(file.biases)}) "
+            "that transformers does not read from a GGUF file: take the model's folder with "
+            "config.json and safetensors"
+        )
+    from transformers import Qwen2Config
+
+    given = config.to_dict()
+    fields = {n: given[n] for n in given if n not in ("model_type", "architectures")}
+    return Qwen2Config(**fields)
 
 
 def with_its_rotary(config: PreTrainedConfig, file: GgufFile) -> PreTrainedConfig:

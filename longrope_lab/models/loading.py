@@ -20,7 +20,7 @@ from ..common.files import Json, cache_dir
 from ..common.identity import digest
 from .config_fields import TRAINED
 from .estimates import memory_shortage
-from .gguf_files import read_gguf, split_as_it_says, with_its_rotary
+from .gguf_files import read_gguf, split_as_it_says, with_its_biases, with_its_rotary
 from .read_config import config_of, rope_fault
 from .repairs import forget_quantization, full_attention, packed, state_trained_window
 from .weights import check_weights
@@ -89,7 +89,7 @@ def load_model(
         config = config_of(source, options)
         file = read_gguf(Path(source, options["gguf_file"])) if "gguf_file" in options else None
     if file is not None:
-        config = with_its_rotary(config, file)
+        config = with_its_rotary(with_its_biases(config, file), file)
     with _readable(str(name), source, options):
         # Asked before weights are downloaded or read.
         shortage = memory_shortage(config, 0, device, dtype)
