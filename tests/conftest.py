@@ -11,6 +11,7 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ import transformers
 from papermill.exceptions import PapermillExecutionError
 from tokenizers.processors import TemplateProcessing
 
+import longrope_lab
 from longrope_lab.models.loading import LAB_MODEL, load_model
 from longrope_lab.runs import notebooks as runs
 
@@ -71,6 +73,17 @@ FAMILIES = {
     ),
     "glm": ("GlmConfig", {"num_key_value_heads": 2, "head_dim": 16}, 8, 10_000.0),  # a half
 }
+
+
+def pytest_collection_finish():
+    """Open the doors of all public classes before the first test, so that no order matters.
+
+    A class has its door once it was taken from the package (common/doors.py). Test files have
+    imported what they use by now; what none has imported is left, as it would take seconds.
+    """
+    for name, module in longrope_lab._public().items():
+        if "longrope_lab" + module in sys.modules:
+            getattr(longrope_lab, name)
 
 
 def tiny_config(family, **fields):

@@ -426,7 +426,7 @@ def test_limits_and_floors_are_those_of_the_rounds_start(seed, documents, top):
         ({"probability": math.nan}, "probability is nan: it must be"),
         ({"probability": "often"}, "probability is often: it must be"),
         ({"initial": ("pi", "yarm")}, "unknown start of a search 'yarm': did you mean 'yarn'"),
-        ({"initial": 5}, "unknown start of a search 5: Known: none|initial is 5: it must be"),
+        ({"initial": 5}, "initial is 5: it must be a list of texts or a text$"),
         ({"population": 2}, "population is 2: the 3 formulas alone need more"),
     ],
 )
