@@ -600,7 +600,7 @@ def test_it_improves_the_lab_model(lab):
         ({"initial": ("pi", "hihg")}, "unknown start of a search 'hihg': did you mean 'high'"),
         ({"initial": "dynamic_ntk"}, "unknown start of a search 'dynamic_ntk': .*Known: none, pi"),
         ({"initial": "longrope"}, "unknown start of a search 'longrope': .*Known: none, pi"),
-        ({"initial": None}, "unknown start of a search None: "),
+        ({"initial": None}, "initial is None: it must be a text or a list of texts$"),
     ],
 )
 def test_settings_that_cannot_be(options, message):
