@@ -115,10 +115,8 @@ def finetune(
     """
     recipe, seed, folder = by_name("recipe", recipe, RECIPES), seed_of(seed), Path(folder)
     length = _length(scaling, length)
-    rows = segments(docs, length, tokenizer)
-    check_ids(rows, model.get_input_embeddings().weight.shape[0])
     spec = rope_spec(model) if scaling is None else scaling.spec
-    recipe.check_segment(length, spec.window)
+    rows = training_rows(model, tokenizer, docs, recipe, length, spec.window)
     needles = None
     if recipe.needle_share:
         count = recipe.needles_of(recipe.steps * recipe.batch)
@@ -144,6 +142,29 @@ def finetune(
             loss_inside(model, spec.window),
         ):
             return train(model, rows, folder, recipe, arguments, spec.window, needles)
+
+
+def training_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    docs: Sequence[Document],
+    recipe: Recipe,
+    length: int,
+    window: int,
+) -> NDArray[np.int64]:
+    """The segments to train on, shape (N, length), of a training that lacks nothing it needs.
+
+    Raises:
+        ValueError: as `finetune` refuses documents and recipes.
+    """
+    rows, vocabulary = segments(docs, length, tokenizer), model.get_input_embeddings().weight
+    check_ids(rows, len(vocabulary))
+    recipe.check_segment(length, window)
+    if recipe.needle_share:
+        one, _ = needle_segments(docs, length, 1, tokenizer, np.random.default_rng(0))
+        check_ids(one, len(vocabulary))
+    trained_in_full(model, recipe)
+    return rows
 
 
 def _length(scaling: Scaling | None, length: int | None) -> int:

@@ -93,6 +93,7 @@ def needle_segments(
         ValueError: no document of that length, or a length without room for a needle document.
     """
     writer = _Writer(_long_enough(docs, length), tokenizer, rng)
+    writer.check_room(length)
     made = [writer.segment(length) for _ in range(count)]
     shape = (count, length)
     ids = np.array([ids for ids, _ in made], np.int64).reshape(shape)
@@ -128,6 +129,7 @@ def needle_documents(
     """
     rng = np.random.default_rng(seed_of(seed))
     writer = _Writer(_long_enough(docs, length), tokenizer, rng)
+    writer.check_room(length)
     made = [
         writer.document(length, in_book=number % 2 == 0)
         for number in range(whole("count", count, 1))
@@ -167,6 +169,14 @@ class _Writer:
         )
         self.shortest = sum(longest) + len(self.before) + len(self.after) + LEAST
 
+    def check_room(self, length: int) -> None:
+        """Refuse a length that is too short for some of the texts, whichever are drawn."""
+        if length < (most := self.shortest - LEAST):
+            raise ValueError(
+                f"a needle document of {length} tokens has no room for its text, which takes up to "
+                f"{most} with this tokenizer: take a longer one, or leave needles out"
+            )
+
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -204,11 +214,6 @@ class _Writer:
         answer = self.ids(f" {key}.") + self.after
         fixed = [*self.before, *announced, *told, *asked, *answer]
         room = length - len(fixed)
-        if room < 0:
-            raise ValueError(
-                f"a needle document of {length} tokens has no room for its text, which takes "
-                f"{len(fixed)} with this tokenizer: take a longer one, or leave needles out"
-            )
         filler, at = self._filler(room, in_book), int(rng.integers(room + 1))
         ids = [*self.before, *announced, *filler[:at], *told, *filler[at:], *asked, *answer]
         return ids, [False] * (length - len(answer)) + [True] * len(answer)

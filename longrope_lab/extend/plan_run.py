@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,12 @@ from ..rope.schedule import LengthSchedule
 from ..searches.rounds import SearchResult
 from ..searches.run import search
 from ..searches.space import SearchSpace
-from ..texts.tokens import Document
-from .finetune import finetune
+from ..texts.tokens import Document, check_ids
+from .finetune import finetune, training_rows
 from .needle_segments import needle_documents
-from .stages import FineTune, Formula, Recover, Search, Stage, counted, needles_of
+from .stages import FineTune, Formula, Recover, Search, Stage, counted, naming, needles_of
 from .trainer import checkpoints
+from .training_arguments import training_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,6 +56,27 @@ class PlanRun:
     def main_first(self) -> contextlib.AbstractContextManager[None]:
         """The main process runs the block, then the others."""
         return main_first(cpu=self.model.device.type == "cpu")
+
+    def check(self, stages: Iterable[Stage], seed: int) -> None:
+        """See whether all stages will find what they need, before the first one runs.
+
+        Raises:
+            ValueError: a stage lacks documents of its length, or room in them for its needles; it
+                names layers, or meets token ids, that the model does not have; or its batch cannot
+                be shared. The error names the stage.
+        """
+        window = rope_spec(self.model).window
+        for number, stage in enumerate(stages):
+            with naming(stage):
+                match stage:
+                    case FineTune(recipe=recipe):
+                        length, given = stage.segment_tokens, (self.model, self.tokenizer)
+                        training_rows(*given, self.train_docs, recipe, length, window)
+                        training_arguments(self.model, Path(), recipe, length, seed + number)
+                    case Search() | Recover():
+                        for doc in self._measured(stage, seed + number):
+                            ids = doc.ids[: stage.length]
+                            check_ids(ids, len(self.model.get_input_embeddings().weight))
 
     def do(self, stage: Stage, place: Path, seed: int) -> None:
         """Run a stage, or take what an earlier call, or the main process, made of it.
@@ -121,13 +143,9 @@ class PlanRun:
         self, stage: Search | Recover, space: SearchSpace, place: Path, seed: int
     ) -> RopeScaling:
         """What a search finds, its measurements kept."""
-        docs = documents_for(stage, self.search_docs)
-        if needles := needles_of(stage):
-            size = (stage.length, needles)
-            docs = [*docs, *needle_documents(docs, *size, self.tokenizer, seed=seed)]
         found = search(
             self.model,
-            docs,
+            self._measured(stage, seed),
             stage.length,
             stage.method,
             space=space,
@@ -137,6 +155,14 @@ class PlanRun:
         best = best_of(found, f"in {place}: call again to go on")
         write_table(history_file(place), found.history)
         return best
+
+    def _measured(self, stage: Search | Recover, seed: int) -> list[Document]:
+        """The documents that a search measures, its needles after the others."""
+        docs = documents_for(stage, self.search_docs)
+        if needles := needles_of(stage):
+            size = (stage.length, needles)
+            docs += needle_documents(docs, *size, self.tokenizer, seed=seed)
+        return docs
 
     def _fine_tune(self, stage: FineTune, place: Path, seed: int) -> None:
         """Train, or take the weights that an earlier call trained."""

@@ -24,11 +24,9 @@ from .announcing import Announcer
 from .explain import works_of
 from .extended import Extended
 from .plan import Plan
-from .plan_run import PlanRun, documents_for
+from .plan_run import PlanRun
 from .ready import PLANS
 from .recipe import by_name
-from .segments import segments
-from .stages import naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -155,12 +153,7 @@ def _checked(
     """What tells this run from another, of a plan that fits the model and finds its documents."""
     seed_of(seed)
     plan.check(rope_spec(model))
-    for training in plan.trainings:
-        with naming(training):
-            segments(train_docs, training.segment_tokens, tokenizer)
-    for searching in plan.searches:
-        with naming(searching):
-            documents_for(searching, search_docs)
+    PlanRun(model, tokenizer, train_docs, search_docs).check(plan.stages, seed)
     return {
         "format": FORMAT,
         "model (as it is loaded, before any stage)": model_digest(model),

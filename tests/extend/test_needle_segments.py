@@ -23,8 +23,11 @@ from longrope_lab.extend.needle_segments import (
     needle_documents,
     needle_segments,
 )
+from longrope_lab.extend.plan import Plan
+from longrope_lab.extend.progressive import progressive
 from longrope_lab.extend.recipe import Recipe
 from longrope_lab.extend.segments import TrainingOrder
+from longrope_lab.extend.stages import FineTune, Formula, Search
 from longrope_lab.measure.needles import FILLER, KEY, QUESTION, TASK
 from longrope_lab.models.forward import token_losses
 from longrope_lab.models.rotary import apply_scaling
@@ -164,6 +167,39 @@ def test_texts_too_short_for_needles_are_refused_before_anything_is_written(tmp_
             tiny_model(), tmp_path / "run", docs=[*DOCS, *DOCS], length=4 * LENGTH, needle_share=0.5
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_sees_that_needles_have_no_room_before_anything_runs(tmp_path):
+    """The formula, the first stage, leaves no folder."""
+    book = Document("book", np.random.default_rng(0).integers(3, VOCABULARY, 3000))
+    tokenizer = Letters(**vars(TOKENIZER))
+    recipe = dataclasses.replace(RECIPE, needle_share=0.5)
+    for stage in (FineTune(LENGTH, recipe), Search(LENGTH + 1, documents=1, needles=1)):
+        plan = Plan((Formula(LENGTH), stage))
+        with pytest.raises(ValueError, match=r"at 12[89] tokens: a needle document of 12[89] tok"):
+            progressive(
+                tiny_model(), tokenizer, plan, tmp_path / "p", train_docs=[book], search_docs=[book]
+            )
+    assert not (tmp_path / "p").exists()
+
+
+def test_whether_there_is_room_does_not_depend_on_what_is_drawn(tokenizer):
+    """The shortest length that is taken holds every one of many documents."""
+    book = Document("book", np.arange(300, 3300))
+    refused = [n for n in range(30, 130) if not _room(book, n, tokenizer)]
+    least = refused[-1] + 1
+    assert refused == [*range(30, least)]
+    rng = np.random.default_rng(3)
+    assert needle_segments([book], least, 500, tokenizer, rng)[0].shape == (500, least)
+
+
+def _room(book, length, tokenizer):
+    try:
+        needle_documents([book], length, 1, tokenizer)
+    except ValueError as error:
+        assert "which takes up to" in str(error)
+        return False
+    return True
 
 
 def test_wordings_say_the_name_and_the_number():

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import WINDOW, tiny_model
+from conftest import VOCABULARY, WINDOW, tiny_model
 from finetuning import TOKENIZER
 from planning import (
     DOCS,
@@ -45,6 +45,7 @@ from longrope_lab.rope.schedule import RopeSchedule
 from longrope_lab.rope.spec import RopeSpec
 from longrope_lab.searches import Gradient, Random, SearchSpace, WorkerProcesses, search
 from longrope_lab.searches.objective import Objective
+from longrope_lab.texts.tokens import Document
 
 
 @pytest.fixture(scope="module")
@@ -648,7 +649,8 @@ def test_needles_of_a_search_are_measured_beside_its_documents(tmp_path, monkeyp
     assert "on 2 documents and 1 needle" in str(plan)
     assert "on 2 documents and 1 needle" in plan.explain(model)["does"][0]
     extended = run(model, plan, tmp_path / "plan")
-    assert asked == [((FIRST_TWO_LONG, LONG, 1, TOKENIZER), {"seed": 5})]
+    made = ((FIRST_TWO_LONG, LONG, 1, TOKENIZER), {"seed": 5})
+    assert asked == [made, made]  # before anything runs, and when they are measured
     alike = search(model, [*FIRST_TWO_LONG, needle], LONG, GRADIENT, seed=5)
     assert extended.scalings[LONG] == alike.best
     kept = pd.read_csv(extended.folders[0] / "history.csv")
@@ -716,6 +718,7 @@ def gives_a_schedule(monkeypatch):
 
 
 TUNED = (Formula(2 * WINDOW), FineTune(2 * WINDOW, RECIPE))
+FOREIGN = Document("foreign", np.full(3 * WINDOW, VOCABULARY))
 
 
 @pytest.mark.parametrize(
@@ -727,6 +730,21 @@ TUNED = (Formula(2 * WINDOW), FineTune(2 * WINDOW, RECIPE))
             "Search at 192 tokens: attention_factors is",
         ),
         ("follows", {}, "Search at 192 tokens: the method 'follows' gives a schedule"),
+        (
+            FineTune(2 * WINDOW, dataclasses.replace(RECIPE, lora_rank=2, lora_modules=("qkv",))),
+            {},
+            "FineTune at 128 tokens: the model has no linear layers named qkv",
+        ),
+        (
+            Search(3 * WINDOW, GRADIENT, documents=1),
+            {"search_docs": [FOREIGN]},
+            "Search at 192 tokens: token id 97 is outside the model's vocabulary of 97",
+        ),
+        (
+            Formula(3 * WINDOW),
+            {"train_docs": [FOREIGN]},
+            "FineTune at 128 tokens: token id 97 is outside",
+        ),
     ],
 )
 @pytest.mark.usefixtures("gives_a_schedule")
@@ -735,4 +753,13 @@ def test_what_a_later_stage_will_do_is_checked_before_the_first(stage, changes, 
         stage = Search(3 * WINDOW, Gradient(steps=1, initial=stage), documents=1)
     with pytest.raises(ValueError, match=words):
         run(tiny_model(), Plan((*TUNED, stage)), tmp_path / "plan", **changes)
+    assert not (tmp_path / "plan").exists()
+
+
+def test_documents_for_needles_are_looked_for_before_anything_runs(tmp_path):
+    needles = dataclasses.replace(RECIPE, needle_share=0.5)
+    plan = Plan((Formula(5 * WINDOW), FineTune(5 * WINDOW, needles)))
+    words = "FineTune at 320 tokens: none of the 5 documents has 320 tokens to hide needles in"
+    with pytest.raises(ValueError, match=words):
+        run(tiny_model(), plan, tmp_path / "plan")
     assert not (tmp_path / "plan").exists()
