@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import reprlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,9 @@ TYPES = {
     "str": ("a text", "texts"),
 }
 
-# In the help, what an empty text or list means, and a zero.
+# In the help, what an empty text or list means, and a zero; and the largest number.
 EMPTY, ZERO = "empty:", "0:"
+AT_MOST = re.compile(r"\bat most (\d+)\b")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Parameter:
 
     The type is bool, int, float, str, or a list of the last three, such as ``list[int]``. Numbers
     count something, so they are from 1, or above 0 if they may have decimals. They go down to a
-    default that is lower, and to 0 if the help says what "0:" means. A text or a list is empty only
-    if the default is, or if the help says what "empty:" means.
+    default that is lower, and to 0 if the help says what "0:" means; up to 1 if it says "at most
+    1". A text or a list is empty only if the default is, or if the help says what "empty:" means.
 
     Raises:
         ValueError: a type that is none of these, or a default that does not fit it.
@@ -56,6 +58,7 @@ class Parameter:
         """What it takes, in words."""
         one, several = TYPES[self._item]
         bound = f"{' above' if self._open else ' from'} {self._least:g}" if self._numbers else ""
+        bound += f" to {self._most:g}" if self._numbers and math.isfinite(self._most) else ""
         empty = ", which may be empty" if self._may_be_empty else ""
         return f"it takes {f'a list of {several}' if self.takes_list else one}{bound}{empty}"
 
@@ -88,9 +91,8 @@ class Parameter:
         kinds = int | float if self._item == "float" else int
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False
-        return math.isfinite(value) and (
-            value > self._least if self._open else value >= self._least
-        )
+        enough = value > self._least if self._open else value >= self._least
+        return math.isfinite(value) and enough and value <= self._most
 
     @property
     def _item(self) -> str:
@@ -116,6 +118,11 @@ class Parameter:
     def _least(self) -> float:
         natural = 0 if self._item == "float" or ZERO in self.help else 1
         return float(min([natural, *self._defaults]))
+
+    @cached_property
+    def _most(self) -> float:
+        said = AT_MOST.search(self.help)
+        return float(said[1]) if said else math.inf
 
     @property
     def _defaults(self) -> list[float]:

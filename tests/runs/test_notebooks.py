@@ -126,6 +126,7 @@ def test_a_renamed_parameter_is_named_by_its_new_name(old, new):
         ('it: str = "x"  # a folder; empty: none', [""], [None]),
         ("it: list[int] = [1]  # tokens", [[2, 3]], [[], [512, "1k"], ["9e99"], 1, "x", [[1]]]),
         ("it: list[float] = [0.0, 1.0]  # depths", [[0, 0.5]], [[-1], ["x"], ""]),
+        ("it: list[float] = [0.0]  # depths, at most 1", [[0, 1.0]], [[0, 1.5], [-0.1]]),
         ("it: list[int] = [1]  # workers; empty: none", [[]], [""]),
         ("it: list[str] = []  # files", [[], ["x"]], [[1], "x", [""], None]),
     ],
@@ -137,6 +138,13 @@ def test_what_a_parameter_takes(line, takes, refuses):
     for value in refuses:
         with pytest.raises(ValueError, match=r"parameter 'it' of 00_tiny is .*: it takes"):
             it.check(value, "00_tiny")
+
+
+@pytest.mark.parametrize("name", ["00", "07"])
+def test_a_depth_lies_in_the_text(name):
+    words = r"'depths' of .* is \[0\.5, 1\.5\]: it takes a list of numbers from 0 to 1, such as"
+    with pytest.raises(ValueError, match=words):
+        prepare(name, "smoke", {"depths": [0.5, 1.5]})
 
 
 @pytest.mark.parametrize(
