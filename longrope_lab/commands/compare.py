@@ -45,16 +45,18 @@ def compare(options: argparse.Namespace) -> int:
         check_free(options.out)
     seed_of(options.seed)
     asked = [length_in(text) for text in options.lengths or ()]
+    window = options.window and length_in(options.window)
     loaded = {
-        name: load_model(name, device=options.device) for name in dict.fromkeys(options.models)
+        name: load_model(name, device=options.device, window=window)
+        for name in dict.fromkeys(options.models)
     }
     windows = {name: _windows(model) for name, (model, _) in loaded.items()}
     lengths = asked or doubled(n for pair in windows.values() for n in pair)
     trained = {window for window, _ in windows.values()}
-    window = trained.pop() if len(trained) == 1 else None
+    one = trained.pop() if len(trained) == 1 else None
 
-    items = _perplexities(loaded, lengths, window, options)
-    items |= _passkeys(loaded, lengths, window, options)
+    items = _perplexities(loaded, lengths, one, options)
+    items |= _passkeys(loaded, lengths, one, options)
     if options.out is not None:
         record(Path(options.out).expanduser(), **items)
         print(f"\nTables and figures are in {options.out}.")
@@ -87,7 +89,10 @@ def _perplexities(
 ) -> dict[str, pd.DataFrame | Figure]:
     """Table and figure, printed; nothing if the models' tokens differ, which is said."""
     size = {"min_tokens": max(lengths), "max_tokens": max(lengths), "limit": options.documents}
-    docs = {name: load_corpus(options.corpus, of[1], **size) for name, of in loaded.items()}
+    docs = {
+        name: load_corpus(options.corpus, of[1], column=options.column, **size)
+        for name, of in loaded.items()
+    }
     first, *others = docs
     different = [name for name in others if not _same(docs[first], docs[name])]
     if different:
@@ -115,7 +120,7 @@ def _passkeys(
     loaded: Loaded, lengths: Sequence[int], window: int | None, options: argparse.Namespace
 ) -> dict[str, pd.DataFrame | Figure]:
     """Table and figure, printed."""
-    asked = {"trials": options.trials, "seed": options.seed}
+    asked = {"trials": options.trials, "seed": options.seed, "chat": options.chat}
     each = [
         passkey(model, tokenizer, lengths, scalings={name: None}, **asked)
         for name, (model, tokenizer) in loaded.items()

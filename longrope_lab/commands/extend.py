@@ -32,9 +32,11 @@ def extend(options: argparse.Namespace) -> int:
     check_free(out)
     if not options.yes and not (sys.stdin and sys.stdin.isatty()):
         raise ValueError("there is no terminal to ask on before it begins: pass --yes to go ahead")
-    model, tokenizer = load_model(options.model, device=options.device)
+    window = options.window and length_in(options.window)
+    model, tokenizer = load_model(options.model, device=options.device, window=window)
     plan = _plan(options, rope_spec(model).window)
-    corpus = load_corpus(options.corpus, tokenizer, split="validation", limit=options.documents)
+    of = {"limit": options.documents, "column": options.column}
+    corpus = load_corpus(options.corpus, tokenizer, split="validation", **of)
     run = {**plan.divided(corpus), "seed": options.seed}
     stages = out.resolve().with_name(f"{out.resolve().name}-stages")
     begun = is_begun(model, tokenizer, plan, stages, **run)

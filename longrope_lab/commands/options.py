@@ -63,6 +63,8 @@ def add_extend(extend: argparse.ArgumentParser) -> None:
     )
     add("--corpus", required=True, help=f"to search and train on: {CORPUS} (split 'validation')")
     add("--documents", type=int, metavar="N", help="use so many of the corpus (default: all)")
+    _add_column(extend)
+    _add_window(extend)
     add(
         "--out", required=True, metavar="FOLDER",
         help="gets the model; new or empty. The stages are kept beside it, in FOLDER-stages",
@@ -86,8 +88,14 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
         help=f"to read for perplexity: {CORPUS} (split 'test'; default: kjv)",
     )  # fmt: skip
     add("--documents", type=int, default=4, metavar="N", help="of the corpus (default: 4)")
+    _add_column(compare)
+    _add_window(compare)
     add("--trials", type=int, default=2, metavar="N", help="passkeys per depth (default: 2)")
     add("--seed", type=int, default=0, help="of the passkeys (default: 0)")
+    add(
+        "--chat", action="store_true",
+        help="ask for passkeys through chat templates, of models tuned to instructions",
+    )  # fmt: skip
     add("--out", metavar="FOLDER", help="keep tables (CSV) and figures (PNG, SVG); new or empty")
     _add_device(compare)
 
@@ -103,6 +111,19 @@ def add_gguf(gguf: argparse.ArgumentParser) -> None:
     add("-o", "--out", required=True, metavar="FILE", help="the new .gguf file")
     add("--window", metavar="LENGTH", help="trained window, where the file states another")
     add("--overwrite", action="store_true", help="take the place of a file that is there")
+
+
+def _add_column(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--column", metavar="NAME", help="of the corpus, where it is not 'text' or 'content'"
+    )
+
+
+def _add_window(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--window", metavar="LENGTH",
+        help=f"{LENGTH}: what was trained on, where a model's config states another window",
+    )  # fmt: skip
 
 
 def _add_device(action: argparse.ArgumentParser) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pandas as pd
 import pytest
 from small_models import save_small
@@ -68,6 +71,32 @@ def test_the_tables_are_those_of_the_library(compare, tmp_path, tokenizer):
     assert (prompts == 1).all()  # both were asked the same
 
 
+def test_a_column_of_the_corpus(compare, tmp_path, tokenizer):
+    docs = lab.load_corpus("kjv", tokenizer, min_tokens=160, limit=2)
+    rows = [{"id": 7, "body": doc.ids.tolist()} for doc in docs]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = ["one", "--lengths", "128", "160"]
+    assert "has no column" in compare(*asked, "--corpus", "own.jsonl")[2]
+    own = compare(*asked, "--corpus", "own.jsonl", "--column", "body")[1]
+    packaged = compare(*asked)[1]
+    assert own.replace("own.jsonl", "kjv") == packaged and "Perplexity" in own
+
+
+def test_passkeys_in_a_chat(compare, tmp_path, tokenizer):
+    chatting = copy.deepcopy(tokenizer)
+    chatting.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    save_small("chatting", chatting)
+    asked = ["chatting", "--lengths", "160", "--out", "kept"]
+    assert compare(*asked, "--chat")[0] == 0
+    keys = pd.read_csv(tmp_path / "kept" / "passkeys.csv", lineterminator="\n")
+    model, chatting = lab.load_model("chatting", device="cpu")
+    for chat, same in ((True, True), (False, False)):
+        table = lab.passkey(model, chatting, [160], trials=1, chat=chat)
+        assert (keys["answer"].tolist() == table["answer"].tolist()) == same
+    status, _, complaints = compare("one", "--lengths", "160", "--chat")
+    assert status == 2 and "chat template" in complaints
+
+
 def test_each_model_once_and_nothing_kept_unasked(compare, tmp_path):
     status, printed, _ = compare("one", "one", "--lengths", "128")
     assert status == 0 and "Tables and figures" not in printed
@@ -115,6 +144,8 @@ def test_by_default_they_are_around_the_windows(compare, lab_with_yarn, monkeypa
     monkeypatch.setattr("longrope_lab.commands.compare.perplexity", measured("perplexity"))
     assert compare("lab", lab_with_yarn)[0] == 2
     assert asked["perplexity"] == [256, 512, 1024, 1280]
+    assert compare("one", "--window", "256")[0] == 2  # its config says 64
+    assert asked["perplexity"] == [32, 64, 128, 256]
 
 
 @pytest.fixture

@@ -78,6 +78,19 @@ def test_it_makes_what_the_library_makes(extend, tmp_path):
         assert torch.equal(made[name], weight), name
 
 
+def test_a_column_of_the_corpus_and_a_window(extend, answer, tmp_path):
+    rows = [{"id": 7, "body": (tmp_path / "book.txt").read_text()}]
+    (tmp_path / "book.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = ["small", "--to", "256", "--corpus", "book.jsonl", "--out", "made", "--device", "cpu"]
+    answer("n\n" * 2)
+    status, _, complaints = extend(*asked)
+    assert status == 2 and "has no column" in complaints[0]
+    status, printed, complaints = extend(*asked, "--column", "body", "--window", "128")
+    assert (status, complaints) == (1, [])
+    # The recovery is at the window.
+    assert rows_of(printed) == ["00_search_256", "01_finetune_256", "02_recover_128", "total"]
+
+
 def test_it_goes_on_where_it_stopped(extend, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
 
@@ -141,6 +154,12 @@ BOOK = ["--corpus", "book.txt", "--out", "made", "--yes"]
     [
         (["smal", "--to", "128", *BOOK], "unknown model 'smal': did you mean"),
         (["small", "--to", "64", *BOOK], "length 64 is not above the model's window of 64 tokens"),
+        (
+            ["small", "--to", "128", "--window", "128", *BOOK],
+            "length 128 is not above the model's window of 128 tokens",
+        ),
+        (["small", "--to", "128", "--window", "far", *BOOK], "the length 'far' is no whole number"),
+        (["small", "--to", "128", "--window", "0", *BOOK], "window is 0: a window has at least 2"),
         (["small", "--to", "lots", *BOOK], "the length 'lots' is no whole number of tokens"),
         (["small", "--to", "256", "128", *BOOK], "lengths must rise from stage to stage"),
         (["small", "--to", "16k", *BOOK], "Search at 16,384 tokens: it takes 3 documents of that"),
