@@ -16,7 +16,7 @@ import yaml
 
 from .commands.options import add_compare, add_extend, add_gguf, add_results, add_run
 from .common.checks import whole
-from .common.files import Json
+from .common.files import Json, not_too_deep
 from .report.experiments import experiment, experiments_in
 from .runs import notebooks
 from .runs.origin import clean_commit
@@ -158,8 +158,9 @@ def _assignment(text: str) -> tuple[str, object]:
             "-p 'lengths=[512,1024]'"
         )
     try:
-        return name, yaml.safe_load(value) if value else ""
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # "2026-13-01" is a date, almost
+        with not_too_deep():
+            return name, yaml.safe_load(value) if value else ""
+    except (yaml.YAMLError, ValueError) as error:  # "2026-13-01" is a date, almost
         reason = " ".join(str(error).split())
         raise ValueError(
             f"the value of {name!r} is not YAML ({reason}): quote it, or write lists as [1,2]"

@@ -20,11 +20,22 @@ if TYPE_CHECKING:
 # What a JSON file holds at its top.
 Json = dict[str, Any]
 
-# What to do where the system refuses to write, by its reason; of any other, name another place.
-WAYS_OUT = dict.fromkeys([errno.ENOSPC, errno.EDQUOT], "free some space, or name another place")
-WAYS_OUT |= dict.fromkeys(
-    [errno.EACCES, errno.EPERM, errno.EROFS], "name a place where you may write"
-)
+# What to do where the system refuses to read or to write, by its reason.
+WAYS_OUT = {
+    errno.ENOSPC: "free some space, or name another place",
+    errno.EDQUOT: "free some space, or name another place",
+    errno.EACCES: "allow it there, or name another place",
+    errno.EPERM: "allow it there, or name another place",
+    errno.EROFS: "name another place",
+    errno.EISDIR: "a folder is in the way: move it, or name another place",
+    errno.ENOTDIR: "a file is in the way: move it, or name another place",
+    errno.EEXIST: "something is in the way: move it, or name another place",
+    errno.ENOENT: "check the path",
+    errno.ELOOP: "name another place",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENOMEM: "choose a smaller model or shorter lengths",
+}
 
 
 class UnwritableError(OSError, ValueError):
@@ -85,6 +96,25 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
 
 
+@contextlib.contextmanager
+def not_too_deep() -> Iterator[None]:
+    """What Python cannot take in, as it is nested too deeply, becomes a `ValueError`."""
+    try:
+        yield
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def from_json(text: str | bytes) -> Any:
+    """What a JSON text stands for; bytes are UTF-8.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested too deeply.
+    """
+    with not_too_deep():
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+
+
 def write_json(path: str | os.PathLike[str], data: Json) -> Path:
     """Write `data` as JSON, in a folder that is made if need be."""
     with replacing(path) as part:
@@ -116,8 +146,8 @@ def read_json(path: Path, kind: str) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no {kind} at {path}: save one with .save, or check the path")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return from_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(
             f"{path} is not readable JSON ({error}): the {kind} is damaged; remove it, or write it "
             "again"

@@ -9,7 +9,6 @@ GPT-NeoX's share of rotated dimensions.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..common.checks import above, unknown
-from ..common.files import Json
+from ..common.files import Json, from_json
 from ..rope.formulas import (
     llama3_factors,
     longrope_attention_factor,
@@ -173,7 +172,7 @@ def _name_unread_fields(config: PreTrainedConfig, source: str) -> None:
 def rope_fault(folder: Path) -> str:
     """What is wrong with the rope parameters in a folder's config.json, after "; "; or ""."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = from_json((folder / "config.json").read_bytes())
         given = isinstance(values, dict) and rope_parameters(stated_values(values))
     except (OSError, ValueError):
         return ""

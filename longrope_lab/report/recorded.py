@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..common.files import Json
+from ..common.files import Json, from_json
 from ..common.identity import digest_of
 from ..runs.notebooks import PROFILES
 
@@ -183,8 +182,8 @@ def read_origin(path: Path) -> Json:
             f"{path.parent} has no run.json, so nobody knows where its tables come from: {again}"
         )
     try:
-        origin = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        origin = from_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): {again}") from None
     said = origin if isinstance(origin, dict) else {}
     wrong = [name for name, kind in SAID.items() if not isinstance(said.get(name), kind)]

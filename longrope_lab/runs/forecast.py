@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ..common.files import Json
+from ..common.files import Json, from_json
 from .origin import ROOT
 from .preparing import Prepared
 
@@ -20,13 +20,13 @@ def recorded_seconds(ready: Prepared) -> list[float]:
     """
     for folder in (ready.folder, ROOT / "results" / ready.profile / ready.notebook.stem):
         try:
-            origin = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            origin = from_json((folder / "run.json").read_bytes())
             if _compared(origin["parameters"]) != _compared(ready.parameters):
                 continue
-            text = (folder / ready.notebook.name).read_text(encoding="utf-8")
-            cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+            ran = from_json((folder / ready.notebook.name).read_bytes())
+            cells = [cell for cell in ran["cells"] if cell["cell_type"] == "code"]
             return [float(cell["metadata"]["papermill"]["duration"]) for cell in cells]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not what we wrote
+        except (OSError, ValueError, KeyError, TypeError):  # not what we wrote
             continue
     return []
 

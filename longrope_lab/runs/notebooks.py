@@ -6,14 +6,13 @@ Everything here is quick: the command says what is wrong with a name before it l
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from ..common.checks import unknown
-from ..common.files import Json
+from ..common.files import Json, from_json, not_too_deep
 from .parameters import Parameter, parameters_in
 
 PROFILES = ("smoke", "cpu", "gpu", "scale", "paper")
@@ -106,10 +105,10 @@ def without_outputs(model: Json, path: str, **_: object) -> None:
 
 def _cells(notebook: Path) -> list[Json]:
     try:
-        cells: list[Json] = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        cells: list[Json] = from_json(notebook.read_bytes())["cells"]
         if not [cell["cell_type"] and _source(cell) for cell in cells]:
             raise ValueError("it has no cells")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:  # no JSON, or no UTF-8
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{notebook} is not a notebook ({error}): restore it") from None
     return cells
 
@@ -146,8 +145,9 @@ def profile_parameters(notebook: Path, profile: str) -> Json:
     """
     path = profile_path(notebook, profile)
     try:
-        parameters = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        with not_too_deep():
+            parameters = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not YAML ({reason}): restore it") from None
     if not isinstance(parameters, dict):

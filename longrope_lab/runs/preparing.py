@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.files import Json
+from ..common.files import Json, from_json
 from ..common.identity import digests_of
 from .notebooks import check_parameter, find_notebook, parameters_of, profile_parameters
 from .origin import clean_commit
@@ -43,10 +43,10 @@ class Prepared:
             return False
         wanted = {"commit": commit, "profile": self.profile, "parameters": self.parameters}
         try:
-            origin = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            origin = from_json((self.folder / "run.json").read_bytes())
             same = {name: origin[name] for name in wanted} == json.loads(json.dumps(wanted))
             return bool(same and origin["files"].items() <= digests_of(self.folder).items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False  # not there, or damaged: run again
 
 

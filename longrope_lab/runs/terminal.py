@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from ..common.files import WAYS_OUT
+
 # The status of a shell for a program that Ctrl-C has stopped.
 STOPPED = 130
-
-# What to do about an error of the system's.
-WAYS_OUT = {
-    errno.ENOSPC: "free some space, or name a place on another disk",
-    errno.EDQUOT: "free some space, or name a place on another disk",
-    errno.EACCES: "allow it there, or name another place",
-    errno.EPERM: "allow it there, or name another place",
-    errno.EROFS: "name another place",
-    errno.EISDIR: "a folder is in the way: move it, or name another place",
-    errno.ENOTDIR: "a file is in the way: move it, or name another place",
-    errno.EEXIST: "something is in the way: move it, or name another place",
-    errno.ENOENT: "check the path",
-    errno.ELOOP: "name another place",
-    errno.ENAMETOOLONG: "name a shorter one",
-    errno.EMFILE: "allow more open files (ulimit -n)",
-    errno.ENOMEM: "choose a smaller model or shorter lengths",
-}
 
 
 def complain(words: str) -> None:

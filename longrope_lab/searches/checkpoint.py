@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..common.files import Json, writing
+from ..common.files import Json, from_json, writing
 from ..common.identity import differences, digest
 from .objective import Measured, Trial
 
@@ -98,7 +98,7 @@ class Log:
         with _refusing(path):
             if not whole and not _line(identity).startswith(content):
                 raise ValueError("it has no whole line")
-            first, *lines = [json.loads(line) for line in whole.splitlines()] or [identity]
+            first, *lines = [from_json(line) for line in whole.splitlines()] or [identity]
             theirs = dict(first)
             version = theirs["format"]
         if version != FORMAT:
@@ -149,7 +149,7 @@ def _refusing(path: Path) -> Iterator[None]:
     """What goes wrong in reading says that the file is not a checkpoint."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
             f"{path} is not the checkpoint of a search, or it is damaged ({reason}): remove it, or "

@@ -6,12 +6,13 @@ import bz2
 import codecs
 import gzip
 import io
-import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+from ..common.files import from_json
 
 # What a corpus may be. Of a folder those that hold data are read, and the others only where there
 # is nothing else: beside data they are mostly about it, as a data set's README.md.
@@ -173,8 +174,8 @@ def jsonl_values(path: Path) -> Iterator[tuple[int, object]]:
 
 def _json(text: str, where: str) -> object:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:  # the latter: nested too deeply
+        return from_json(text)
+    except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
 
 

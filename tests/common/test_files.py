@@ -14,6 +14,7 @@ import pytest
 
 from longrope_lab.common.files import (
     cache_dir,
+    from_json,
     not_ours,
     read_json,
     replacing,
@@ -56,8 +57,9 @@ def test_after_an_error_the_old_file_stands_alone(error, tmp_path):
     ("number", "way_out"),
     [
         (errno.ENOSPC, "free some space, or name another place"),
-        (errno.EACCES, "name a place where you may write"),
-        (errno.EISDIR, "name another place"),
+        (errno.EACCES, "allow it there, or name another place"),
+        (errno.EISDIR, "a folder is in the way: move it, or name another place"),
+        (errno.EIO, "name another place"),
     ],
 )
 def test_what_the_system_refuses_is_named_with_the_way_out(tmp_path, monkeypatch, number, way_out):
@@ -140,6 +142,14 @@ def test_what_cannot_be_read_is_named(tmp_path):
         ):
             read_json(path, "plan")
     assert read_json(write_json(path, {"λ": [1.5, None]}), "plan") == {"λ": [1.5, None]}
+
+
+@pytest.mark.parametrize("text", [100_000 * "[", 100_000 * '{"a":', 100_000 * b"[", b"\xff", ""])
+def test_a_text_that_is_no_json_is_a_value_error(text):
+    """However deeply it is nested: whoever reads files asks for nothing else."""
+    with pytest.raises(ValueError, match=r"nested too deeply|utf-8|Expecting value"):
+        from_json(text)
+    assert from_json(b'{"\xce\xbb": [1]}') == {"λ": [1]}
 
 
 def test_what_is_missing_is_named():
