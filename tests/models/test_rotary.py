@@ -723,13 +723,11 @@ def test_a_length_for_each_row(repeats):
 def test_lengths_that_are_none():
     model = tiny_model()
     schedule = recovery(rope_spec(model))
-    counts = "it counts tokens, a whole number from 1 for all rows or"
-    for length, rule in [
-        *((length, counts) for length in (0, -3, [], [5, 0])),
-        *((length, "it must be a whole number or a list of") for length in (2.5, "long")),
-        ([[5]], "it must be a whole number"),
-    ]:
-        with pytest.raises(ValueError, match=rf"length.* is .*: {rule}"):
+    for length in (0, -3, [], [5, 0], 2.5, "long", [[5]]):
+        with pytest.raises(
+            ValueError,
+            match=r"length is .*: it counts tokens, a whole number from 1 for all rows or",
+        ):
             apply_scaling(model, schedule, length=length)
     assert "forward" not in vars(model.model.rotary_emb)
     with apply_scaling(model, schedule, length=[40, 70]):
