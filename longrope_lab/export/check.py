@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.find_rotary import cos_and_sin, find_rotary
+from ..models.find_rotary import answer_of, cos_and_sin, find_rotary
 from ..models.rotary import apply_scaling
 from ..rope.schedule import Scaling, sets_of
 
@@ -155,8 +155,8 @@ def _rotation(model: PreTrainedModel, length: int) -> Tensor:
     """
     rotary = find_rotary(model)[0]
     positions = torch.tensor([[1, length - 1]])
-    arguments = (positions,) if rotary.layer_type is None else (positions, rotary.layer_type)
-    _, sin = cos_and_sin(rotary.module(torch.zeros(1), *arguments))
+    answer = answer_of(rotary.module, torch.zeros(1), positions, rotary.layer_type)
+    _, sin = cos_and_sin(answer)
     return sin[0, 0]
 
 

@@ -171,10 +171,10 @@ class _Writer:
 
     def check_room(self, length: int) -> None:
         """Refuse a length that is too short for some of the texts, whichever are drawn."""
-        if length < (most := self.shortest - LEAST):
+        if length < self.shortest:
             raise ValueError(
                 f"a needle document of {length} tokens has no room for its text, which takes up to "
-                f"{most} with this tokenizer: take a longer one, or leave needles out"
+                f"{self.shortest} with this tokenizer: take a longer one, or leave needles out"
             )
 
     def ids(self, text: str) -> list[int]:

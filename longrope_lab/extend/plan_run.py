@@ -161,7 +161,7 @@ class PlanRun:
         docs = documents_for(stage, self.search_docs)
         if needles := needles_of(stage):
             size = (stage.length, needles)
-            docs += needle_documents(docs, *size, self.tokenizer, seed=seed)
+            docs = [*docs, *needle_documents(docs, *size, self.tokenizer, seed=seed)]
         return docs
 
     def _fine_tune(self, stage: FineTune, place: Path, seed: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -232,21 +233,33 @@ def _trial_call(
     """What it answers for the first positions, by the class's forward: a stand-in may be there."""
     positions = torch.arange(TRIED, device=_buffer(module, layer_type).device)[None]
     x = torch.zeros(*positions.shape, 1, dtype=dtype, device=positions.device)
+    try:
+        with torch.no_grad():
+            return answer_of(partial(type(module).forward, module), x, positions, layer_type)
+    except Exception as error:
+        raise ValueError(
+            f"{where} does not answer (x, position_ids) with cos and sin: {error}"
+        ) from error
+
+
+def answer_of(
+    module: Callable[..., Answer], x: Tensor, positions: Tensor, layer_type: str | None
+) -> Answer:
+    """What a rotary module answers for positions (B, T) of text, alike on all axes if it has three.
+
+    In transformers 5.17, models for images took positions of three axes alone.
+    """
     layer = () if layer_type is None else (layer_type,)
-    first: Exception | None = None
-    # In transformers 5.17, models for images took positions of three axes alone.
-    for given in (positions, positions.expand(3, -1, -1)):
+    try:
+        answer = module(x, positions, *layer)
+        cos_and_sin(answer)
+    except Exception as first:
         try:
-            with torch.no_grad():
-                answer: Answer = type(module).forward(module, x, given, *layer)
+            answer = module(x, positions.expand(3, -1, -1), *layer)
             cos_and_sin(answer)
-        except Exception as error:
-            first = first or error
-        else:
-            return answer
-    raise ValueError(
-        f"{where} does not answer (x, position_ids) with cos and sin: {first}"
-    ) from first
+        except Exception:
+            raise first from None
+    return answer
 
 
 def _buffer(module: nn.Module, layer_type: str | None) -> Tensor:

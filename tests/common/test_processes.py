@@ -122,6 +122,6 @@ def test_a_job_holds_a_folder_alone_in_its_own_process_too(tmp_path, monkeypatch
         with alone(tmp_path / "a", "work"):
             monkeypatch.undo()
     (tmp_path / "file").touch()
-    words = r"folder cannot be written \(.*\): name another place"
+    words = r"folder cannot be written \(.*\): something is in the way: move it"
     with pytest.raises(ValueError, match=words), alone(tmp_path / "file" / "folder", "work"):
         pass

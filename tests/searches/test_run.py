@@ -1036,6 +1036,6 @@ def test_answers_that_nothing_measures_are_refused(make, message):
 
 def test_a_checkpoint_that_cannot_be_written_is_named(model, tmp_path):
     (tmp_path / "file").touch()
-    words = r"file.x\.jsonl cannot be written \(.*\): name another place"
+    words = r"file.x\.jsonl cannot be written \(.*\): something is in the way: move it"
     with pytest.raises(ValueError, match=words):
         search(model, DOCS, LENGTH, "random", checkpoint=tmp_path / "file" / "x.jsonl")
