@@ -84,7 +84,9 @@ def test_what_the_system_refuses_is_named_with_the_way_out(tmp_path, monkeypatch
 
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file/x.json cannot be written (.*): something is in the way: move it"):
+    with pytest.raises(
+        ValueError, match=r"file/x.json cannot be written (.*): something is in the way: move it"
+    ):
         write_json(tmp_path / "file" / "x.json", {})
 
 

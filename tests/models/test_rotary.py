@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longrope_lab.models.find_rotary import find_rotary
 from longrope_lab.models.read_config import scaling_from_config
+from longrope_lab.models.find_rotary import answer_of
 from longrope_lab.models.rotary import apply_scaling, rope_spec, scaled
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling, compose
@@ -876,3 +877,19 @@ def test_gradients_flow_to_the_offsets():
         expected = 2 * 1.3 * angles * np.sin(angles) * (n >= 4)  # each angle serves two dimensions
         np.testing.assert_allclose(by_factors.numpy(), expected, atol=1e-9)
         assert by_m.item() == pytest.approx(cos.sum().item())
+
+
+def test_a_module_that_takes_three_axes_alone_is_asked_so():
+    """As those of models for images in transformers 5.17."""
+
+    def rotary(x, positions, *layer):
+        axes, rows, tokens = positions.shape
+        assert (axes, rows, tokens, layer) == (3, 2, 5, ("full_attention",))
+        assert (positions == positions[0]).all()
+        return positions[0].cos(), positions[0].sin()
+
+    positions = torch.arange(10).reshape(2, 5)
+    cos, sin = answer_of(rotary, torch.zeros(1), positions, "full_attention")
+    assert torch.equal(cos, positions.cos()) and torch.equal(sin, positions.sin())
+    with pytest.raises(TypeError, match="positional arguments? but 2 were given"):
+        answer_of(lambda x: None, torch.zeros(1), positions, None)

@@ -67,7 +67,9 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch, kind):
         record(tmp_path, **{kind: items[kind]})
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file cannot be written \(.*\): something is in the way: move it"):
+    with pytest.raises(
+        ValueError, match=r"file cannot be written \(.*\): something is in the way: move it"
+    ):
         record(tmp_path / "file", **{kind: items[kind]})
 
 
