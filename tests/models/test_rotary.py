@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from longrope_lab.models.find_rotary import find_rotary
+from longrope_lab.models.find_rotary import answer_of, find_rotary
 from longrope_lab.models.read_config import scaling_from_config
-from longrope_lab.models.find_rotary import answer_of
 from longrope_lab.models.rotary import apply_scaling, rope_spec, scaled
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling, compose
@@ -891,5 +890,5 @@ def test_a_module_that_takes_three_axes_alone_is_asked_so():
     positions = torch.arange(10).reshape(2, 5)
     cos, sin = answer_of(rotary, torch.zeros(1), positions, "full_attention")
     assert torch.equal(cos, positions.cos()) and torch.equal(sin, positions.sin())
-    with pytest.raises(TypeError, match="positional arguments? but 2 were given"):
+    with pytest.raises(TypeError, match="but 2 were given"):
         answer_of(lambda x: None, torch.zeros(1), positions, None)
