@@ -72,6 +72,8 @@ def alone(folder: Path, kind: str, way_out: str = "name another folder") -> Iter
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(Timeout):  # held, or removed by a job that has just ended
             lock.acquire(blocking=False)
+        if not (lock.is_locked or path.exists()):
+            path.touch()  # where the system refuses, filelock waits, and does not say why
     if not lock.is_locked:
         raise ValueError(f"another {kind} is writing to {folder}: wait for it, or {way_out}")
     try:

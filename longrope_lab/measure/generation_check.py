@@ -37,7 +37,17 @@ def reread(
         One row per prompt: prompt and end (its length, in tokens, before and after), factors for
         (the target length of its set), tokens equal to the likeliest, of (how many new ones),
         behind (by how much, in logits, the worst of them misses the likeliest).
+
+    Raises:
+        ValueError: no prompts, or no new tokens for each.
     """
+    shape, longest = tuple(generated.shape), max(map(len, prompts), default=0)
+    fits = len(shape) == 2 and shape[0] == len(prompts) > 0 and shape[1] > longest
+    if not fits or generated.is_floating_point():
+        raise ValueError(
+            f"generated is {generated.dtype} of shape {shape} for {len(prompts)} prompts of up to "
+            f"{longest} tokens: pass the token ids that generate returned for them"
+        )
     new = generated.shape[1] - max(map(len, prompts))
     rows = []
     for prompt, row in zip(prompts, generated, strict=True):

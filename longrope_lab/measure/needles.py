@@ -122,7 +122,7 @@ def passkey(
         raise ValueError(
             "filler is an empty list: pass documents, or None for the paper's repeated sentences"
         )
-    lengths = [whole("length", length, 1) for length in lengths]
+    lengths = list(dict.fromkeys(whole("length", length, 1) for length in lengths))
     trials, seed = whole("trials", trials, 1), seed_of(seed)
     answer_tokens = whole("answer_tokens", answer_tokens, 1)
     for depth in depths:
@@ -188,6 +188,7 @@ def passkey_prompt(
     Raises:
         ValueError: a filler document shorter than `length`, or what `passkey_sequence` refuses.
     """
+    trial = whole("trial", trial, 0)
     rng = np.random.default_rng([seed_of(seed), max(length, 0), round(depth * 1e6), trial])
     text = None
     if filler is not None:

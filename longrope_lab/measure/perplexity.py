@@ -227,7 +227,8 @@ def _checked(
     if not len(docs) or not len(lengths):
         raise ValueError("perplexity needs at least one document and one length")
     start = "lengths start at 2 tokens, of which the second is predicted"
-    lengths = [whole("length", length, 2, start) for length in lengths]
+    # Each once: the same documents twice would make an interval too narrow.
+    lengths = list(dict.fromkeys(whole("length", length, 2, start) for length in lengths))
     shortest = min(docs, key=len)
     if len(shortest) < max(lengths):
         raise ValueError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..common.checks import check_table
 from ..models.rotary import rope_spec
 from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling
@@ -109,8 +110,9 @@ def start_token_ratios(table: pd.DataFrame) -> pd.DataFrame:
         of `paired_comparison`.
 
     Raises:
-        ValueError: n-hat = 0 was not measured, or nothing else was.
+        ValueError: n-hat = 0 was not measured, or nothing else was; or it is another table.
     """
+    check_table(table, "start_token_sweep", "method", "target", "scaling")
     ratios = {}
     for (method, target), group in table.groupby(["method", "target"], sort=False):
         for count in group["scaling"].unique():
@@ -129,7 +131,11 @@ def best_by_start_tokens(history: pd.DataFrame, by: str) -> pd.DataFrame:
     Returns:
         One row per (search, n-hat), both rising: the column `by`, start_tokens, best_loss (nats
         per token), ratio (of perplexities, 1 for the best n-hat).
+
+    Raises:
+        ValueError: the table lacks a column.
     """
+    check_table(history, "search", by, "start_tokens", "loss")
     best = history.groupby([by, "start_tokens"])["loss"].min().rename("best_loss").reset_index()
     lowest = best.groupby(by)["best_loss"].transform("min")
     return best.assign(ratio=np.exp(best["best_loss"] - lowest))

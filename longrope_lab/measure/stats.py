@@ -83,6 +83,8 @@ def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
         nats per token), perplexity (exp of the mean loss), low, high (its 95 % bootstrap interval).
     """
     check_table(table, "perplexity", "scaling", "length", "loss")
+    if not pd.api.types.is_numeric_dtype(table["loss"]):
+        raise ValueError("the table's loss holds no numbers: pass one that perplexity returns")
     rows = []
     for (scaling, length), group in table.groupby(["scaling", "length"], sort=False):
         low, high = bootstrap_interval(group["loss"])

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from ..common.checks import check_table, whole
 from ..rope.scaling import RopeScaling
 from ..searches.rounds import SearchResult
 from .stats import paired_comparison
@@ -69,7 +70,13 @@ def with_interval(
     Returns:
         Texts, one row per `index` and one column per `columns`; a value without an interval stands
         alone.
+
+    Raises:
+        ValueError: the table lacks a column, or digits is below 0.
     """
+    heads = [index] if isinstance(index, str) else index
+    check_table(summary, "a summary", value, "low", "high", *heads, columns)
+    digits = whole("digits", digits, 0)
     texts = []
     for at, low, high in summary[[value, "low", "high"]].itertuples(index=False):
         interval = "" if math.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
@@ -170,7 +177,13 @@ def effective_window(summary: pd.DataFrame, share: float = 0.9) -> pd.DataFrame:
 
     Returns:
         One row per scaling: scaling, effective window (tokens; 0 if no length reaches the share).
+
+    Raises:
+        ValueError: another table, or a share that is none.
     """
+    check_table(summary, "accuracy_summary", "scaling", "length", "accuracy")
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}: it is a share of the keys, above 0 and at most 1")
     longest = _longest(summary, "accuracy", lambda found: found >= share)
     return longest.rename(columns={"longest": "effective window"})
 
@@ -185,7 +198,14 @@ def holds_to(summary: pd.DataFrame, window: int, rise: float = 1.1) -> pd.DataFr
 
     Returns:
         One row per scaling: scaling, holds to (tokens), times the window.
+
+    Raises:
+        ValueError: another table, a window below 1, or a rise below 1.
     """
+    check_table(summary, "perplexity_summary", "scaling", "length", "perplexity")
+    window = whole("window", window, 1)
+    if not rise >= 1:
+        raise ValueError(f"rise is {rise}: perplexity over its lowest so far is never below 1")
     longest = _longest(summary, "perplexity", lambda values: values <= rise * values.cummin())
     longest = longest.rename(columns={"longest": "holds to"})
     return longest.assign(**{"times the window": longest["holds to"] / window})
@@ -215,7 +235,11 @@ def questions_for_one_point(paired: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per (scaling, task): scaling, task, questions, changed (the share c), for_one_point
         (the N at which the interval is ±0.01).
+
+    Raises:
+        ValueError: another table.
     """
+    check_table(paired, "paired_scores", "scaling", "task", "questions", "better", "worse")
     changed = (paired["better"] + paired["worse"]) / paired["questions"]
     return paired[["scaling", "task", "questions"]].assign(
         changed=changed, for_one_point=changed * (NORMAL_95 / 0.01) ** 2
@@ -255,7 +279,12 @@ def _search_row(found: SearchResult) -> pd.DataFrame:
 
 
 def factor_table(scalings: Mapping[str, RopeScaling]) -> pd.DataFrame:
-    """Rescale factors side by side: a column per scaling, after pair; a row per dimension pair."""
+    """Rescale factors side by side: a column per scaling, after pair; a row per dimension pair.
+
+    Raises:
+        ValueError: there are no scalings.
+    """
+    _check_any(scalings)
     factors = {name: scaling.factors for name, scaling in scalings.items()}
     return pd.DataFrame(factors).rename_axis("pair").reset_index()
 
@@ -267,7 +296,11 @@ def scaling_summary(scalings: Mapping[str, RopeScaling]) -> pd.DataFrame:
         One row per scaling: method (its name), degrees between neighbours, fastest pair; pairs
         beyond their trained angles (at the target length, of those that never finish a turn inside
         the window); attention factor m.
+
+    Raises:
+        ValueError: there are no scalings.
     """
+    _check_any(scalings)
     rows = []
     for name, scaling in scalings.items():
         further = scaling.factors < scaling.ratio * (1 - 1e-9)  # than any trained position
@@ -283,3 +316,8 @@ def scaling_summary(scalings: Mapping[str, RopeScaling]) -> pd.DataFrame:
             "attention factor m",
         ],
     )
+
+
+def _check_any(scalings: Mapping[str, RopeScaling]) -> None:
+    if not scalings:
+        raise ValueError("scalings is empty: give at least one, by a name")

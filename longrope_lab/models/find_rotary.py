@@ -82,6 +82,11 @@ def find_rotary(model: PreTrainedModel) -> list[RotaryModule]:
     Raises:
         ValueError: there are none, several that differ, or one whose output is not understood.
     """
+    if not hasattr(model, "config"):
+        raise ValueError(
+            f"{type(model).__name__} is no Hugging Face model (it has no config): pass a causal "
+            "language model, as load_model returns it"
+        )
     modules = _text_decoder(model).named_modules()
     found = [_examine(name, m) for name, m in modules if _layer_types(m)]
     if not found:

@@ -129,7 +129,7 @@ def token_losses(
             of peft.
     """
     ids = torch.as_tensor(ids)
-    if ids.ndim != 1 or len(ids) < 2 or ids.is_floating_point():
+    if ids.ndim != 1 or len(ids) < 2 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise ValueError(
             f"ids are {ids.dtype} of shape {tuple(ids.shape)}: token losses take one row of at "
             "least 2 whole token ids"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -114,11 +115,14 @@ def yarn_ramp(
         ValueError: not ``beta_fast >= beta_slow > 0``, or base frequencies that do not fall.
     """
     beta_fast, beta_slow = betas
-    if not (math.isfinite(beta_fast) and beta_fast >= beta_slow > 0):
+    numbers = all(isinstance(beta, Real) for beta in betas)
+    if not (numbers and math.isfinite(beta_fast) and beta_fast >= beta_slow > 0):
         raise ValueError(
             f"beta_fast is {beta_fast} and beta_slow {beta_slow}: they are turns inside the "
             "window, beta_fast those of the dimensions left alone, so beta_fast >= beta_slow > 0"
         )
+    if not isinstance(truncate, bool):
+        raise ValueError(f"truncate is {truncate!r}: it must be True or False")
     low, high = (_index_of_rotations(spec, beta) for beta in betas)
     if truncate:
         low, high = math.floor(low), math.ceil(high)

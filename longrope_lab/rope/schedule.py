@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..common.checks import whole
 from ..common.files import Json, not_ours, read_json, write_json
 from ..common.renames import warn_renamed
 from .formulas import ntk_factors
@@ -108,6 +109,7 @@ class LengthSchedule(RopeSchedule):
             )
 
     def at(self, length: int) -> RopeScaling:
+        length = whole("length", length, 0)
         return next((s for s in self.scalings if length <= s.target_length), self.scalings[-1])
 
     def to_dict(self) -> Json:
@@ -143,7 +145,7 @@ class DynamicNTK(RopeSchedule):
 
     def at(self, length: int) -> RopeScaling:
         """The NTK scaling for a sequence of `length` tokens."""
-        length = max(length, self.spec.window)
+        length = max(whole("length", length, 0), self.spec.window)
         ratio = 1 + self.alpha * (length / self.spec.window - 1)  # exactly 1 at the window
         return RopeScaling(self.spec, ntk_factors(self.spec, ratio), length, self.method)
 

@@ -42,6 +42,8 @@ class Log:
         if self.path is None:
             return
         identity = json.loads(json.dumps({"format": FORMAT} | identity))
+        if self.path.is_dir():
+            raise ValueError(f"{path} is a folder: name a file for the checkpoint")
         if self.path.exists() and self.path.stat().st_size:
             self._read(self.path, identity)
         else:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+# What no text in UTF-8 holds.
+HALF = re.compile("[\ud800-\udfff]")
 
 SPLITS = ("train", "validation", "test")
 HUB_NAMES = {"pg19": "emozilla/pg19", "proof-pile": "hoskinson-center/proof-pile"}
@@ -114,7 +118,14 @@ def _ids_of(
 ) -> NDArray[np.int64]:
     """A text's token ids; those of a corpus that is tokenised are checked."""
     if isinstance(content, str):
-        return tokenize(content, tokenizer)
+        try:
+            return tokenize(content, tokenizer)
+        except (TypeError, UnicodeEncodeError):  # of half a character, as JSON may hold one
+            if (half := HALF.search(content)) is None:
+                raise
+            raise ValueError(
+                f"{where}: character {half.start()} is {half[0]!a}, half of one: mend the text"
+            ) from None
     if content:
         vocabulary = len(tokenizer)
         way_out = "load it with the tokenizer that made these ids"

@@ -32,8 +32,8 @@ class Document:
             its answer (`needle_documents`). Perplexity and training read all tokens.
 
     Raises:
-        ValueError: marks of another length, or none that is true after the first token, which
-            nothing predicts.
+        ValueError: ids that are no row of whole numbers from 0; marks of another length, or none
+            that is true after the first token, which nothing predicts.
     """
 
     title: str
@@ -41,8 +41,16 @@ class Document:
     answers: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
+        ids = np.asarray(self.ids)
+        if ids.ndim != 1 or (len(ids) and (ids.dtype.kind not in "iu" or ids.min() < 0)):
+            raise ValueError(
+                f"the ids of {self.title!r} are {ids.dtype} of shape {ids.shape}: they are one row "
+                "of token ids, whole numbers from 0"
+            )
+        object.__setattr__(self, "ids", ids if len(ids) else ids.astype(np.int64))
         if self.answers is None:
             return
+        object.__setattr__(self, "answers", np.asarray(self.answers))
         if self.answers.shape != self.ids.shape or not self.answers[1:].any():
             raise ValueError(
                 f"answers of {self.title!r} mark {int(self.answers.sum())} of "

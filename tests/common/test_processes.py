@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -124,4 +125,11 @@ def test_a_job_holds_a_folder_alone_in_its_own_process_too(tmp_path, monkeypatch
     (tmp_path / "file").touch()
     words = r"folder cannot be written \(.*\): something is in the way: move it"
     with pytest.raises(ValueError, match=words), alone(tmp_path / "file" / "folder", "work"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder that takes no files")
+def test_a_folder_that_takes_no_files_is_not_called_busy():
+    words = r"/proc/x cannot be written \(.*\): check the path"
+    with pytest.raises(ValueError, match=words), alone(Path("/proc/x"), "export"):
         pass

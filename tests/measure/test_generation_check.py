@@ -52,3 +52,20 @@ def test_another_token_is_behind_the_likeliest(written):
         logits = model(torch.tensor([prompts[1] + changed[1, -NEW:-1].tolist()])).logits[0, -1]
     behind = float(logits.max() - logits[changed[1, -1]])
     assert table["behind"].tolist() == [0, pytest.approx(behind, abs=1e-5)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "generated"),
+    [
+        ([], torch.zeros(0, 0, dtype=torch.long)),
+        ([[3, 4]], torch.zeros(1, 2, dtype=torch.long)),
+        ([[3, 4]], torch.zeros(2, 4, dtype=torch.long)),
+        ([[3, 4]], torch.zeros(1, 4)),
+        ([[3, 4]], torch.zeros(4, dtype=torch.long)),
+    ],
+)
+def test_what_was_not_generated_for_these_prompts(prompts, generated):
+    model = tiny_model()
+    scaling = rope_scaling(rope_spec(model), "yarn", 128)
+    with pytest.raises(ValueError, match=r"generated is torch\.\w+ of shape .*: pass the"):
+        reread(model, prompts, generated, scaling)

@@ -503,3 +503,11 @@ def test_a_filler_of_another_vocabulary(tokenizer):
     book = Document("book", np.full(200, len(tokenizer)))
     with pytest.raises(ValueError, match=rf"token id {len(tokenizer)} is outside the model's"):
         passkey(model, tokenizer, [150], [0.5], 1, filler=[book])
+
+
+def test_a_length_named_twice_is_asked_once_and_a_trial_is_a_number(tokenizer, lab):
+    table = needles.passkey(*lab, [150, 150], [0.5], 1)
+    assert table["length"].tolist() == [150]
+    for trial in (-1, 1.5):
+        with pytest.raises(ValueError, match=f"trial is {trial}: it must be a whole number"):
+            needles.passkey_prompt(tokenizer, 150, 0.5, trial)

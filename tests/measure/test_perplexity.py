@@ -367,3 +367,10 @@ def test_progress_counts_the_tokens_that_are_read(stride, sizes, monkeypatch):
     monkeypatch.setattr(perplexity_module, "token_losses", losses)
     perplexity(model, [document(88), document(72, "b")], [16, 64], stride=stride)
     assert seen == sizes and sum(read) == sum(sizes)
+
+
+def test_a_length_named_twice_is_measured_once():
+    """Twice the same documents would make an interval too narrow."""
+    docs = [Document("book", np.arange(3, 67))]
+    lengths = [64, 32, 64]
+    assert perplexity(tiny_model(), docs, lengths)["length"].tolist() == [64, 32]

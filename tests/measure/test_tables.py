@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import longrope_lab as lab
 from longrope_lab.measure import tables
 from longrope_lab.measure.stats import accuracy_summary, paired_comparison, perplexity_summary
 from longrope_lab.rope.methods import rope_scaling
@@ -245,3 +246,41 @@ def test_what_scalings_do_in_three_numbers():
     # 16 of the 32 pairs never finish a turn inside the window; NTK brings the last one back.
     assert table[beyond].tolist() == [16, 0, 15, 0]
     np.testing.assert_allclose(table[m], [1, 1, 1, 0.1 * math.log(8) + 1])
+
+
+SUMMARY = pd.DataFrame(
+    [("none", 64, 8.0, 7.0, 9.0, 0.5)],
+    columns=["scaling", "length", "perplexity", "low", "high", "accuracy"],
+)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: lab.effective_window(SUMMARY, share=-1), "share is -1: it is a share of the keys"),
+        (lambda: lab.effective_window(SUMMARY, share=1.1), r"share is 1\.1: it is a share"),
+        (lambda: lab.effective_window(SUMMARY[["scaling"]]), "no column 'length', 'accuracy'"),
+        (lambda: lab.holds_to(SUMMARY, 0), "window is 0: it must be a whole number from 1"),
+        (lambda: lab.holds_to(SUMMARY, 64, rise=math.nan), "rise is nan: perplexity over"),
+        (lambda: lab.holds_to(SUMMARY, 64, rise=0.5), r"rise is 0\.5: perplexity over"),
+        (lambda: lab.holds_to(SUMMARY[["length"]], 64), "no column 'scaling', 'perplexity'"),
+        (lambda: lab.with_interval(SUMMARY, "loss", "length", "scaling"), "no column 'loss'"),
+        (lambda: lab.with_interval(SUMMARY, "accuracy", ["length", "x"], "scaling"), "column 'x'"),
+        (
+            lambda: lab.with_interval(SUMMARY, "accuracy", "length", "scaling", digits=-1),
+            "digits is -1",
+        ),
+        (lambda: lab.questions_for_one_point(SUMMARY), "no column 'task', 'questions', 'better'"),
+        (lambda: lab.start_token_ratios(SUMMARY), "no column 'method', 'target'"),
+        (lambda: lab.best_by_start_tokens(SUMMARY, "target"), "no column 'target', 'start_tok"),
+        (lambda: lab.factor_table({}), "scalings is empty"),
+        (lambda: lab.scaling_summary({}), "scalings is empty"),
+        (
+            lambda: lab.perplexity_summary(SUMMARY.assign(loss="x")),
+            "the table's loss holds no numbers",
+        ),
+    ],
+)
+def test_what_no_number_can_be_read_off(ask, words):
+    with pytest.raises(ValueError, match=words):
+        ask()

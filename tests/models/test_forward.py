@@ -341,6 +341,7 @@ def test_recomputing_ends_with_its_block():
             rf"token id 97 is outside the model's vocabulary of {VOCABULARY}: tokenise with this",
         ),
         ([5, -1], r"token id -1 is outside"),
+        ([True, False, True], r"ids are torch\.bool of shape \(3,\): token losses take one row"),
     ],
 )
 def test_ids_that_cannot_be_scored(ids, message):

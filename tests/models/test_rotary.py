@@ -892,3 +892,8 @@ def test_a_module_that_takes_three_axes_alone_is_asked_so():
     assert torch.equal(cos, positions.cos()) and torch.equal(sin, positions.sin())
     with pytest.raises(TypeError, match="but 2 were given"):
         answer_of(lambda x: None, torch.zeros(1), positions, None)
+
+
+def test_what_is_no_model_of_transformers():
+    with pytest.raises(ValueError, match=r"Linear is no Hugging Face model \(it has no config\)"):
+        rope_spec(nn.Linear(2, 2))

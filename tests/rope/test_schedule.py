@@ -1,6 +1,7 @@
 """Schedules: which scaling acts at which length, their files, and their messages."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -244,3 +245,12 @@ def test_a_bad_file_is_refused_by_name(text, message, tmp_path):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"mine\.json .*" + re.escape(message)):
         RopeSchedule.load(path)
+
+
+@pytest.mark.parametrize("length", [-5, math.nan, "x", 1.5, None])
+def test_a_length_that_no_text_has(length):
+    spec = RopeSpec(16, 64, base=10_000.0)
+    scalings = [rope_scaling(spec, "pi", target) for target in (128, 256)]
+    for schedule in (RopeSchedule.by_length(scalings), rope_scaling(spec, "dynamic_ntk", 128)):
+        with pytest.raises(ValueError, match=f"length is {length}: it must be a whole number"):
+            schedule.at(length)

@@ -1039,3 +1039,9 @@ def test_a_checkpoint_that_cannot_be_written_is_named(model, tmp_path):
     words = r"file.x\.jsonl cannot be written \(.*\): something is in the way: move it"
     with pytest.raises(ValueError, match=words):
         search(model, DOCS, LENGTH, "random", checkpoint=tmp_path / "file" / "x.jsonl")
+
+
+def test_a_folder_is_no_checkpoint(model, tmp_path):
+    words = r"is a folder: name a file for the checkpoint"
+    with pytest.raises(ValueError, match=words):
+        search(model, DOCS, LENGTH, Random(1), checkpoint=tmp_path)

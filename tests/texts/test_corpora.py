@@ -575,3 +575,11 @@ def test_what_lies_beside_the_data_of_a_folder(folder, caplog):
     (folder / "a.TXT").unlink()
     (folder / "info.json").unlink()
     assert titles(iterate_texts(folder)) == ["README"]
+
+
+def test_half_a_character_is_named(tmp_path, tokenizer):
+    """JSON can hold one; no text in UTF-8 does."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "whole"}\n{"text": "ab\\ud800c"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: character 2 is '.ud800', half of one"):
+        load_corpus(path, tokenizer)

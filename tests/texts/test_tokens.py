@@ -16,7 +16,7 @@ from test_corpora import Words
 
 from longrope_lab.common import files
 from longrope_lab.common.files import cache_dir
-from longrope_lab.texts.tokens import check_ids, opening, tokenize, without_ends
+from longrope_lab.texts.tokens import Document, check_ids, opening, tokenize, without_ends
 
 
 @pytest.mark.parametrize("make", [np.array, torch.tensor])
@@ -201,3 +201,15 @@ def test_a_part_of_a_document_has_no_special_tokens():
     """But that for what is unknown, which stands for some text."""
     bare = SimpleNamespace(all_special_ids=[0, 1, 2], unk_token_id=2)
     assert without_ends(np.array([0, 5, 2, 1, 7, 1]), bare).tolist() == [5, 2, 7]
+
+
+@pytest.mark.parametrize("ids", [[1.5], [[1, 2]], [-1, 2], [True, False], 5, ["a"]])
+def test_ids_that_are_no_row_of_token_ids(ids):
+    with pytest.raises(ValueError, match=r"the ids of 'book' are .*: they are one row of"):
+        Document("book", np.array(ids))
+
+
+def test_a_list_of_ids_is_a_document_too():
+    doc = Document("book", [3, 4, 5], [False, True, False])
+    assert doc.ids.tolist() == [3, 4, 5] and doc.answers.tolist() == [False, True, False]
+    assert Document("nothing", []).ids.dtype == np.int64
