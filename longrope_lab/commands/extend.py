@@ -59,7 +59,7 @@ def extend(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace, window: int) -> Plan:
     if options.plan is None:
-        recipe = by_name("recipe", options.recipe or "small", RECIPES)
+        recipe = by_name("recipe", "small" if options.recipe is None else options.recipe, RECIPES)
         return plan_to(window, *map(length_in, options.to), recipe=recipe)
     if options.recipe is not None:
         raise ValueError(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The fields of a config, or a part of them.
 Fields: TypeAlias = Mapping[str, Any]
-Config: TypeAlias = "PreTrainedConfig | Fields"
+Config: TypeAlias = "PreTrainedConfig | Mapping[str, Any]"
 
 # Models such as Gemma 3 have parameters for each layer type; this one sees the whole text.
 FULL_ATTENTION = "full_attention"

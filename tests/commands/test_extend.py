@@ -164,6 +164,7 @@ BOOK = ["--corpus", "book.txt", "--out", "made", "--yes"]
         (["small", "--to", "256", "128", *BOOK], "lengths must rise from stage to stage"),
         (["small", "--to", "16k", *BOOK], "Search at 16,384 tokens: it takes 3 documents of that"),
         (["small", "--to", "128", "--recipe", "tinny", *BOOK], "did you mean 'tiny'"),
+        (["small", "--to", "128", "--recipe", "", *BOOK], "unknown recipe ''"),
         (["small", "--plan", "tinny", *BOOK], "unknown plan 'tinny': did you mean 'tiny'"),
         (["small", "--plan", "tiny", "--recipe", "tiny", *BOOK], "--recipe tiny goes with --to"),
         (["small", "--plan", "tiny", "--seed", "-1", *BOOK], "seed is -1: it must be a whole"),

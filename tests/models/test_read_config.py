@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_config
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import (
@@ -25,6 +26,7 @@ from transformers import (
 from transformers import logging as transformers_logging
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+import longrope_lab as lab
 from longrope_lab.models.read_config import scaling_from_config, spec_from_config
 from longrope_lab.models.write_config import config_with_scaling
 from longrope_lab.rope.methods import METHODS, rope_scaling
@@ -647,3 +649,12 @@ def test_a_field_of_other_engines_that_says_the_same(rope):
     stated = {"attention_factor": 1.5} if rope["attn_factor"] != 1 else {}
     ours = scaling_from_config(PLAIN | {"rope_scaling": rope | stated})
     assert ours.attention_factor == stated.get("attention_factor", 0.1 * math.log(4) + 1)
+
+
+def test_the_fields_of_a_config_are_taken_at_the_door_too():
+    """A dict, as config.json holds it, and nothing that holds no fields."""
+    config = tiny_config("llama")
+    assert lab.spec_from_config(config.to_dict()) == lab.spec_from_config(config)
+    assert lab.scaling_from_config(config.to_dict()) == lab.scaling_from_config(config)
+    with pytest.raises(ValueError, match=r"config is \[\]: it must be a PreTrainedConfig or a"):
+        lab.spec_from_config([])
