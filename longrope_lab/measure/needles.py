@@ -158,8 +158,7 @@ def _batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Cells of one length each, as many as are answered together."""
     for length, together in groupby(cells, key=lambda cell: cell[0]):
         same_length, size = list(together), max(1, BATCH_TOKENS // length)
-        for start in range(0, len(same_length), size):
-            yield same_length[start : start + size]
+        yield from (same_length[i : i + size] for i in range(0, len(same_length), size))
 
 
 def _check_depth(depth: float) -> None:

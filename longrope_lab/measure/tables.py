@@ -74,9 +74,9 @@ def with_interval(
     Raises:
         ValueError: the table lacks a column, or digits is below 0.
     """
-    heads = [index] if isinstance(index, str) else index
-    check_table(summary, "a summary", value, "low", "high", *heads, columns)
-    digits = whole("digits", digits, 0)
+    heads = [*([index] if isinstance(index, str) else index), columns]
+    check_table(summary, "a summary", value, "low", "high", *heads)
+    whole("digits", digits, 0)
     texts = []
     for at, low, high in summary[[value, "low", "high"]].itertuples(index=False):
         interval = "" if math.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
@@ -279,11 +279,7 @@ def _search_row(found: SearchResult) -> pd.DataFrame:
 
 
 def factor_table(scalings: Mapping[str, RopeScaling]) -> pd.DataFrame:
-    """Rescale factors side by side: a column per scaling, after pair; a row per dimension pair.
-
-    Raises:
-        ValueError: there are no scalings.
-    """
+    """Rescale factors side by side: a column per scaling, after pair; a row per dimension pair."""
     _check_any(scalings)
     factors = {name: scaling.factors for name, scaling in scalings.items()}
     return pd.DataFrame(factors).rename_axis("pair").reset_index()
