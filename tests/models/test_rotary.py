@@ -723,7 +723,9 @@ def test_a_length_for_each_row(repeats):
 def test_lengths_that_are_none():
     model = tiny_model()
     schedule = recovery(rope_spec(model))
-    for length in (0, -3, [], [5, 0], 2.5, "long", [[5]]):
+    with pytest.raises(ValueError, match="length is 'long': it must be a number, or a list or"):
+        apply_scaling(model, schedule, length="long")
+    for length in (0, -3, [], [5, 0], 2.5, [[5]]):
         with pytest.raises(
             ValueError,
             match=r"length is .*: it counts tokens, a whole number from 1 for all rows or",
