@@ -297,7 +297,7 @@ def test_a_method_of_ones_own(monkeypatch):
         ("llama3", 4096, {"factor": math.nan}, "factor is nan: it must be a finite number above 0"),
         ("llama3", 4096, {"high_freq_factor": 1}, "high_freq_factor is 1 and low_freq_factor 1.0"),
         ("llama3", 4096, {"low_freq_factor": "1"}, "low_freq_factor is 1: it must be a finite"),
-        ("yarn", 4096, {"beta_fast": "x"}, r"beta_fast is x and beta_slow 1\.0: they are turns"),
+        ("yarn", 4096, {"beta_fast": "x"}, "beta_fast is x and beta_slow 1.0: they are turns"),
         ("yarn", 4096, {"truncate": "no"}, "truncate is 'no': it must be True or False"),
         ("longrope", 4096, {}, "method 'longrope' has no formula: pass factors=, or load"),
         (
