@@ -48,7 +48,7 @@ from .measure.tables import (
 )
 from .measure.tasks import BenchmarkTask
 from .models.forward import token_losses
-from .models.generation import generate
+from .models.generation import generate, left_padded
 from .models.loading import load_model
 from .models.read_config import scaling_from_config, spec_from_config
 from .models.repairs import full_attention
@@ -116,6 +116,7 @@ __all__ = [
     "full_attention",
     "generate",
     "holds_to",
+    "left_padded",
     "load_corpus",
     "load_model",
     "losses_after",

@@ -10,7 +10,7 @@ gives the logits of a forward pass from scratch under that set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -128,6 +128,36 @@ def _mask(
             "the last column, so pad on the left (tokenizer.padding_side = 'left')"
         )
     return mask
+
+
+def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Prompts of different lengths as one batch, for `generate`; no padding token is needed.
+
+    >>> lab.left_padded([[5, 6, 7], [8]])["input_ids"]
+    tensor([[5, 6, 7],
+            [0, 0, 8]])
+
+    Args:
+        prompts: token ids of each, without padding.
+
+    Returns:
+        {"input_ids": (B, T) of the longest, zeros on the left of the others, "attention_mask": the
+        same shape, 1 for the tokens of a prompt}.
+
+    Raises:
+        ValueError: no prompts, or one without a token.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    if not lengths or not min(lengths):
+        raise ValueError(
+            f"there are {len(lengths)} prompts, of {lengths} tokens: each needs at least one"
+        )
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, -len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, -len(prompt) :] = 1
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _check_no_padding(ids: Tensor, pad: int | None) -> None:

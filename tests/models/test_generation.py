@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import VOCABULARY, WINDOW, tiny_model
 
-from longrope_lab.models.generation import generate
+from longrope_lab.models.generation import generate, left_padded
 from longrope_lab.models.read_config import scaling_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
@@ -383,3 +383,16 @@ def test_ids_that_the_model_has_no_embedding_for(wrong):
     words = f"token id {wrong} is outside the model's vocabulary of {VOCABULARY}: tokenise with"
     with pytest.raises(ValueError, match=words):
         generate(tiny_model(), [[5, wrong, 7]], None, max_new_tokens=1)
+
+
+def test_prompts_are_padded_as_a_tokenizer_does_it(tokenizer):
+    """Without asking for a padding token, which many models (Llama 2) have none of."""
+    given = [TEXT[:n].tolist() for n in (5, 9, 1)]
+    expected = tokenizer.pad({"input_ids": given}, padding_side="left", return_tensors="pt")
+    padded = left_padded(given)
+    assert torch.equal(padded["attention_mask"], expected["attention_mask"])
+    shown = padded["attention_mask"].bool()
+    assert torch.equal(padded["input_ids"][shown], expected["input_ids"][shown])
+    for wrong in ([], [[1], []]):
+        with pytest.raises(ValueError, match="each needs at least one"):
+            left_padded(wrong)
