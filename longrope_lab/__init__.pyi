@@ -5,6 +5,7 @@ from . import plots, widgets
 from .export.folder import save_pretrained
 from .export.gguf import add_scaling_to_gguf
 from .export.gguf_model import save_gguf
+from .export.serving import check_serving
 from .extend.extended import Extended
 from .extend.finetune import finetune
 from .extend.from_scratch import LongRoPEModel
@@ -109,6 +110,7 @@ __all__ = [
     "benchmark_summary",
     "benchmarks",
     "best_by_start_tokens",
+    "check_serving",
     "compose",
     "effective_window",
     "factor_table",

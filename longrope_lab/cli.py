@@ -14,7 +14,14 @@ from pathlib import Path
 
 import yaml
 
-from .commands.options import add_compare, add_extend, add_gguf, add_results, add_run
+from .commands.options import (
+    add_compare,
+    add_extend,
+    add_gguf,
+    add_results,
+    add_run,
+    add_serve_check,
+)
 from .common.checks import whole
 from .common.files import Json, not_too_deep
 from .report.experiments import experiment, experiments_in
@@ -214,6 +221,12 @@ def _gguf(options: argparse.Namespace) -> int:
     return _in_one_line(gguf, options)
 
 
+def _serve_check(options: argparse.Namespace) -> int:
+    from .commands.serve_check import serve_check
+
+    return _in_one_line(serve_check, options)
+
+
 def _in_one_line(action: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     """Do it, and turn what only then shows (a full disk, too little memory) into a refusal."""
     try:
@@ -255,6 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     gguf = actions.add_parser("gguf", help="write a model with a scaling for llama.cpp")
     add_gguf(gguf)
     gguf.set_defaults(action=_gguf)
+    check = actions.add_parser("serve-check", help="does an engine compute a model's scaling?")
+    add_serve_check(check)
+    check.set_defaults(action=_serve_check)
     return parser
 
 

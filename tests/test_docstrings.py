@@ -19,6 +19,7 @@ EXAMPLES = [
     lab.RopeSchedule,
     lab.RopeSpec,
     lab.apply_scaling,
+    lab.check_serving,
     lab.compose,
     lab.finetune,
     lab.load_corpus,

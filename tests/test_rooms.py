@@ -21,8 +21,9 @@ ROOMS = (
 
 # What a function may import when it is called: large, slow to import, or not always installed.
 HEAVY = {
-    "accelerate", "datasets", "huggingface_hub", "lm_eval", "pandas", "papermill", "peft",
-    "pyarrow", "pythonbible", "safetensors", "tokenizers", "torch", "tqdm", "transformers",
+    "accelerate", "ctranslate2", "datasets", "huggingface_hub", "lm_eval", "mlx", "mlx_lm",
+    "pandas", "papermill", "peft", "pyarrow", "pythonbible", "safetensors", "tokenizers", "torch",
+    "tqdm", "transformers", "xllamacpp",
 }  # fmt: skip
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

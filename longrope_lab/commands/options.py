@@ -113,6 +113,26 @@ def add_gguf(gguf: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="take the place of a file that is there")
 
 
+def add_serve_check(check: argparse.ArgumentParser) -> None:
+    """The options of `serve-check`."""
+    add = check.add_argument
+    add("model", metavar="FOLDER_OR_GGUF", help="an extended model; its config holds the scaling")
+    add(
+        "engine",
+        help="address of a server (vLLM, SGLang, llama-server), or llama.cpp, mlx-lm, ctranslate2, "
+        "with or without :PATH",
+    )
+    add("--scaling", metavar="JSON", help="in place of the config's, as .save writes it")
+    add(
+        "--lengths", nargs="+", metavar="LENGTH",
+        help=f"{LENGTH} (default: inside the window, just past it, the target)",
+    )  # fmt: skip
+    add(
+        "--tolerance", type=float, default=0.03, metavar="NATS",
+        help="mean difference that passes for rounding (default: 0.03; about 0.2 for 4 bits)",
+    )  # fmt: skip
+
+
 def _add_column(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--column", metavar="NAME", help="of the corpus, where it is not 'text' or 'content'"
