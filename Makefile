@@ -3,6 +3,8 @@
 #   make test        set up, and run all checks
 PYTHON ?= python3
 BIN := .venv/bin
+# What is installed beside the package: .ci/run adds engines and the harness, whose tests are skipped without.
+EXTRAS ?= dev
 # Of two processes on two cores, and of those that they start: with two threads each they wait for one another.
 ONE_THREAD := OMP_NUM_THREADS=1
 
@@ -31,7 +33,7 @@ lab: .venv/installed
 	@echo "On Linux, pip takes the larger CUDA build: docs/models.md shows how to have the other."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 clean:
