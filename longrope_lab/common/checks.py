@@ -26,6 +26,14 @@ def unknown(kind: str, value: object, choices: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {value!r}: {hint}Known: {', '.join(known) or '(none)'}")
 
 
+def known_only(kind: str, names: Iterable[str], choices: Iterable[str]) -> None:
+    """Refuse the first name that is not among `choices`: nothing reads it."""
+    known = list(choices)
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+
+
 def whole(name: str, value: Any, least: int, rule: str = "") -> int:
     """The value as an int, if it is a whole number of at least `least`.
 

@@ -144,12 +144,12 @@ def _text_decoder(model: PreTrainedModel) -> nn.Module:
 
 def _layer_types(module: nn.Module) -> list[str | None]:
     """The layer types that a module holds frequencies for; [None] is one set for all of them."""
-    names = [name for name, _ in module.named_buffers(recurse=False)]
-    names += [name for name, value in vars(module).items() if isinstance(value, Tensor)]
-    if "inv_freq" in names:
+    held = {**vars(module), **vars(module)["_buffers"]}  # every module is looked at: by name first
+    suffix = "inv_freq"
+    names = [n for n, v in held.items() if n.endswith(suffix) and isinstance(v, Tensor)]
+    if suffix in names:
         return [None]
-    suffix = "_inv_freq"
-    types = {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+    types = {name.removesuffix(f"_{suffix}") for name in names if name.endswith(f"_{suffix}")}
     return [t for t in sorted(types) if not f"_{t}".endswith(("_original", "_long"))]
 
 

@@ -57,9 +57,19 @@ def register_method(name: str) -> Callable[[Method], Method]:
 
     The function takes the spec, the target length and options of its own, each with a default. A
     name that is taken is replaced, so that a notebook cell can be run again.
+
+    Raises:
+        ValueError: a name of no letters, or something in place of the function.
     """
+    if not name.strip():
+        raise ValueError(f"name is {name!r}: a method needs one, by which rope_scaling knows it")
 
     def add(function: Method) -> Method:
+        if not callable(function):
+            raise ValueError(
+                f"{function!r} stands where the function of {name!r} should: decorate a function "
+                "of (spec, target_length)"
+            )
         METHODS[name] = function
         return function
 

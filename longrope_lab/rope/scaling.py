@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..common.checks import above, whole
+from ..common.checks import above, known_only, whole
 from ..common.files import Json, not_ours, read_json, write_json
 from .formulas import longrope_attention_factor
 from .spec import Floats, RopeSpec, check_target
@@ -20,6 +20,8 @@ from .spec import Floats, RopeSpec, check_target
 # Factors come out of formulas and files: so much below 1 is rounding. Some were searched a little
 # below 1 (MiniCPM4's first is 0.9978); what is not above LEAST is a mistake, such as an inverse.
 ROUNDING, LEAST = 1e-9, 0.9
+
+FIELDS = "spec", "factors", "target_length", "method", "start_tokens", "attention_factor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +160,11 @@ class RopeScaling:
                 "RopeSchedule.load"
             )
         try:
-            return cls(
-                spec=RopeSpec.from_dict(data["spec"]),
-                factors=np.asarray(data["factors"], dtype=np.float64),
-                target_length=data["target_length"],
-                method=data["method"],
-                start_tokens=data["start_tokens"],
-                attention_factor=data["attention_factor"],
-            )
+            fields = {name: data[name] for name in FIELDS}
+            known_only("field", data, ("kind", *FIELDS))
+            fields["spec"] = RopeSpec.from_dict(data["spec"])
+            fields["factors"] = np.asarray(data["factors"], dtype=np.float64)
+            return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise not_ours(source, "scaling", error) from None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.checks import whole
+from ..common.checks import known_only, whole
 from ..common.files import Json, not_ours, read_json, write_json
 from ..common.renames import warn_renamed
 from .formulas import ntk_factors
@@ -65,9 +65,12 @@ class RopeSchedule(ABC):
         kind = data.get("kind") if isinstance(data, dict) else None
         try:
             if kind == "dynamic_ntk":
+                known_only("field", data, ("kind", "spec", "alpha"))
                 return DynamicNTK(RopeSpec.from_dict(data["spec"]), data["alpha"])
             if kind in ("by_length", "stages"):  # the release before wrote the second
-                held = data["scalings" if kind == "by_length" else kind]
+                name = "scalings" if kind == "by_length" else kind
+                held = data[name]
+                known_only("field", data, ("kind", "method", name))
                 scalings = [RopeScaling.from_dict(s, f"scaling {i}") for i, s in enumerate(held)]
                 return LengthSchedule(tuple(scalings), data["method"])
         except (KeyError, TypeError, ValueError) as error:

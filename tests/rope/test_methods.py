@@ -251,6 +251,11 @@ def test_a_method_of_ones_own(monkeypatch):
     assert rope_scaling(SPEC, "half", 2048, power=1).factors[0] == 4.0
     with pytest.raises(ValueError, match="unknown half option 'powr': did you mean 'power'"):
         rope_scaling(SPEC, "half", 2048, powr=1)
+    with pytest.raises(ValueError, match="name is ' ': a method needs one"):
+        register_method(" ")
+    with pytest.raises(ValueError, match="5 stands where the function of 'mine' should"):
+        register_method("mine")(5)
+    assert "mine" not in METHODS
 
 
 # --- messages ---

@@ -495,6 +495,7 @@ GOOD = scaling().to_dict()
         ("3", "is not a scaling that longrope_lab wrote"),
         ('{"rope_theta": 10000.0}', "is not a scaling that longrope_lab wrote: it has no 'spec'"),
         (json.dumps(GOOD | {"kind": "recipe"}), "holds 'recipe', not one scaling"),
+        (json.dumps(GOOD | {"factor": 8}), "unknown field 'factor': did you mean 'factors'?"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "factors"}), "it has no 'factors'"),
         (json.dumps(GOOD | {"factors": [1, 2, 3]}), "factors have shape (3,)"),
         (json.dumps(GOOD | {"factors": [1, 2, "x", 4]}), "could not convert string to float: 'x'"),

@@ -228,6 +228,7 @@ DYNAMIC = DynamicNTK(SPEC).to_dict()
             "is not a schedule that longrope_lab wrote: it has no 'scalings'",
         ),
         (json.dumps(HELD | {"scalings": []}), "this list is empty"),
+        (json.dumps(HELD | {"scaling": 1}), "unknown field 'scaling': did you mean 'scalings'?"),
         (json.dumps(HELD | {"scalings": 3}), "is not a schedule that longrope_lab wrote"),
         (
             json.dumps(HELD | {"scalings": [HELD["scalings"][0], {"kind": "scaling"}]}),
