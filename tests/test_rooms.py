@@ -75,7 +75,8 @@ def test_no_import_inside_a_function_but_of_heavy_libraries(path):
     inside = {node.lineno for node in nodes}  # imports() parses anew: its nodes are others
     for node, name in imports(path):
         where = f"{path}:{node.lineno} imports {name}"
-        assert node.lineno not in inside or name.split(".")[0] in HEAVY, where
+        heavy = name.split(".")[0] in HEAVY or name == "longrope_lab.measure.harness"  # lm_eval
+        assert node.lineno not in inside or heavy, where
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.name != "harness.py"], ids=name_of)
