@@ -162,18 +162,15 @@ def main(arguments: list[str]) -> None:
     logging.disable(logging.WARNING)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.path.insert(0, str(ROOT))
+    from longrope_lab.common.markup import print_or_put
+
     files = [Path(name) for name in arguments if name.endswith(".md")]
     pythons = [sys.executable, *(name for name in arguments if not name.endswith(".md"))]
     with tempfile.TemporaryDirectory() as folder:
         made = exports(Path(folder))
         rows = [row for python in pythons for row in rows_of(python, made)]
     text = page(rows, list(made))
-    if not files:
-        print(text)
-    for path in files:
-        before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        after = END + rest.partition(END)[2]
-        path.write_text(f"{before}{BEGIN}{text}\n\n{after}", encoding="utf-8")
+    print_or_put(text, files, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import longrope_lab as lab
+from longrope_lab.common.markup import print_or_put
 from longrope_lab.models.config_fields import FULL_ATTENTION
 from longrope_lab.models.write_config import config_with_scaling
 
@@ -236,12 +237,7 @@ def main(arguments: list[str]) -> None:
     files = [Path(name) for name in arguments if name.endswith(".md")]
     kinds = [name for name in arguments if not name.endswith(".md")]
     text = page(map(compare, kinds or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
-    if not files:
-        print(text)
-    for path in files:
-        before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        after = END + rest.partition(END)[2]
-        path.write_text(f"{before}{BEGIN}{text}\n\n{after}", encoding="utf-8")
+    print_or_put(text, files, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def add_gguf(gguf: argparse.ArgumentParser) -> None:
         help="what it gets, as .save writes it; a folder that was extended has it as scaling.json",
     )  # fmt: skip
     add("-o", "--out", required=True, metavar="FILE", help="the new .gguf file")
-    add("--window", metavar="LENGTH", help="trained window, where the file states another")
+    _add_window(gguf)
     add("--overwrite", action="store_true", help="take the place of a file that is there")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from ..models.find_rotary import answer_of, cos_and_sin, find_rotary
+from ..models.read_config import spec_from_config
 from ..models.rotary import apply_scaling
+from ..models.write_config import same
 from ..rope.schedule import Scaling, sets_of
+from ..rope.spec import RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,6 +89,20 @@ def _stock_name() -> str:
     import transformers
 
     return f"stock transformers {transformers.__version__}"
+
+
+def embedding_under(model: PreTrainedModel, scaling: Scaling) -> RopeSpec:
+    """A model's embedding without any scaling, with the window that this one starts from.
+
+    Raises:
+        ValueError: the scaling is for other frequencies than the model's.
+    """
+    with apply_scaling(model, scaling, length=1):
+        pass  # refuses other frequencies
+    plain = spec_from_config(model.config)
+    if same(plain.frequencies, scaling.spec.frequencies):
+        return replace(plain, window=scaling.spec.window)
+    return plain
 
 
 def checked_lengths(scaling: Scaling) -> list[int]:

@@ -16,10 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.checks import unknown
-from .servers import Answers, Engine, find_server
-
-# What is told of each answer: so many of the most likely tokens, and the one that came.
-MOST_LIKELY = 20
+from .servers import MOST_LIKELY, Answers, Engine, find_server
 
 # What each engine is imported as, and how it is installed.
 INSTALLED_BY = {

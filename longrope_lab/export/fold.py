@@ -14,15 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..models.config_fields import (
-    FULL_ATTENTION,
-    ORIGINAL,
-    PHIMOE,
-    longrope_formula,
-    yarn_formula,
-)
+from ..models.config_fields import FULL_ATTENTION, ORIGINAL, PHIMOE, yarn_formula
 from ..models.rotary import apply_scaling
 from ..models.write_config import config_with_scaling
+from ..rope.formulas import longrope_formula
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import LengthSchedule, Scaling, sets_of
 from .check import LOGIT_TOLERANCE, checked_lengths, logits_at

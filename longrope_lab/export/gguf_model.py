@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 
 from ..common.files import replacing
 from ..models.read_config import spec_from_config
-from ..models.rotary import apply_scaling
 from ..rope.schedule import Scaling
 from ..rope.spec import RopeSpec
+from .check import embedding_under
 from .folder import shell_of
 from .gguf import check_free_file
-from .gguf_rotary import RotaryEntries, rotary_entries, same
+from .gguf_rotary import RotaryEntries, rotary_entries
 from .gguf_tokenizer import TokenizerEntries, tokenizer_entries
 
 if TYPE_CHECKING:
@@ -84,11 +83,7 @@ def save_gguf(
     shell = shell_of(model)
     config = shell.config
     architecture = _architecture(config)
-    with apply_scaling(shell, scaling):
-        pass  # refuses other frequencies
-    plain = spec_from_config(config)
-    if same(scaling.spec.frequencies, plain.frequencies):
-        plain = replace(plain, window=scaling.spec.window)
+    plain = embedding_under(shell, scaling)
     entries = rotary_entries(scaling, plain, architecture)
     words = tokenizer_entries(tokenizer, config.vocab_size, OTHERWISE)
     with replacing(path) as part:

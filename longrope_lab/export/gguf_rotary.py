@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..models.gguf_files import LONG_SET, ONE_SET, SHORT_SET
+from ..models.write_config import factors_over, same
 from ..rope.formulas import yarn_attention_factor, yarn_factors
 from ..rope.scaling import LEAST, RopeScaling
 from ..rope.schedule import Scaling, sets_of
@@ -20,9 +19,6 @@ WITH_FACTORS = ("llama", "minicpm", "phi3")
 TWO_SETS_ALONE = ("phi3",)
 # Those whose graphs turn all pairs by the keys, and take no factors.
 BY_KEYS = ("qwen2", "qwen2moe", "qwen3", "qwen3moe")
-
-# Bases and factors of files are float32: nearer than this, two are the same.
-SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def rotary_entries(scaling: Scaling, plain: RopeSpec, architecture: str) -> Rota
         "context_length": long.target_length,
         "rope.scaling.original_context_length": original,
     }
-    low, high = (_factors_over(plain, s) for s in (short, long))
+    low, high = (_slowing_factors(plain, s) for s in (short, long))
     if short is long and same(high, 1) and same(m, 1):
         return RotaryEntries({"context_length": long.target_length}, {})
     if architecture in WITH_FACTORS:
@@ -146,19 +142,12 @@ def check_same_model(spec: RopeSpec, plain: RopeSpec, source: str) -> None:
             )
 
 
-def _factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
+def _slowing_factors(plain: RopeSpec, scaling: RopeScaling) -> Floats:
     """Factors (d/2,) that take the frequencies of a file's base to the scaling's own."""
-    over_spec = plain.frequencies / scaling.spec.frequencies
-    over_spec[np.isclose(over_spec, 1, rtol=SAME, atol=0)] = 1
-    factors: Floats = scaling.factors * over_spec
+    factors = factors_over(plain, scaling)
     if (factors <= LEAST).any():
         raise ValueError(
             f"over the base {plain.base:g} this scaling would turn pairs faster than the model "
             "was trained on: it is for another model"
         )
     return factors
-
-
-def same(a: Floats | float, b: Floats | float) -> bool:
-    """Whether two are the same for a file, whose numbers are float32."""
-    return np.allclose(a, b, rtol=SAME, atol=0)

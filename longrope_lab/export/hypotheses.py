@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
+from ..models.write_config import same
 from ..rope.formulas import (
     longrope_attention_factor,
     ntk_factors,
@@ -21,9 +20,6 @@ from ..rope.spec import Floats, RopeSpec
 
 # What classes of engines take for the base where they do not find it in a config.
 USUAL_BASE = 10_000.0
-
-# Nearer than this, two frequencies or two attention factors are the same.
-SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -52,10 +48,10 @@ class Hypothesis:
 
     def same_as(self, other: Hypothesis) -> bool:
         """Whether both turn a model alike."""
-        return all(map(partial(np.allclose, rtol=SAME, atol=0), self._turns, other._turns))
+        return all(map(same, self._turns, other._turns))
 
     @property
-    def _turns(self) -> tuple[Floats, float, int]:
+    def _turns(self) -> tuple[Floats | float, ...]:
         scaling = self.scaling
         frequencies = scaling.frequencies * np.exp(-self.log_offsets)
         m = scaling.spec.attention_factor * scaling.attention_factor
@@ -139,12 +135,12 @@ def _other_formulas(short: RopeScaling, long: RopeScaling, plain: RopeSpec) -> I
     variants = {
         truncate: yarn_factors(spec, ratio, truncate=truncate) for truncate in (True, False)
     }
-    if any(np.allclose(factors, each, rtol=SAME, atol=0) for each in variants.values()):
+    if any(same(factors, each) for each in variants.values()):
         for truncate, each in variants.items():
             words = f"YaRN with the ends of its ramp {'' if truncate else 'not '}rounded"
             formula = yarn_attention_factor(ratio)
             yield Hypothesis(words, _scaling(spec, each, long, m))
-            if not math.isclose(m, formula, rel_tol=SAME):
+            if not same(m, formula):
                 words += f", and its formula for m ({formula:.4g}, not {m:.4g})"
                 yield Hypothesis(words, _scaling(spec, each, long, formula))
     uniform = np.full(len(factors), ratio)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..common.files import Json
+from ..common.files import Json, from_json
 
 # After each of these positions of an input (T,), the log-probabilities of tokens by their ids, in
 # nats: of all that the engine tells. Of some positions it may tell nothing.
@@ -26,7 +26,7 @@ Engine: TypeAlias = Callable[[Sequence[int], Sequence[int]], Answers]
 # says at once.
 PATIENCE, MANNERS = 600, 30
 
-# Tokens that llama-server gives the log-probability of.
+# Of so many of the most likely tokens an engine tells the log-probability.
 MOST_LIKELY = 20
 
 # Where a server runs on this machine, no proxy stands before it.
@@ -164,11 +164,11 @@ def _asked(url: str, body: Json | None = None) -> Json:
     opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if own else []))
     try:
         with opener.open(request, timeout=PATIENCE if data else MANNERS) as response:
-            answer = json.loads(response.read())
+            answer = from_json(response.read())
     except urllib.error.HTTPError as error:
         words = " ".join(error.read(1000).decode(errors="replace").split())
         raise ValueError(f"{url} refuses (status {error.code}): {words or error.reason}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, http.client.HTTPException):
+    except (ValueError, http.client.HTTPException):
         answer = None
     except OSError as error:
         reason = getattr(error, "reason", error)

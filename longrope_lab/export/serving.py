@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,13 +14,14 @@ from torch import Tensor
 from ..common.checks import above, whole
 from ..models.forward import chunked_logits, hidden_states
 from ..models.loading import load_model
-from ..models.read_config import scaling_from_config, spec_from_config
+from ..models.read_config import scaling_from_config
 from ..models.rotary import apply_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling, sets_of
 from ..rope.spec import RopeSpec
 from ..texts.corpora import load_corpus
 from ..texts.tokens import Document, check_ids
+from .check import embedding_under
 from .engines import load_engine
 from .hypotheses import Hypothesis, hypotheses
 from .servers import Answers, Engine, Server, find_server
@@ -141,7 +142,7 @@ def check_serving(
     ask, name = _engine(engine, model)
     live, tokenizer = _loaded(model, tokenizer)
     scaling = scaling_from_config(live.config) if scaling is None else scaling
-    plain = _plain(live, scaling)
+    plain = embedding_under(live, scaling)
     wanted = _lengths(scaling, lengths)
     if isinstance(ask, Server) and tokenizer is not None:
         _check_tokenizer(ask, tokenizer)
@@ -181,16 +182,6 @@ def _loaded(
         return model, tokenizer
     loaded, own = load_model(model, dtype=torch.float32)
     return loaded, tokenizer or own
-
-
-def _plain(model: PreTrainedModel, scaling: Scaling) -> RopeSpec:
-    """The embedding without any scaling, with the window that the scaling starts from."""
-    with apply_scaling(model, scaling, length=1):
-        pass  # refuses other frequencies
-    plain = spec_from_config(model.config)
-    if np.allclose(plain.frequencies, scaling.spec.frequencies, rtol=1e-6, atol=0):
-        return replace(plain, window=scaling.spec.window)
-    return plain
 
 
 def _lengths(scaling: Scaling, lengths: Sequence[int] | None) -> list[int]:

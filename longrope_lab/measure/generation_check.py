@@ -48,7 +48,7 @@ def reread(
             f"generated is {generated.dtype} of shape {shape} for {len(prompts)} prompts of up to "
             f"{longest} tokens: pass the token ids that generate returned for them"
         )
-    new = generated.shape[1] - max(map(len, prompts))
+    new = generated.shape[1] - longest
     rows = []
     for prompt, row in zip(prompts, generated, strict=True):
         ids = torch.cat([torch.tensor(prompt, device=model.device), row[-new:]])

@@ -211,11 +211,6 @@ def yarn_formula(parameters: Fields, ratio: float) -> float:
     return yarn_attention_factor(ratio)
 
 
-def longrope_formula(ratio: float, original: int) -> float:
-    """LongRoPE's own attention factor, for a ratio over the length that the short set serves."""
-    return math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
-
-
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn what goes wrong with the values of a config into one error, naming what is read.

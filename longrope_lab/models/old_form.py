@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..common.files import Json, read_json, write_json
+from ..rope.formulas import longrope_formula
 from .config_fields import (
+    AT_THE_TOP,
     FULL_ATTENTION,
     LEFT_OUT,
     MSCALES,
     ORIGINAL,
     Fields,
-    longrope_formula,
     stated,
     yarn_formula,
 )
@@ -30,9 +31,9 @@ from .write_config import SCALING_FIELDS
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# What stands beside `rope_scaling` in the older form, by today's name. GPT-NeoX has its own names.
-BESIDE = {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
-BESIDE_IN = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
+# What stands beside `rope_scaling` in the older form, by today's name: as most models call it, and
+# as GPT-NeoX does.
+BESIDE, BESIDE_IN_NEOX = ({name: places[i] for name, places in AT_THE_TOP.items()} for i in (0, 1))
 
 # transformers 4 takes exactly these fields beside `type` in these models, and refuses any other.
 # Phi-3's attention factor is then the formula's.
@@ -110,7 +111,7 @@ def _old_form(text: Fields) -> Json:
     parameters: Json = text["rope_parameters"]
     own: Json = parameters.get(FULL_ATTENTION, parameters)
     others = {name: p for name, p in parameters.items() if p is not own and isinstance(p, Mapping)}
-    beside = BESIDE_IN.get(str(text.get("model_type")), BESIDE)
+    beside = BESIDE_IN_NEOX if text.get("model_type") == "gpt_neox" else BESIDE
     if own.get("rope_type") == "proportional" or set(own) - {*SCALING_FIELDS, *beside}:
         return {}
     local = _local_base(text, others, own)

@@ -147,19 +147,19 @@ def _rope_parameters(scaling: Scaling, plain: RopeSpec) -> Iterator[tuple[Json, 
         return
     short, long = _two_sets(scaling)
     m = long.spec.attention_factor * long.attention_factor
-    low, high = _factors_over(plain, short), _factors_over(plain, long)
+    low, high = factors_over(plain, short), factors_over(plain, long)
     target = long.target_length
     original = plain.window if short is long else short.target_length
     ratio = target / original
     common = {"factor": ratio, ORIGINAL: original, "attention_factor": m}
     if short is long:
-        if _same(high, 1) and _same(m, 1):
+        if same(high, 1) and same(m, 1):
             yield {"rope_type": "default"}, target, target
-        if _same(high, ratio) and _same(m, 1):
+        if same(high, ratio) and same(m, 1):
             yield {"rope_type": "linear", "factor": ratio}, original, target
-        if target > original and _same(m, 1) and _same(high, llama3_factors(plain, high[-1])):
+        if target > original and same(m, 1) and same(high, llama3_factors(plain, high[-1])):
             yield _llama3(high[-1], original), original, target
-        if _same(high, yarn_factors(plain, ratio)):
+        if same(high, yarn_factors(plain, ratio)):
             yield {"rope_type": "yarn"} | common, original, target
     factors = {"short_factor": low.tolist(), "long_factor": high.tolist()}
     yield {"rope_type": "longrope"} | factors | common, original, target
@@ -194,7 +194,7 @@ def _two_sets(scaling: Scaling) -> tuple[RopeScaling, RopeScaling]:
             "save_pretrained(..., drop_start_tokens=True) leaves them out, and with docs= measures "
             "what that costs"
         )
-    if not _same(short.attention_factor, long.attention_factor):
+    if not same(short.attention_factor, long.attention_factor):
         raise ValueError(
             f"the sets have attention factors {short.attention_factor:.6g} (up to "
             f"{short.target_length} tokens) and {long.attention_factor:.6g}, and a config holds "
@@ -206,7 +206,7 @@ def _two_sets(scaling: Scaling) -> tuple[RopeScaling, RopeScaling]:
     return short, long
 
 
-def _factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
+def factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
     """Factors (d/2,) that take the frequencies of `plain` to the scaling's own."""
     over_spec = plain.frequencies / scaling.spec.frequencies  # exactly 1 where the base is the same
     over_spec[np.isclose(over_spec, 1, rtol=SAME, atol=0)] = 1
@@ -214,8 +214,9 @@ def _factors_over(plain: RopeSpec, scaling: RopeScaling) -> Floats:
 
 
 def _same_rotation(spec: RopeSpec, plain: RopeSpec) -> bool:
-    return _same(spec.frequencies, plain.frequencies) and _same(spec.attention_factor, 1)
+    return same(spec.frequencies, plain.frequencies) and same(spec.attention_factor, 1)
 
 
-def _same(a: Floats | float, b: Floats | float) -> bool:
+def same(a: Floats | float, b: Floats | float) -> bool:
+    """Whether two are the same for models and files, whose numbers are float32."""
     return np.allclose(a, b, rtol=SAME, atol=0)

@@ -17,7 +17,12 @@ def longrope_attention_factor(spec: RopeSpec, target_length: float) -> float:
     `target_length` counts tokens and need not be whole, since a config may state a ratio that gives
     no whole number.
     """
-    return math.sqrt(1 + math.log(max(target_length / spec.window, 1.0)) / math.log(spec.window))
+    return longrope_formula(target_length / spec.window, spec.window)
+
+
+def longrope_formula(ratio: float, window: int) -> float:
+    """The same for a ratio s over a window L of tokens."""
+    return math.sqrt(1 + math.log(max(ratio, 1.0)) / math.log(window))
 
 
 def ntk_factors(spec: RopeSpec, ratio: float) -> Floats:

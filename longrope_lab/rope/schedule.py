@@ -176,5 +176,5 @@ def load_scaling(path: str | os.PathLike[str]) -> Scaling:
     """
     data = read_json(Path(path), "scaling")
     if isinstance(data, dict) and data.get("kind", "scaling") == "scaling":
-        return RopeScaling.load(path)
+        return RopeScaling.from_dict(data, str(path))
     return RopeSchedule.load(path)
