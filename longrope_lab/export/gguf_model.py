@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..common.files import replacing
-from ..models.read_config import spec_from_config
+from ..models.read_config import scaling_from_config, spec_from_config
 from ..rope.schedule import Scaling
 from ..rope.spec import RopeSpec
 from .check import embedding_under
@@ -44,7 +44,7 @@ TENSOR_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
 def save_gguf(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    scaling: Scaling,
+    scaling: Scaling | None,
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -57,15 +57,17 @@ def save_gguf(
     factors, and of two.
 
     >>> model, tokenizer = lab.load_model("lab", device="cpu")
-    >>> scaling = lab.rope_scaling(lab.rope_spec(model), "yarn", 1024)
-    >>> path = save_gguf(model, tokenizer, scaling, "lab-1k.gguf")
-    >>> lab.load_model(path)[0].config.rope_parameters["rope_type"]
+    >>> yarn = lab.rope_scaling(lab.rope_spec(model), "yarn", 1024)
+    >>> lab.load_model(save_gguf(model, tokenizer, yarn, "lab-1k.gguf"))[0].config.rope_parameters[
+    ...     "rope_type"
+    ... ]
     'yarn'
 
     Args:
         model: a Hugging Face causal language model; low-rank updates of PEFT are merged in a copy.
         tokenizer: its tokenizer, of bytes and merges.
-        scaling: made for this model: a `RopeScaling`, or a schedule of at most two.
+        scaling: made for this model: a `RopeScaling`, or a schedule of at most two; None for the
+            one that its config states, such as that of a folder of `save_pretrained`.
         path: the new file.
         overwrite: take the place of a file that is there.
 
@@ -83,6 +85,7 @@ def save_gguf(
     shell = shell_of(model)
     config = shell.config
     architecture = _architecture(config)
+    scaling = scaling_from_config(config) if scaling is None else scaling
     plain = embedding_under(shell, scaling)
     entries = rotary_entries(scaling, plain, architecture)
     words = tokenizer_entries(tokenizer, config.vocab_size, OTHERWISE)

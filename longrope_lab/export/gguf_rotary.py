@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..models.gguf_files import LONG_SET, ONE_SET, SHORT_SET
-from ..models.write_config import factors_over, same
+from ..models.write_config import Holder, factors_over, same, two_sets
 from ..rope.formulas import yarn_attention_factor, yarn_factors
 from ..rope.scaling import LEAST, RopeScaling
-from ..rope.schedule import Scaling, sets_of
+from ..rope.schedule import Scaling
 from ..rope.spec import Floats, RopeSpec
 
 # Architectures whose graphs ask for factors: of these, phi3's loads no tensor but the two sets'.
@@ -19,6 +19,14 @@ WITH_FACTORS = ("llama", "minicpm", "phi3")
 TWO_SETS_ALONE = ("phi3",)
 # Those whose graphs turn all pairs by the keys, and take no factors.
 BY_KEYS = ("qwen2", "qwen2moe", "qwen3", "qwen3moe")
+
+
+FILE = Holder(
+    "a GGUF file",
+    "leave them out, dataclasses.replace(scaling, start_tokens=0), and measure what it costs",
+    "search the short set again at the long one's, or hand over the long set alone, "
+    "schedule.at({length})",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,9 @@ def rotary_entries(scaling: Scaling, plain: RopeSpec, architecture: str) -> Rota
     Raises:
         ValueError: it cannot be stated; the error says why.
     """
-    short, long = _sets(scaling)
+    short, long = two_sets(scaling, FILE)
+    if (short.factors == long.factors).all():
+        short = long
     m = long.spec.attention_factor * long.attention_factor
     original = plain.window if short is long else short.target_length
     keys: dict[str, str | int | float] = {
@@ -87,38 +97,6 @@ def _neither(architecture: str) -> ValueError:
         "Interpolation and YaRN by keys, and this scaling is neither: take rope_scaling(spec, "
         f"'yarn', length){others}"
     )
-
-
-def _sets(scaling: Scaling) -> tuple[RopeScaling, RopeScaling]:
-    """The scalings of short and of long inputs: one and the same, where only one is needed."""
-    sets = sets_of(scaling)
-    if not sets:
-        raise ValueError(
-            f"a {type(scaling).__name__} has other factors at every length, and a GGUF file holds "
-            "one set of them, or two: take those of one length, schedule.at(length)"
-        )
-    if len(sets) > 2:
-        lengths = ", ".join(f"{s.target_length:,}" for s in sets)
-        raise ValueError(
-            f"this schedule has {len(sets)} sets of factors (up to {lengths} tokens), and a GGUF "
-            "file holds two, one for short and one for long contexts: keep two, with "
-            "RopeSchedule.by_length"
-        )
-    short, long = sets[0], sets[-1]
-    if tokens := max(s.start_tokens for s in sets):
-        raise ValueError(
-            f"this scaling keeps {tokens} start tokens, for which a GGUF file has no place: leave "
-            "them out, dataclasses.replace(scaling, start_tokens=0), and measure what it costs"
-        )
-    if not same(short.attention_factor, long.attention_factor):
-        raise ValueError(
-            f"the sets have attention factors {short.attention_factor:.6g} (up to "
-            f"{short.target_length:,} tokens) and {long.attention_factor:.6g}, and a GGUF file "
-            "holds one: search the short set again at the long one's, or hand over the long set "
-            f"alone, schedule.at({long.target_length})"
-        )
-    alike = (short.factors == long.factors).all()
-    return (long, long) if alike else (short, long)
 
 
 def check_same_model(spec: RopeSpec, plain: RopeSpec, source: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,7 +145,7 @@ def _rope_parameters(scaling: Scaling, plain: RopeSpec) -> Iterator[tuple[Json, 
             )
         yield {"rope_type": "dynamic", "factor": scaling.alpha}, spec.window, spec.window
         return
-    short, long = _two_sets(scaling)
+    short, long = two_sets(scaling, CONFIG)
     m = long.spec.attention_factor * long.attention_factor
     low, high = factors_over(plain, short), factors_over(plain, long)
     target = long.target_length
@@ -170,38 +170,64 @@ def _llama3(factor: float, original: int) -> Json:
     return {"rope_type": "llama3", "factor": float(factor), ORIGINAL: original} | turns
 
 
-def _two_sets(scaling: Scaling) -> tuple[RopeScaling, RopeScaling]:
-    """The scalings of short and of long inputs: one and the same, where only one is given."""
+@dataclass(frozen=True)
+class Holder:
+    """What holds a scaling, in at most two sets of factors with one m; and the ways out.
+
+    Args:
+        name: "a config".
+        without_start_tokens: how a scaling is handed over without the start tokens that it keeps.
+        with_one_m: how one m becomes enough.
+    """
+
+    name: str
+    without_start_tokens: str
+    with_one_m: str
+
+
+CONFIG = Holder(
+    "a config",
+    "save_pretrained(..., drop_start_tokens=True) leaves them out, and with docs= measures what "
+    "that costs",
+    "search the short set again at the long one's, as extended.for_config(model, search_docs) does "
+    "after a plan, or give it the long one's, dataclasses.replace(short, attention_factor={m!r}), "
+    "and measure it",
+)
+
+
+def two_sets(scaling: Scaling, holder: Holder) -> tuple[RopeScaling, RopeScaling]:
+    """The scalings of short and of long inputs: one and the same, where only one is given.
+
+    Raises:
+        ValueError: what the holder has no room for.
+    """
     sets = sets_of(scaling)
     if not sets:
         raise ValueError(
-            f"a {type(scaling).__name__} cannot be written into a config: it takes a RopeScaling, "
-            "a schedule of two sets of factors, or Dynamic NTK"
+            f"a {type(scaling).__name__} cannot be written into {holder.name}: it takes a "
+            "RopeScaling, or a schedule of at most two: take those of one length, "
+            "schedule.at(length)"
         )
     short, long = sets[0], sets[-1]
     if len(sets) > 2:
-        lengths = ", ".join(str(s.target_length) for s in sets)
+        lengths = ", ".join(f"{s.target_length:,}" for s in sets)
         kept = f"schedule.at({sets[-2].target_length}), schedule.at({long.target_length})"
         raise ValueError(
-            f"this schedule has {len(sets)} sets of factors (up to {lengths} tokens), and a config "
-            "holds two, one for short and one for long inputs: keep two, for example "
-            f"RopeSchedule.by_length([{kept}])"
+            f"this schedule has {len(sets)} sets of factors (up to {lengths} tokens), and "
+            f"{holder.name} holds two, one for short and one for long inputs: keep two, for "
+            f"example RopeSchedule.by_length([{kept}])"
         )
-    start_tokens = max(s.start_tokens for s in sets)
-    if start_tokens:
+    if start_tokens := max(s.start_tokens for s in sets):
         raise ValueError(
-            f"this scaling keeps {start_tokens} start tokens, for which a config has no place: "
-            "save_pretrained(..., drop_start_tokens=True) leaves them out, and with docs= measures "
-            "what that costs"
+            f"this scaling keeps {start_tokens} start tokens, for which {holder.name} has no "
+            f"place: {holder.without_start_tokens}"
         )
     if not same(short.attention_factor, long.attention_factor):
         raise ValueError(
             f"the sets have attention factors {short.attention_factor:.6g} (up to "
-            f"{short.target_length} tokens) and {long.attention_factor:.6g}, and a config holds "
-            "one, for short inputs too: search the short set again at the long one's, as "
-            "extended.for_config(model, search_docs) does after a plan, or give it the long one's, "
-            f"dataclasses.replace(short, attention_factor={long.attention_factor!r}), and measure "
-            "it"
+            f"{short.target_length:,} tokens) and {long.attention_factor:.6g}, and {holder.name} "
+            "holds one, for short inputs too: "
+            + holder.with_one_m.format(m=long.attention_factor, length=long.target_length)
         )
     return short, long
 

@@ -180,9 +180,10 @@ def dynamic_ntk(spec: RopeSpec, target_length: int, alpha: float = 1.0) -> RopeS
 def yarn_scaling(
     spec: RopeSpec,
     target_length: int,
+    *,
+    truncate: bool = True,
     beta_fast: float = 32.0,
     beta_slow: float = 1.0,
-    truncate: bool = True,
     attention_factor: float | None = None,
 ) -> RopeScaling:
     """YaRN: NTK-by-parts and an attention factor, as the authors' code computes them.

@@ -591,7 +591,7 @@ def wrong_for(spec):
         ),
         (
             OwnSchedule(),
-            "a OwnSchedule cannot be written into a config: it takes a RopeScaling, a schedule of",
+            "a OwnSchedule cannot be written into a config: it takes a RopeScaling, or a schedule",
         ),
         (None, "scaling is a NoneType: pass a RopeScaling or a RopeSchedule"),
         ("yarn", "scaling is a str: pass a RopeScaling or a RopeSchedule"),

@@ -107,6 +107,25 @@ def test_phi3_gets_both_sets(tokenizer, tmp_path):
     assert "blk.0.attn_qkv.weight" in names and "blk.0.ffn_up.weight" in names
 
 
+def test_the_scaling_of_a_folder_goes_on_into_the_file(tmp_path):
+    model, tokenizer = lab.load_model("lab", device="cpu")
+    scaling = lab.rope_scaling(lab.rope_spec(model), "ramp", 1024)
+    folder = lab.save_pretrained(model, tokenizer, scaling, tmp_path / "folder")
+    from_folder = lab.save_gguf(*lab.load_model(folder), None, tmp_path / "folder.gguf")
+    given = lab.save_gguf(model, tokenizer, scaling, tmp_path / "given.gguf")
+    ours, theirs = (
+        next(t.data for t in GGUFReader(path).tensors if t.name == "rope_freqs.weight")
+        for path in (from_folder, given)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert (
+        lab.scaling_from_config(lab.load_model(from_folder)[0].config).attention_factor
+        == lab.scaling_from_config(lab.load_model(given)[0].config).attention_factor
+    )
+    bare = lab.save_gguf(model, tokenizer, None, tmp_path / "bare.gguf")
+    assert not any(t.name == "rope_freqs.weight" for t in GGUFReader(bare).tensors)
+
+
 def test_without_a_scaling_nothing_is_said_of_one(tokenizer, tmp_path):
     model = tiny_model(vocab_size=len(tokenizer))
     none = lab.rope_scaling(lab.rope_spec(model), "none", WINDOW)
