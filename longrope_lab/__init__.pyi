@@ -2,6 +2,7 @@
 # itself when a name is asked for.
 
 from . import plots, widgets
+from .common.identity import source_names
 from .export.folder import save_pretrained
 from .export.gguf import add_scaling_to_gguf
 from .export.gguf_model import save_gguf
@@ -72,6 +73,7 @@ from .searches import (
     WorkerProcesses,
     search,
 )
+from .texts.books import check_books
 from .texts.corpora import load_corpus
 from .texts.tokens import Document
 
@@ -110,6 +112,7 @@ __all__ = [
     "benchmark_summary",
     "benchmarks",
     "best_by_start_tokens",
+    "check_books",
     "check_serving",
     "compose",
     "effective_window",
@@ -150,6 +153,7 @@ __all__ = [
     "search",
     "search_cost",
     "search_summary",
+    "source_names",
     "spec_from_config",
     "stack",
     "start_token_ratios",

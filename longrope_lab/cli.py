@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from .commands.options import (
+    add_books,
     add_compare,
     add_extend,
     add_gguf,
@@ -29,6 +30,8 @@ from .runs import notebooks
 from .runs.origin import clean_commit
 from .runs.preparing import prepare
 from .runs.terminal import STOPPED, complain, words_of
+
+Parser = argparse.ArgumentParser
 
 # The status of a shell for a program that a pipe closed at its other end has stopped.
 CLOSED_PIPE = 141
@@ -227,6 +230,12 @@ def _serve_check(options: argparse.Namespace) -> int:
     return _in_one_line(serve_check, options)
 
 
+def _books(options: argparse.Namespace) -> int:
+    from .commands.books import books
+
+    return _in_one_line(books, options)
+
+
 def _in_one_line(action: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     """Do it, and turn what only then shows (a full disk, too little memory) into a refusal."""
     try:
@@ -235,42 +244,36 @@ def _in_one_line(action: Callable[[argparse.Namespace], int], options: argparse.
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="longrope-lab",
         description="Run the notebooks of longrope_lab, extend models, compare them.",
     )
     parser.set_defaults(stopped="stopped")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    run = actions.add_parser("run", help="run notebooks and keep their results")
-    add_run(run)
+
+    def offer(name: str, action: Callable[..., int], words: str, **defaults: str) -> Parser:
+        offered = actions.add_parser(name, help=words)
+        offered.set_defaults(action=action, **defaults)
+        return offered
+
     again = "stopped; with --resume, what has finished is not run again"
-    run.set_defaults(action=_run, stopped=again)
-    listing = actions.add_parser(
-        "list", help="list the notebooks, with the paper's tables and figures that they hold"
-    )
-    listing.set_defaults(action=_list)
-    report = actions.add_parser(
-        "report", help="write a page of results: the paper's figures, ours, what showed"
-    )
-    add_results(report)
-    report.set_defaults(action=_report)
-    fetch = actions.add_parser("fetch", help="download a model once, to have it without a network")
+    add_run(offer("run", _run, "run notebooks and keep their results", stopped=again))
+    listing = "list the notebooks, with the paper's tables and figures that they hold"
+    offer("list", _list, listing)
+    page = "write a page of results: the paper's figures, ours, what showed"
+    add_results(offer("report", _report, page))
+    fetch = offer("fetch", _fetch, "download a model once, to have it without a network")
     fetch.add_argument("model", choices=["smollm2"])
-    fetch.set_defaults(action=_fetch)
-    extend = actions.add_parser("extend", help="extend a model's window, and save it as a folder")
-    add_extend(extend)
     again = "stopped; the same command goes on where it was"
-    extend.set_defaults(action=_extend, stopped=again)
-    compare = actions.add_parser("compare", help="perplexity and passkeys of models, side by side")
-    add_compare(compare)
-    compare.set_defaults(action=_compare)
-    gguf = actions.add_parser("gguf", help="write a model with a scaling for llama.cpp")
-    add_gguf(gguf)
-    gguf.set_defaults(action=_gguf)
-    check = actions.add_parser("serve-check", help="does an engine compute a model's scaling?")
-    add_serve_check(check)
-    check.set_defaults(action=_serve_check)
+    extend = "extend a model's window, and save it as a folder"
+    add_extend(offer("extend", _extend, extend, stopped=again))
+    compare = "perplexity and passkeys of models, side by side"
+    add_compare(offer("compare", _compare, compare))
+    add_gguf(offer("gguf", _gguf, "write a model with a scaling for llama.cpp"))
+    check = "does an engine compute a model's scaling?"
+    add_serve_check(offer("serve-check", _serve_check, check))
+    add_books(offer("books", _books, "which books of the committed figures are here?"))
     return parser
 
 

@@ -35,12 +35,14 @@ EXAMPLES = [
     lab.save_gguf,
     lab.save_pretrained,
     lab.search,
+    lab.source_names,
     lab.token_losses,
     checks.unknown,
     checks.whole,
     forward.StandIn,
     identity.differences,
     identity.digest,
+    identity.source_name,
 ]
 
 

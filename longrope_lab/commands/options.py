@@ -133,6 +133,12 @@ def add_serve_check(check: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_books(books: argparse.ArgumentParser) -> None:
+    """The options of `books`."""
+    books.add_argument("what", choices=["check"], help="compare with docs/books.csv")
+    books.add_argument("folder", metavar="FOLDER", help="of texts, or one file")
+
+
 def _add_column(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--column", metavar="NAME", help="of the corpus, where it is not 'text' or 'content'"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .files import Json, read_json, write_json
@@ -34,6 +35,57 @@ def digest_of(path: Path) -> str:
 def digests_of(folder: Path) -> dict[str, str]:
     """The digest of each file in a folder, by name; folders in it are left out."""
     return {path.name: digest_of(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def digest_at(path: Path) -> str:
+    """The digest of a file, or of a folder: the names and contents of all that is in it."""
+    if not path.is_dir():
+        return digest_of(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return digest(*(f"{file.relative_to(path).as_posix()} {digest_of(file)}\n" for file in files))
+
+
+def source_name(source: str | os.PathLike[str]) -> str:
+    """What results call a corpus or a model: a path loses the folders of one machine.
+
+    A path below the current folder keeps what follows it, and another one keeps its last part.
+
+    >>> source_name("/home/ada/books/test.parquet"), source_name("kjv"), source_name("owner/name")
+    ('test.parquet', 'kjv', 'owner/name')
+    """
+    path = known_user(source)
+    if not path.is_absolute() and ".." not in path.parts:
+        return str(source)
+    path, here = Path(os.path.normpath(Path.cwd() / path)), Path.cwd()
+    return path.relative_to(here).as_posix() if here in path.parents else path.name or str(source)
+
+
+def known_user(path: str | os.PathLike[str]) -> Path:
+    """A path whose "~" is the user's folder; one of a user who is not known stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's own raises there
+
+
+def source_names(sources: Sequence[str]) -> list[str]:
+    """The `source_name` of each, for the rows and columns of tables.
+
+    >>> lab.source_names(["kjv", "/home/ada/books/test.parquet"])
+    ['kjv', 'test.parquet']
+
+    Args:
+        sources: corpora or models, by name or path.
+
+    Raises:
+        ValueError: two of them have the same name.
+    """
+    names = [source_name(source) for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            same = [source for source, its in zip(sources, names, strict=True) if its == name]
+            raise ValueError(
+                f"{' and '.join(same)} would both be called {name!r} in the results: rename one, "
+                "or start from a folder that holds both"
+            )
+    return names
 
 
 def differences(there: Mapping[str, object], here: Mapping[str, object]) -> str:

@@ -45,6 +45,12 @@ interval over fewer than {ENOUGH} documents counts as not measured. "No" means t
 not show, not that its opposite did.
 """
 
+VERSIONS = ("torch", "transformers")
+
+BOOKS = """Texts whose names begin with `books/` are listed in `docs/books.csv`, and `docs/books.md`
+says which rows each name means. `longrope-lab books check FOLDER` tells which of them you have.
+"""
+
 # What `judge` says of an experiment, by profile: the verdict, and the outcome of each claim.
 Judged = Mapping[str, tuple[str, list[Outcome]]]
 
@@ -219,16 +225,15 @@ def _origins(profiles: Mapping[str, Results]) -> list[str]:
             profile,
             _link(notebook, run),
             as_markdown(run.model),
+            as_markdown(", ".join(run.texts)),
             as_markdown(run.origin["device"]),
-            *(
-                as_markdown(run.origin["versions"].get(name, ""))
-                for name in ("torch", "transformers")
-            ),
+            as_markdown(", ".join(run.origin["versions"].get(name, "") for name in VERSIONS)),
             as_markdown(run.origin["commit"][:7]),
             number(run.origin["wall_seconds"] / 60, 2),
         ]
         for profile, results in profiles.items()
         for notebook, run in results.runs.items()
     ]
-    head = ["profile", "notebook", "model", "device", "torch", "transformers", "commit", "minutes"]
-    return ["## Runs\n", rows_of(head, rows)]
+    head = ["profile", "notebook", "model", "texts", "device"]
+    head += [", ".join(VERSIONS), "commit", "minutes"]
+    return ["## Runs\n", BOOKS, rows_of(head, rows)]

@@ -101,6 +101,17 @@ class Run:
         name = self.parameters.get("model_name", self.parameters.get("model"))  # the older name
         return "" if name is None else str(name)
 
+    @property
+    def texts(self) -> list[str]:
+        """The names of the corpora that it read, each once."""
+        of_corpora = [
+            value
+            for name, value in self.parameters.items()
+            if name.endswith(("corpus", "corpora")) or name == "books"
+        ]
+        named = [each for value in of_corpora for each in np.atleast_1d(value)]
+        return [str(name) for name in dict.fromkeys(named) if name]
+
 
 @dataclass(frozen=True, eq=False)
 class Results:

@@ -21,7 +21,7 @@ def recorded_seconds(ready: Prepared) -> list[float]:
     for folder in (ready.folder, ROOT / "results" / ready.profile / ready.notebook.stem):
         try:
             origin = from_json((folder / "run.json").read_bytes())
-            if _compared(origin["parameters"]) != _compared(ready.parameters):
+            if _compared(origin["parameters"]) != _compared(ready.named):
                 continue
             ran = from_json((folder / ready.notebook.name).read_bytes())
             cells = [cell for cell in ran["cells"] if cell["cell_type"] == "code"]

@@ -22,12 +22,18 @@ PACKAGES = (
 
 
 def describe_run(
-    notebook: str, profile: str, parameters: Mapping[str, object], commit: str, started: float
+    notebook: str,
+    profile: str,
+    parameters: Mapping[str, object],
+    inputs: Mapping[str, str],
+    commit: str,
+    started: float,
 ) -> Json:
     """What ``run.json`` holds.
 
     Args:
-        notebook, profile, parameters: of the run.
+        notebook, profile, parameters: of the run; paths as results name them.
+        inputs: the digests of the files and folders that it read, by those names.
         commit: the one that the run began with.
         started: when, in seconds since the epoch.
     """
@@ -45,6 +51,7 @@ def describe_run(
         "notebook": notebook,
         "profile": profile,
         "parameters": dict(parameters),
+        "inputs": dict(inputs),
         "seed": parameters.get("seed"),
         "commit": commit,
         "started": began.isoformat(timespec="seconds"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,7 +21,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from traitlets.config import Config
 
 from ..common.files import UnwritableError, write_json
-from ..common.identity import digests_of
+from ..common.identity import digests_of, source_name
 from ..common.processes import alone
 from ..common.progress import FOLLOWED, HOW
 from .choices import check_choices
@@ -91,7 +92,7 @@ def execute(ready: Prepared, display: Display) -> Path:
 
 def _work(ready: Prepared, work: Path, display: Display) -> None:
     """Execute a notebook in the folder `work`, which then holds all of its results."""
-    started, commit = time.time(), git_commit()
+    started, commit, inputs = time.time(), git_commit(), ready.inputs()
     executed = work / ready.notebook.name
     try:
         with _kernel_beside(display) as config:
@@ -113,10 +114,22 @@ def _work(ready: Prepared, work: Path, display: Display) -> None:
             "python -m pip install ipykernel"
         ) from None
     text = executed.read_text(encoding="utf-8")  # it names the folder that it worked in
-    executed.write_text(text.replace(work.as_posix(), ready.folder.as_posix()), encoding="utf-8")
+    text = text.replace(work.as_posix(), ready.folder.as_posix())
+    executed.write_text(_without_folders(text, ready), encoding="utf-8")
     name = ready.notebook.stem
-    origin = describe_run(name, ready.profile, ready.parameters, commit, started)
+    origin = describe_run(name, ready.profile, ready.named, inputs, commit, started)
     write_json(work / "run.json", origin | {"files": digests_of(work)})
+
+
+def _without_folders(text: str, ready: Prepared) -> str:
+    """The executed notebook, with the paths of its parameters as `source_name` has them."""
+    names = {path: source_name(path) for _, path in ready.paths}
+    for path in sorted(names, key=len, reverse=True):  # a folder after what lies in it
+        if names[path] != path:
+            # Whole paths alone: "/tmp/a" is no part of "/tmp/ab", nor of "x/tmp/a".
+            whole = rf"(?<![\w./~-]){re.escape(path)}(?![\w-])"
+            text = re.sub(whole, names[path].replace("\\", r"\\"), text)
+    return text
 
 
 @contextlib.contextmanager

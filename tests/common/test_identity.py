@@ -3,10 +3,20 @@
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 
-from longrope_lab.common.identity import SHOWN, differences, digest, is_taken, take
+from longrope_lab.common.identity import (
+    SHOWN,
+    differences,
+    digest,
+    digest_at,
+    is_taken,
+    source_name,
+    source_names,
+    take,
+)
 
 MINE = {"format": 2, "model": "abc", "seed": 0, "lengths": (64, 128), "preset": None}
 
@@ -15,6 +25,48 @@ def test_a_digest_is_the_beginning_of_the_sha256():
     assert digest("λ", b"\x00") == hashlib.sha256("λ".encode() + b"\x00").hexdigest()[:16]
     assert digest() == hashlib.sha256().hexdigest()[:16]
     assert digest("ab") == digest("a", "b") != digest("ba")
+
+
+def test_a_folder_is_told_by_the_names_and_contents_of_all_in_it(tmp_path):
+    folder = tmp_path / "books"
+    (folder / "more").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / "more" / "b.txt").write_text("b")
+    seen = [digest_at(folder)]
+    assert digest_at(folder.rename(tmp_path / "moved")) == seen[0]
+    folder = tmp_path / "moved"
+    (folder / "more" / "b.txt").write_text("c")
+    seen.append(digest_at(folder))
+    (folder / "a.txt").rename(folder / "c.txt")
+    seen.append(digest_at(folder))
+    assert len(set(seen)) == 3 and digest_at(folder / "c.txt") == digest("a")
+
+
+def test_a_source_loses_the_folders_of_a_machine(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for source, name in {
+        "kjv": "kjv",
+        "owner/name": "owner/name",
+        "books/test.parquet": "books/test.parquet",
+        f"{here}/books/test.parquet": "books/test.parquet",
+        f"{tmp_path}/books/": "books",
+        "../books/*.parquet": "*.parquet",
+        "~/books": "books",
+        "~nobody.of.this.name/books": "~nobody.of.this.name/books",
+        str(here): "here",
+        "/": "/",
+    }.items():
+        assert source_name(source) == name, source
+    assert source_name(Path("/data/model.gguf")) == "model.gguf"
+
+
+def test_two_sources_of_one_name_are_refused():
+    assert source_names(["kjv", "/a/test.parquet"]) == ["kjv", "test.parquet"]
+    words = "/a/test.parquet and /b/test.parquet would both be called 'test.parquet'"
+    with pytest.raises(ValueError, match=words):
+        source_names(["/a/test.parquet", "kjv", "/b/test.parquet"])
 
 
 def test_differences_name_each_field_once():

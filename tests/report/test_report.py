@@ -493,6 +493,15 @@ def test_the_page_names_the_model_by_the_old_parameter_too(tmp_path):
         assert named == ((True, True) if parameters else (False, False))
 
 
+def test_the_page_names_the_texts_of_each_run(tmp_path):
+    record(tmp_path, f6(0.4))
+    path = tmp_path / "cpu" / N03 / "run.json"
+    texts = {"corpora": ["kjv", "books/test"], "search_corpus": "kjv", "filler_corpus": ""}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parameters": texts}))
+    runs = sections(write_report(tmp_path).read_text(encoding="utf-8"))["Runs"]
+    assert "| kjv, books/test |" in runs and "docs/books.csv" in runs
+
+
 def links(page):
     return [
         link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith(("http", "#"))

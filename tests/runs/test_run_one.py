@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from longrope_lab.common.identity import digest_at
 from longrope_lab.runs import notebooks, run_one
 from longrope_lab.runs.preparing import prepare
 
@@ -32,13 +33,14 @@ def test_run_keeps_notebook_tables_and_origin(own_notebooks):
     assert number_in(folder) == [2]
     executed = nbformat.read(folder / "00_tiny.ipynb", as_version=4)
     # Not the folder that it worked in.
-    assert executed.cells[-1].outputs[0].text.strip() == folder.as_posix()
+    assert executed.cells[-1].outputs[0].text.strip() == "00_tiny"
     assert ".running" not in (folder / "00_tiny.ipynb").read_text()
     origin = json.loads((folder / "run.json").read_text())
     assert origin["parameters"] == {
         "number": 2, "fail": False, "seed": 7, "lengths": [64], "model_name": "lab",
-        "out": folder.as_posix(),
+        "out": "00_tiny",
     }  # fmt: skip
+    assert origin["inputs"] == {}
     assert origin["seed"] == 7 and origin["profile"] == "smoke" and origin["commit"] == "f" * 40
     assert origin["versions"]["torch"] and origin["wall_seconds"] > 0
     assert [p.name for p in folder.parent.iterdir()] == ["00_tiny"]
@@ -178,6 +180,44 @@ def test_what_counts_as_done(own_notebooks, no_kernel, monkeypatch):
     assert is_done()
     (folder / "table.csv").unlink()
     assert not is_done()
+
+
+def test_results_name_no_folder_of_the_machine(own_notebooks, tmp_path):
+    """Neither parameters nor the executed notebook; a digest says which model it was."""
+    model = tmp_path / "k" / "extended"
+    model.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json"):
+        (model / name).write_text("{}")
+    folder = run_one.run("00", "cpu", {"model_name": str(model)}, own_notebooks)
+    origin = json.loads((folder / "run.json").read_text())
+    assert origin["parameters"]["model_name"] == "extended"
+    assert origin["inputs"] == {"extended": digest_at(model)}
+    executed = (folder / "00_tiny.ipynb").read_text()
+    assert str(tmp_path) not in executed and 'model_name = \\"extended\\"' in executed
+
+
+def test_a_run_whose_texts_have_changed_is_not_done(own_notebooks, no_kernel, tmp_path):
+    model = tmp_path / "model.gguf"
+    model.write_text("one")
+
+    def is_done():
+        return prepare("00", "cpu", {"model_name": str(model)}, results=own_notebooks).is_done()
+
+    run_one.run("00", "cpu", {"model_name": str(model)}, own_notebooks)
+    assert is_done()
+    model.write_text("two")
+    assert not is_done()
+    model.unlink()  # what has gone cannot have changed
+    assert is_done()
+
+
+def test_a_path_is_replaced_where_it_is_whole(own_notebooks):
+    over = {"model_name": "/data/a"}
+    ready = prepare("00", "cpu", over, results=own_notebooks)
+    text = 'x = "/data/a"; y = "/data/ab", "/more/data/a", "/data/a/b.txt", /data/a-b'
+    assert run_one._without_folders(text, ready) == (
+        'x = "a"; y = "/data/ab", "/more/data/a", "a/b.txt", /data/a-b'
+    )
 
 
 def test_a_commit_made_while_a_notebook_runs_is_not_the_one_that_ran(

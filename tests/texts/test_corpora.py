@@ -352,11 +352,13 @@ def test_the_hub_streams(monkeypatch):
         "hoskinson-center/proof-pile[2]",
     ]
     assert titles(load_corpus("own/data", Words(), limit=1)) == ["own/data[0]"]
+    assert titles(load_corpus("pg19", Words(), split="train", limit=1)) == ["emozilla/pg19[0]"]
     assert asked == [
         ("hoskinson-center/proof-pile", "validation", True),
         ("own/data", "test", True),
+        ("emozilla/pg19", "train", True),
     ]
-    assert taken == [0, 1, 2, 0]  # no more than what was needed
+    assert taken == [0, 1, 2, 0, 0]  # no more than what was needed
     monkeypatch.setattr(
         sys.modules["datasets"],
         "load_dataset",
