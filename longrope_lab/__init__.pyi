@@ -10,7 +10,6 @@ from .export.serving import check_serving
 from .extend.extended import Extended
 from .extend.finetune import finetune
 from .extend.from_scratch import LongRoPEModel
-from .extend.needle_segments import needle_documents
 from .extend.plan import Plan
 from .extend.progressive import progressive
 from .extend.ready import PLANS, plan_to
@@ -75,11 +74,14 @@ from .searches import (
 )
 from .texts.books import check_books
 from .texts.corpora import load_corpus
+from .texts.needle_documents import needle_documents
+from .texts.needle_tasks import NEEDLES, NeedleTask
 from .texts.tokens import Document
 
 __all__ = [
     "FORMULAS",
     "METHODS",
+    "NEEDLES",
     "PLANS",
     "PRESETS",
     "RECIPES",
@@ -92,6 +94,7 @@ __all__ = [
     "Formula",
     "Gradient",
     "LongRoPEModel",
+    "NeedleTask",
     "Plan",
     "Random",
     "Recipe",

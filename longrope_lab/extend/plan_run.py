@@ -22,9 +22,9 @@ from ..rope.schedule import LengthSchedule
 from ..searches.rounds import SearchResult
 from ..searches.run import search
 from ..searches.space import SearchSpace
+from ..texts.needle_documents import needle_documents
 from ..texts.tokens import Document, check_ids
 from .finetune import finetune, training_rows
-from .needle_segments import needle_documents
 from .stages import FineTune, Formula, Recover, Search, Stage, counted, naming, needles_of
 from .trainer import checkpoints
 from .training_arguments import training_arguments

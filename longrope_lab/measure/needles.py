@@ -26,25 +26,15 @@ from ..models.generation import generate
 from ..models.loading import quiet_transformers
 from ..models.rotary import by_name
 from ..rope.schedule import Scaling
-from ..texts.tokens import Document, opening, without_ends
+from ..texts.needle_tasks import NEEDLES
+from ..texts.needle_wordings import ASKED, BEGUN, FILLER, reported
+from ..texts.needle_writing import Hay, Haystack, NoRoomError, framed, sentences, written
+from ..texts.tokens import Document, without_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TASK = (
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
-    "I will quiz you about the important information there.\n"
-)
-FILLER = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
-)
-KEY = "\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
-# In a chat, the first ends the message, and the second begins the answer.
-ASKED, BEGUN = "\nWhat is the pass key?", "The pass key is"
 QUESTION = f"{ASKED} {BEGUN}"
-
-# What stands for the message while a chat template is laid around it.
-MESSAGE = "longrope-lab-message"
 
 # Room for the answer at the end of the sequence: a space and five digits take at most six tokens.
 ANSWER_TOKENS = 8
@@ -267,54 +257,29 @@ def passkey_sequence(
             filler, or a chat without a template that takes a message as it is.
     """
     _check_depth(depth)
-    key = str(rng.integers(10_000, 100_000))
-
-    def ids_of(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    task, question = _frame(tokenizer) if chat else (opening(TASK, tokenizer), ids_of(QUESTION))
-    hidden = ids_of(KEY.format(key=key))
-    room = length - answer_tokens - len(task) - len(hidden) - len(question)
-    if room < 0:
+    quiz = reported(NEEDLES["passkey"], rng)
+    before, after = framed(quiz, tokenizer, chat=chat)
+    size = length - answer_tokens
+    haystack = sentences(FILLER, tokenizer) if filler is None else _stretch(filler, length)
+    try:
+        ids = written(quiz, before, after, size, haystack, depth, rng, tokenizer)
+    except NoRoomError as error:
         raise ValueError(
             f"length {length} has no room for a passkey prompt: with this tokenizer it takes at "
-            f"least {length - room}"
-        )
-    if filler is None:
-        unit = ids_of(FILLER)
-        text = (unit * (room // len(unit) + 1))[:room]
-    else:
+            f"least {length + error.missing}"
+        ) from None
+    return ids, quiz.expected[0]
+
+
+def _stretch(filler: ArrayLike, length: int) -> Haystack:
+    """The beginning of some token ids."""
+
+    def fill(room: int) -> Hay:
         text = np.asarray(filler)[:room].tolist()
         if len(text) < room:
             raise ValueError(
                 f"the filler has {len(text)} tokens: a prompt of length {length} needs {room}"
             )
-    before = round(depth * room)
-    return [*task, *text[:before], *hidden, *text[before:], *question], key
+        return Hay(text)
 
-
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Token ids of all that stands before and after the filler of a message to a chat model.
-
-    The template is laid around the message as `apply_chat_template` does, and brings its own
-    special tokens. The answer is begun after it.
-    """
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            "the tokenizer has no chat template, so its model was not tuned to chats: leave out "
-            "chat=True, or set tokenizer.chat_template"
-        )
-    message = [{"role": "user", "content": MESSAGE}]
-    try:
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # of the template's own, or of Jinja's
-        raise ValueError(f"the tokenizer's chat template cannot be used ({error})") from error
-    before, *rest = text.split(MESSAGE)
-    if len(rest) != 1:
-        raise ValueError(
-            f"the tokenizer's chat template gives a message back {len(rest)} times, and once is "
-            "needed: leave out chat=True, or set another tokenizer.chat_template"
-        )
-    texts = (before + TASK, ASKED + rest[0] + BEGUN)
-    opened, asked = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts)
-    return opened, asked
+    return fill

@@ -16,21 +16,18 @@ from hypothesis import strategies as st
 
 from longrope_lab.extend import needle_segments as module
 from longrope_lab.extend.finetune import finetune
-from longrope_lab.extend.needle_segments import (
-    ASKED,
-    NAMES,
-    TOLD,
-    needle_documents,
-    needle_segments,
-)
+from longrope_lab.extend.needle_segments import needle_segments
 from longrope_lab.extend.plan import Plan
 from longrope_lab.extend.progressive import progressive
 from longrope_lab.extend.recipe import Recipe
 from longrope_lab.extend.segments import TrainingOrder
 from longrope_lab.extend.stages import FineTune, Formula, Search
-from longrope_lab.measure.needles import FILLER, KEY, QUESTION, TASK
+from longrope_lab.measure.needles import QUESTION
 from longrope_lab.models.forward import token_losses
 from longrope_lab.models.rotary import apply_scaling
+from longrope_lab.texts.needle_documents import needle_documents
+from longrope_lab.texts.needle_practice import NAMES, OPENED, QUESTIONS, TOLD
+from longrope_lab.texts.needle_wordings import FILLER, KEY, TASK
 from longrope_lab.texts.tokens import Document
 
 
@@ -204,7 +201,7 @@ def _room(book, length, tokenizer):
 
 def test_wordings_say_the_name_and_the_number():
     assert all("{name}" in text and "{key}" in text for text in TOLD)
-    assert all("{name}" in text and text.endswith("is") for text in ASKED)
+    assert all("{name}" in text for text in (*QUESTIONS, OPENED)) and OPENED.endswith("is")
 
 
 def test_documents_to_search_on_hide_one_number_each(tokenizer):

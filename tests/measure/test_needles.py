@@ -16,10 +16,7 @@ from longrope_lab.measure import needles
 from longrope_lab.measure.needles import (
     ANSWER_TOKENS,
     COLUMNS,
-    FILLER,
-    KEY,
     QUESTION,
-    TASK,
     passkey,
     passkey_sequence,
 )
@@ -29,6 +26,7 @@ from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import RopeSchedule
 from longrope_lab.texts.corpora import load_corpus
+from longrope_lab.texts.needle_wordings import FILLER, KEY, TASK
 from longrope_lab.texts.tokens import Document
 
 
