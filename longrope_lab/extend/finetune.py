@@ -203,6 +203,9 @@ def _identity(
     seed: int,
 ) -> Json:
     """What tells one fine-tuning from another."""
+    said = asdict(recipe)
+    if recipe.needle_loss == "answers":
+        del said["needle_loss"]  # the only way of trainings that stood before it could be said
     known = "none"
     if scaling is not None:
         known = f"{scaling.method}, {digest(json.dumps(scaling.to_dict(), sort_keys=True))}"
@@ -213,7 +216,7 @@ def _identity(
         "scaling": known,
         "length": length,
         "seed": seed,
-    } | asdict(recipe)
+    } | said
 
 
 @contextlib.contextmanager

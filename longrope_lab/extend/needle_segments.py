@@ -2,9 +2,9 @@
 
 A model that is trained on books alone forgets how to look something up, inside its old window
 too. So a `Recipe` can give a share of its segments to such documents (`needle_share`). Their loss
-is that of the answers alone: among the tokens of a long segment an answer would hardly count.
-Factors that are searched on perplexity alone lose it likewise, so a `Search` can measure such
-documents beside the books (`needles`).
+is that of the answers alone, unless it says otherwise: among the tokens of a long segment an answer
+hardly counts. Factors that are searched on perplexity alone lose it likewise, so a `Search` can
+measure such documents beside the books (`needles`).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from ..common.checks import above, unknown, whole
 T = TypeVar("T")
 
 DECAYS = ("linear", "constant", "cosine")
+NEEDLE_LOSSES = ("answers", "all")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -40,12 +41,15 @@ class Recipe:
             arXiv 2502.20082). The pieces are cut from all segments and shuffled; of a segment's
             pieces the first alone begins with BOS.
         needle_share: share of the segments that are needle documents, spread evenly among those
-            that are not short: a number hidden far back, asked for at the end, and answered. Their
-            loss is that of the answers alone. See `needle_segments`.
+            that are not short: a number hidden far back, asked for at the end, and answered. See
+            `needle_segments`.
+        needle_loss: what counts of a needle document: its "answers" alone, or "all" its tokens. A
+            model of seven million parameters learns to look things up from answers alone; one of a
+            hundred million from all tokens too, which keeps more of its texts (LOG.md).
 
     Raises:
         ValueError: a number below its least, a share that leaves no long segment, shares of more
-            than all segments, a warm-up as long as the training, or an unknown decay.
+            than all segments, a warm-up as long as the training, an unknown decay or loss.
     """
 
     steps: int = 400
@@ -58,6 +62,7 @@ class Recipe:
     save_every: int = 50
     short_share: float = 0.0
     needle_share: float = 0.0
+    needle_loss: str = "answers"
 
     def __post_init__(self) -> None:
         lowest = {"steps": 1, "batch": 1, "warmup": 0, "lora_rank": 0, "save_every": 1}
@@ -68,6 +73,8 @@ class Recipe:
         object.__setattr__(self, "learning_rate", rate)
         if self.decay not in DECAYS:
             raise unknown("decay", self.decay, DECAYS)
+        if self.needle_loss not in NEEDLE_LOSSES:
+            raise unknown("needle_loss", self.needle_loss, NEEDLE_LOSSES)
         if self.warmup >= self.steps:
             raise ValueError(
                 f"warmup is {self.warmup} and steps {self.steps}: the learning rate would never "

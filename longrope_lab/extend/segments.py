@@ -102,7 +102,9 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
         if short:
             row = self._pieces(before)
         elif needle and self.needles is not None:
-            row, counted = (each[needles] for each in self.needles)
+            row, answers = (each[needles] for each in self.needles)
+            if self.recipe.needle_loss == "answers":
+                counted = answers
         else:
             row = self.rows[self.order[index - before - needles]]
         item = {"input_ids": row, "labels": row}

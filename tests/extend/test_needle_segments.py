@@ -127,6 +127,11 @@ def test_shares_outside_their_rule(needle, short):
         Recipe(needle_share=needle, short_share=short)
 
 
+def test_an_unknown_loss_of_needles():
+    with pytest.raises(ValueError, match="needle_loss 'some'"):
+        Recipe(needle_share=0.1, needle_loss="some")
+
+
 class Letters(SimpleNamespace):
     """A tokenizer of the tiny models: one token per character."""
 
@@ -134,8 +139,9 @@ class Letters(SimpleNamespace):
         return {"input_ids": [3 + ord(letter) % (VOCABULARY - 3) for letter in text]}
 
 
-def test_a_training_reads_them_and_counts_their_answers(tmp_path, monkeypatch):
-    """The loss that a step logs is the mean over its segments, of needles over their answers."""
+@pytest.mark.parametrize("counted", ["answers", "all"])
+def test_a_training_reads_them_and_counts_what_the_recipe_says(counted, tmp_path, monkeypatch):
+    """The loss that a step logs is the mean over its segments, of needles over what counts."""
     book = Document("book", np.random.default_rng(0).integers(3, VOCABULARY, 3000))
     seen = []
     stock = module.needle_segments
@@ -146,13 +152,14 @@ def test_a_training_reads_them_and_counts_their_answers(tmp_path, monkeypatch):
 
     monkeypatch.setattr("longrope_lab.extend.finetune.needle_segments", kept)
     model, tokenizer = tiny_model(), Letters(**vars(TOKENIZER))
-    recipe = dataclasses.replace(RECIPE, steps=1, batch=2, needle_share=1.0, learning_rate=1e-9)
+    only = {"needle_share": 1.0, "needle_loss": counted}
+    recipe = dataclasses.replace(RECIPE, steps=1, batch=2, learning_rate=1e-9, **only)
     scaling = dataclasses.replace(scaling_of(model, "pi"), target_length=512)
     table = finetune(model, tokenizer, [book], scaling, tmp_path, length=512, recipe=recipe)
     _, (rows, answers) = seen  # the first was a trial
     with apply_scaling(model, scaling):
         losses = [
-            token_losses(model, ids)[torch.from_numpy(marks[1:])].mean().item()
+            token_losses(model, ids)[torch.from_numpy(marks[1:] | (counted == "all"))].mean().item()
             for ids, marks in zip(rows, answers, strict=True)
         ]
     assert table["loss"].iloc[0] == pytest.approx(np.mean(losses), abs=1e-4)
