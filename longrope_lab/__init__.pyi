@@ -48,6 +48,7 @@ from .measure.tables import (
     with_interval,
 )
 from .measure.tasks import BenchmarkTask
+from .models.compiling import compiled
 from .models.forward import token_losses
 from .models.generation import generate, left_padded
 from .models.loading import load_model
@@ -117,6 +118,7 @@ __all__ = [
     "best_by_start_tokens",
     "check_books",
     "check_serving",
+    "compiled",
     "compose",
     "effective_window",
     "factor_table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -78,3 +79,15 @@ def test_the_small_model_is_extended_and_handed_over(tmp_path, capsys):
         assert row and all(1 < float(perplexity) < 1000 for perplexity in row.groups())
     assert "rope type 'longrope'" in printed and "In the beginning" in printed
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"stages", "extended"}
+
+
+@pytest.mark.usefixtures("lab")
+def test_the_speed_of_a_pass_is_printed_as_json(capsys):
+    sizes = ["--lengths", "64", "300", "--repeats", "1", "--plain-up-to", "100"]
+    script("pass_speed").main(["lab", *sizes, "--backend", "eager", "--memory", "128"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["part"] for row in rows] == ["machine", "speed", "speed", "error"]
+    short, long, error = rows[1:]
+    assert short["plain_differs_by"] < 1e-4 and "plain" not in long
+    assert all(row["differs_by"] < 1e-4 and row["losses"] > row["attention"] for row in rows[1:3])
+    assert "only a GPU knows its peak" in error["error"]

@@ -25,12 +25,12 @@ from ..common.processes import alone, is_main
 from ..common.renames import renamed_arguments
 from ..measure.perplexity import perplexity
 from ..models.config_fields import FULL_ATTENTION, TRAINED
-from ..models.forward import remove_stand_in
 from ..models.loading import quiet_transformers
 from ..models.old_form import add_old_form
 from ..models.read_config import spec_from_config
 from ..models.repairs import forget_quantization, packed
 from ..models.rotary import apply_scaling, window_from_config
+from ..models.stand_in import remove_stand_in
 from ..models.write_config import config_with_scaling
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import LengthSchedule, RopeSchedule, Scaling, sets_of

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..common.checks import above, whole
-from ..models.forward import chunked_logits, hidden_states
+from ..models.forward import hidden_states
+from ..models.head import chunked_logits
 from ..models.loading import load_model
 from ..models.read_config import scaling_from_config
 from ..models.rotary import apply_scaling

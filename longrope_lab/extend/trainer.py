@@ -26,8 +26,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from ..common.files import Json, read_json, write_json, write_table
 from ..common.identity import digests_of
 from ..common.progress import Progress
-from ..models.forward import StandIn, mean_loss
+from ..models.forward import mean_loss
 from ..models.loading import quiet_transformers
+from ..models.stand_in import StandIn
 from .recipe import Recipe
 from .segments import TrainingOrder
 

@@ -12,7 +12,8 @@ import psutil
 import torch
 
 from .config_fields import head_dim, stated_values
-from .forward import HEAD_CHUNK, recomputing
+from .forward import recomputing
+from .head import HEAD_CHUNK, head_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -110,8 +111,10 @@ def peak_bytes(model: PreTrainedModel, length: int, *, backward: bool, trained: 
     weights = sum(p.numel() for p in model.parameters())
     wide = 4 if size < 4 else 0  # a copy in float32, where there is need of one
     held = (4 + (size if wide else 0)) * weights + 12 * trained if trained else size * weights
-    chunk = min(length, HEAD_CHUNK) * model.get_input_embeddings().weight.shape[0]
+    vocabulary: int = model.get_input_embeddings().weight.shape[0]
+    chunk = min(length, HEAD_CHUNK) * vocabulary
     if not backward:
+        chunk = min(length, head_rows(vocabulary, model.device)) * vocabulary
         # Logits, the same as float32, their losses; and the hidden states twice.
         head = chunk * (size + wide + 4) + 2 * length * size * width
         return float(held + max(activation_bytes(config, length, model.dtype), head))

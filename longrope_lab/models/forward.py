@@ -1,32 +1,32 @@
-"""Forward passes over long sequences in bounded memory, and stand-ins for a module's `forward`.
+"""Forward passes over long sequences in bounded memory.
 
 The logits of 256k tokens over a vocabulary of 49k would take 51 GB in float32. Here the decoder
-runs once over the whole sequence, and the head over its hidden states, a thousand rows at a time.
+runs once over the whole sequence, and the head over its hidden states, a few thousand at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ..texts.tokens import check_ids
-from .parts import Handed, called_by_head, causal_model, check_has_weights, read_tokens
+from .head import HEAD_CHUNK, chunked_losses, head_rows, logits_of
+from .parts import check_has_weights, read_tokens
+from .pieces import in_pieces
+from .stand_in import StandIn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# Head rows at a time: 1024 rows of a 49k vocabulary are 0.2 GB in float32.
-HEAD_CHUNK = 1024
 
 # cuDNN's kernel is the fastest on recent GPUs, then flash. The others take what these two refuse,
 # such as float32 and masks.
@@ -54,56 +54,8 @@ def perplexity_of(loss: float) -> float:
         return math.inf
 
 
-class StandIn:
-    """Another `forward` on one module, until `restore()` or the end of the ``with`` block.
-
-    It is kept on the instance, where Python finds it before the class's own. No weight, buffer or
-    config changes, so restoring is exact. What stood there before (the class's, or another
-    stand-in) can still be called as `stock`.
-
-    >>> doubled = torch.nn.Identity()
-    >>> with StandIn(doubled, lambda x: 2 * x):
-    ...     doubled(21)
-    42
-    >>> doubled(21)
-    21
-
-    Args:
-        module: the module whose `forward` is replaced.
-        forward: what is called in its place.
-    """
-
-    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        self.module, self.forward = module, forward
-        self.stock: Callable[..., Any] = module.forward
-        self._before = vars(module).get("forward")
-        module.forward = forward
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the module calls it now, and nothing else was put on top of it."""
-        return vars(self.module).get("forward") is self.forward
-
-    def restore(self) -> None:
-        """Put back what stood there before, whatever stands there now."""
-        remove_stand_in(self.module)
-        if self._before is not None:
-            self.module.forward = self._before
-
-    def __enter__(self) -> StandIn:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.restore()
-
-
-def remove_stand_in(module: nn.Module) -> None:
-    """Leave a module the `forward` of its class alone, for a copy that took a stand-in with it."""
-    vars(module).pop("forward", None)
-
-
 def token_losses(
-    model: PreTrainedModel, ids: ArrayLike | Tensor, *, head_chunk: int = HEAD_CHUNK
+    model: PreTrainedModel, ids: ArrayLike | Tensor, *, head_chunk: int | None = None
 ) -> Tensor:
     """The loss of each token, given all the tokens before it.
 
@@ -117,7 +69,8 @@ def token_losses(
     Args:
         model: a Hugging Face causal language model.
         ids: token ids, shape (T,), T at least 2.
-        head_chunk: tokens whose logits are held at a time.
+        head_chunk: tokens whose logits are held at a time; None for 1,024, and on a GPU for as many
+            as 1 GiB of logits in float32 has room for, up to 8,192.
 
     Returns:
         (T - 1,), float32, on the model's device, in nats: entry t is minus the log-probability of
@@ -134,18 +87,19 @@ def token_losses(
             f"ids are {ids.dtype} of shape {tuple(ids.shape)}: token losses take one row of at "
             "least 2 whole token ids"
         )
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if head_chunk is None:
+        head_chunk = head_rows(vocabulary, model.device)
     if head_chunk < 1:
         raise ValueError(f"head_chunk is {head_chunk}: it counts tokens, so a whole number from 1")
     ids = ids.long()  # unsigned integers have no minimum in PyTorch
-    check_ids(ids, model.get_input_embeddings().weight.shape[0])
+    check_ids(ids, vocabulary)
     ids = ids.to(model.device)[None]  # (1, T)
     with torch.inference_mode(), fast_attention():
-        hidden = hidden_states(model, ids)  # (1, T, width)
-        losses = [
-            F.cross_entropy(logits, ids[0, start + 1 : start + 1 + len(logits)], reduction="none")
-            for start, logits in chunked_logits(model, hidden[:, :-1], head_chunk)
-        ]
-    return torch.cat(losses)  # put together outside inference mode: an ordinary tensor
+        with in_pieces(model, ids.shape[1]):
+            hidden = hidden_states(model, ids)  # (1, T, width)
+        losses = chunked_losses(model, hidden[:, :-1], ids[0, 1:], head_chunk)
+    return losses.clone()  # outside inference mode: an ordinary tensor
 
 
 def mean_loss(
@@ -177,7 +131,7 @@ def mean_loss(
     hidden, targets = hidden[:, first:].flatten(0, 1)[None], ids[:, 1 + first :].flatten()
 
     def chunk_loss(rows: Tensor, expected: Tensor, weights: Tensor | None) -> Tensor:
-        logits = _logits(model, rows)[0].float()
+        logits = logits_of(model, rows)[0].float()
         if weights is None:
             return F.cross_entropy(logits, expected, reduction="sum")
         return F.cross_entropy(logits, expected, reduction="none") @ weights
@@ -230,40 +184,6 @@ def forget_lengths(model: PreTrainedModel) -> None:
                 device = getattr(module, f"{kind}inv_freq").device
                 at_first = getattr(module, f"{kind}original_inv_freq").to(device)
                 module.register_buffer(f"{kind}inv_freq", at_first, persistent=False)
-
-
-def chunked_logits(
-    model: PreTrainedModel, hidden: Tensor, chunk: int
-) -> Iterator[tuple[int, Tensor]]:
-    """(start, logits) for `chunk` rows at a time of hidden states (1, T, width).
-
-    Logits are (rows, V), float32.
-    """
-    for start in range(0, hidden.shape[1], chunk):
-        yield start, _logits(model, hidden[:, start : start + chunk])[0].float()
-
-
-def _logits(model: PreTrainedModel, rows: Tensor) -> Tensor:
-    """Logits (B, rows, V) of hidden states (B, rows, width).
-
-    The model's own forward computes them, with a stand-in for its decoder that hands over the rows.
-    Whatever a model does to its logits (a scale, a soft cap, a bias) is so done here, too.
-    """
-    model = causal_model(model)
-    calls = []
-
-    def hand_over(*args: object, **kwargs: object) -> Handed:
-        calls.append(1)
-        return Handed(last_hidden_state=rows)
-
-    ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
-    with contextlib.ExitStack() as stand_ins:
-        for part in called_by_head(model):
-            stand_ins.enter_context(StandIn(part, hand_over))
-        logits: Tensor = model(input_ids=ids).logits
-    if not calls:  # they are logits of the ids above, which stand for nothing
-        raise ValueError(f"{type(model)} does not call the part before its head: it cannot be read")
-    return logits
 
 
 @contextlib.contextmanager

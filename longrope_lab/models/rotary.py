@@ -29,9 +29,9 @@ from ..rope.schedule import Scaling
 from ..rope.spec import Floats, RopeSpec
 from .config_fields import TRAINED
 from .find_rotary import Answer, RotaryModule, positions_of_text
-from .forward import StandIn
 from .read_config import scaling_from_config, spec_from_config
 from .rotated_layers import rotary_in_use
+from .stand_in import StandIn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

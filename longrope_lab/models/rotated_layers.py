@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from .config_fields import FULL_ATTENTION
 from .find_rotary import RotaryModule, find_rotary
-from .forward import StandIn
 from .parts import read_tokens
+from .stand_in import StandIn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

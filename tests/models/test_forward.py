@@ -17,16 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 from longrope_lab.models import forward as losses_module
 from longrope_lab.models.forward import (
-    HEAD_CHUNK,
-    StandIn,
-    chunked_logits,
     hidden_states,
     mean_loss,
     recomputing,
-    remove_stand_in,
     token_losses,
 )
+from longrope_lab.models.head import HEAD_CHUNK, chunked_logits
 from longrope_lab.models.rotary import apply_scaling, rope_spec
+from longrope_lab.models.stand_in import StandIn, remove_stand_in
 from longrope_lab.rope.methods import rope_scaling
 
 IDS = torch.randint(3, VOCABULARY, (301,), generator=torch.Generator().manual_seed(2))
