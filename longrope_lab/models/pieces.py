@@ -228,8 +228,9 @@ def _piece_of(kwargs: dict[str, object], tokens: int, at: slice) -> dict[str, ob
     def cut(value: object) -> object:
         if isinstance(value, tuple):
             return tuple(cut(each) for each in value)
-        whole = not isinstance(value, Tensor) or value.ndim < 2 or value.shape[1] != tokens
-        return value if whole else value[:, at]
+        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:
+            return value[:, at]
+        return value
 
     return {name: cut(value) for name, value in kwargs.items()}
 

@@ -15,7 +15,7 @@ class StandIn:
     config changes, so restoring is exact. What stood there before (the class's, or another
     stand-in) can still be called as `stock`.
 
-    >>> doubled = torch.nn.Identity()
+    >>> doubled = nn.Identity()
     >>> with StandIn(doubled, lambda x: 2 * x):
     ...     doubled(21)
     42
