@@ -29,11 +29,13 @@ lab: .venv/installed
 	$(BIN)/jupyter lab notebooks --FileContentsManager.pre_save_hook=longrope_lab.runs.notebooks.without_outputs
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo "Installing everything into .venv: it took 138 s and 2.1 GB with PyTorch's CPU build."
+	@echo "Installing everything into .venv: it took 138 s and 2.2 GB with PyTorch's CPU build."
 	@echo "On Linux, pip takes the larger CUDA build: docs/models.md shows how to have the other."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt xllamacpp || \
+	  echo "llama.cpp could not be installed: notebook 12 leaves out what it computes, and says so."
 	touch $@
 
 clean:

@@ -3,10 +3,12 @@
 
 from . import plots, widgets
 from .common.identity import source_names
+from .export.engines import installed_engines
 from .export.folder import save_pretrained
 from .export.gguf import add_scaling_to_gguf
 from .export.gguf_model import save_gguf
-from .export.serving import check_serving
+from .export.served_keys import served_passkey
+from .export.serving import check_serving, serving_table
 from .extend.extended import Extended
 from .extend.finetune import finetune
 from .extend.from_scratch import LongRoPEModel
@@ -126,6 +128,7 @@ __all__ = [
     "full_attention",
     "generate",
     "holds_to",
+    "installed_engines",
     "left_padded",
     "load_corpus",
     "load_model",
@@ -158,6 +161,8 @@ __all__ = [
     "search",
     "search_cost",
     "search_summary",
+    "served_passkey",
+    "serving_table",
     "source_names",
     "spec_from_config",
     "stack",

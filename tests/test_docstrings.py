@@ -35,6 +35,7 @@ EXAMPLES = [
     lab.save_gguf,
     lab.save_pretrained,
     lab.search,
+    lab.served_passkey,
     lab.source_names,
     lab.token_losses,
     checks.unknown,

@@ -124,6 +124,9 @@ SEEDED = {
     "passkey_prompt": lambda tokenizer, **seed: own(lab.passkey_prompt)(
         tokenizer, 150, 0.5, **seed
     ),
+    "served_passkey": lambda tokenizer, **seed: own(lab.served_passkey)(
+        {}, tokenizer, [150], **seed
+    ),
     "search": lambda _, **seed: own(lab.search)(None, [], 512, "random", **seed),
     "finetune": lambda _, **seed: own(lab.finetune)(None, None, [], None, "x", **seed),
     "progressive": lambda _, **seed: own(lab.progressive)(None, None, "tiny", "x", **seed),

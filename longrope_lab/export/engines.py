@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,64 @@ INSTALLED_BY = {
     "ctranslate2": ("ctranslate2", "pip install ctranslate2"),
 }
 
+# Those that load a .gguf file; the others load a folder.
+OF_FILES = ("llama.cpp",)
+
+
+def installed_engines(names: Sequence[str]) -> list[str]:
+    """Those of some engines that are installed; a warning says how to install each other one.
+
+    Args:
+        names: of "llama.cpp", "mlx-lm" and "ctranslate2".
+
+    Raises:
+        ValueError: an unknown engine.
+    """
+    found = []
+    for name in names:
+        if missing := _missing(name):
+            warnings.warn(f"{missing}; it is left out", stacklevel=2)
+        else:
+            found.append(name)
+    return found
+
+
+def _missing(name: str) -> str:
+    """How to install an engine that is not there; "" where it is."""
+    if name not in LOADERS:
+        raise unknown("engine", name, [*LOADERS, "or an address, such as http://localhost:8000"])
+    package, install = INSTALLED_BY[name]
+    if importlib.util.find_spec(package) is not None:
+        return ""
+    return f"the engine {name} is not installed: {install}"
+
+
+def find_engine(
+    engine: Engine | str, path: str | os.PathLike[str] | None = None
+) -> tuple[Engine, str]:
+    """Whom to ask, and what it is called.
+
+    Args:
+        engine: the address of a running server; an engine of this process, with its path
+            ("llama.cpp:FILE.gguf") or without; or a function, which is returned as it is.
+        path: what an engine of this process loads, where its name says none.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: as `load_engine` and `find_server`; or an
+            engine of this process without any path.
+    """
+    if not isinstance(engine, str):
+        return engine, getattr(engine, "__name__", type(engine).__name__)
+    if "://" in engine:
+        server = find_server(engine)
+        return server, f"The {server.kind} at {server.url}"
+    name, _, own = engine.partition(":")
+    if not own and path is None:
+        raise ValueError(
+            f"the engine {name!r} loads a file or folder, and none is named: pass '{name}:PATH'"
+        )
+    return load_engine(name, own or os.fspath(path or "")), name
+
 
 def load_engine(name: str, path: str | os.PathLike[str]) -> Engine:
     """An engine with a model in it.
@@ -38,16 +98,13 @@ def load_engine(name: str, path: str | os.PathLike[str]) -> Engine:
             the wrong kind, or what the engine itself refuses.
         FileNotFoundError: there is nothing at the path.
     """
-    if name not in LOADERS:
-        raise unknown("engine", name, [*LOADERS, "or an address, such as http://localhost:8000"])
-    package, install = INSTALLED_BY[name]
-    if importlib.util.find_spec(package) is None:
-        raise ValueError(f"the engine {name} is not installed: {install}")
+    if missing := _missing(name):
+        raise ValueError(missing)
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path} for {name} to load: check the path")
-    if path.is_file() != (name == "llama.cpp"):
-        wanted = "a .gguf file" if name == "llama.cpp" else "a folder with config.json"
+    if path.is_file() != (name in OF_FILES):
+        wanted = "a .gguf file" if name in OF_FILES else "a folder with config.json"
         raise ValueError(f"{name} loads {wanted}, and {path} is none")
     try:
         return LOADERS[name](path)
@@ -65,13 +122,7 @@ def _llama_cpp(path: Path) -> Engine:
     parameters.n_ctx, parameters.n_parallel, parameters.warmup = 0, 1, False
     parameters.port = 0  # one that is free
     running = xllamacpp.Server(parameters)
-    server = find_server(running.listening_address)
-
-    def ask(ids: Sequence[int], positions: Sequence[int]) -> Answers:
-        assert running  # it lives as long as whoever asks
-        return server(ids, positions)
-
-    return ask
+    return replace(find_server(running.listening_address), running=running)
 
 
 def _mlx_lm(path: Path) -> Engine:

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..common.files import Json, from_json
@@ -43,11 +43,13 @@ class Server:
         url: without a path.
         kind: as people call it.
         model: its name for the model, where it asks for one.
+        running: what must live as long as it is asked, where it runs in this process.
     """
 
     url: str
     kind: str
     model: str = ""
+    running: object = field(default=None, repr=False, compare=False)
 
     def __call__(self, ids: Sequence[int], positions: Sequence[int]) -> Answers:
         """Log-probabilities after the given positions of an input."""
@@ -55,6 +57,36 @@ class Server:
             # Each input goes on where the last one ended, and is read from its cache.
             return [self._next([int(i) for i in ids[: n + 1]]) for n in positions]
         return self._echoed([int(i) for i in ids], positions)
+
+    def continuation(self, ids: Sequence[int], tokens: int) -> str:
+        """What follows an input by the server's own greedy generation, as text.
+
+        Raises:
+            ValueError: it reads another number of tokens, or answers with no text.
+        """
+        asked: Json = {"prompt": [int(i) for i in ids], "temperature": 0.0, "stream": False}
+        if self.kind == "llama-server":
+            text = self._completion(asked | {"n_predict": tokens}).get("content")
+        else:
+            asked |= {"model": self.model, "max_tokens": tokens}
+            choices = _asked(f"{self.url}/v1/completions", asked).get("choices")
+            first = choices[0] if isinstance(choices, list) and choices else None
+            text = first.get("text") if isinstance(first, dict) else None
+        if not isinstance(text, str):
+            raise ValueError(f"{self.url} answers without the text that it generated")
+        return text
+
+    def _completion(self, asked: Json) -> Json:
+        """llama-server's answer to a prompt, of which it must have read every token."""
+        ids = asked["prompt"]
+        answer = _asked(f"{self.url}/completion", asked)
+        read = answer.get("tokens_evaluated", len(ids))
+        if read != len(ids) or (answer.get("truncated") and asked["n_predict"] == 1):
+            raise ValueError(
+                f"{self.url} read {read:,} tokens of {len(ids):,}: its context is too short; start "
+                "it with a larger -c, which is divided by --parallel"
+            )
+        return answer
 
     def ids_of(self, text: str) -> list[int] | None:
         """A text's token ids without any that are added; None where the server does not tell."""
@@ -70,14 +102,8 @@ class Server:
 
     def _next(self, ids: list[int]) -> Mapping[int, float]:
         """The most likely tokens after an input, as llama-server has them before it samples."""
-        asked = {"prompt": ids, "n_predict": 1, "n_probs": MOST_LIKELY, "cache_prompt": True}
-        answer = _asked(f"{self.url}/completion", asked | {"temperature": 0.0, "stream": False})
-        read = answer.get("tokens_evaluated", len(ids))
-        if read != len(ids) or answer.get("truncated"):
-            raise ValueError(
-                f"{self.url} read {read:,} tokens of {len(ids):,}: its context is too short; start "
-                "it with a larger -c, which is divided by --parallel"
-            )
+        asked: Json = {"prompt": ids, "n_predict": 1, "n_probs": MOST_LIKELY, "cache_prompt": True}
+        answer = self._completion(asked | {"temperature": 0.0, "stream": False})
         if (
             answer.get("content", "").endswith("\ufffd")
             and "completion_probabilities" not in answer

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,9 +24,9 @@ from ..rope.spec import RopeSpec
 from ..texts.corpora import load_corpus
 from ..texts.tokens import Document, check_ids
 from .check import embedding_under
-from .engines import load_engine
+from .engines import find_engine
 from .hypotheses import Hypothesis, hypotheses
-from .servers import Answers, Engine, Server, find_server
+from .servers import Answers, Engine, Server
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,6 +90,20 @@ class Served:
         return "\n".join([f"{self.engine} {verdict}", *map(str, self.lengths)])
 
 
+def serving_table(checks: Mapping[str, Served]) -> pd.DataFrame:
+    """What `check_serving` saw of several engines or files, as a table.
+
+    Args:
+        checks: by the names that the rows get.
+
+    Returns:
+        One row per check and length: engine (its name), and the fields of `ServedLength`.
+    """
+    columns = ["engine", *(field.name for field in fields(ServedLength))]
+    rows = [(name, *astuple(row)) for name, check in checks.items() for row in check.lengths]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def check_serving(
     model: PreTrainedModel | str | os.PathLike[str],
     engine: Engine | str,
@@ -140,7 +155,8 @@ def check_serving(
         FileNotFoundError: there is nothing at a path.
     """
     tolerance = above("tolerance", tolerance, 0)
-    ask, name = _engine(engine, model)
+    path = model if isinstance(model, str | os.PathLike) else None
+    ask, name = find_engine(engine, path)
     live, tokenizer = _loaded(model, tokenizer)
     scaling = scaling_from_config(live.config) if scaling is None else scaling
     plain = embedding_under(live, scaling)
@@ -157,22 +173,6 @@ def check_serving(
             f"{nearest:.2g} nats at best): it serves another model, or other weights"
         )
     return Served(name, tuple(rows))
-
-
-def _engine(engine: Engine | str, model: object) -> tuple[Engine, str]:
-    """Whom to ask, and what it is called."""
-    if not isinstance(engine, str):
-        return engine, getattr(engine, "__name__", type(engine).__name__)
-    if "://" in engine:
-        server = find_server(engine)
-        return server, f"The {server.kind} at {server.url}"
-    name, _, path = engine.partition(":")
-    if not path and not isinstance(model, str | os.PathLike):
-        raise ValueError(
-            f"the engine {name!r} loads a file or folder, and the model is a live one: pass a path "
-            f"as the model, or '{name}:PATH'"
-        )
-    return load_engine(name, path or os.fspath(model)), name  # type: ignore[call-overload]
 
 
 def _loaded(

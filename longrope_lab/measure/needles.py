@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,24 +103,13 @@ def passkey(
             documents shorter than a length or of another vocabulary, or what `passkey_sequence`
             refuses.
     """
-    if not len(lengths) or not len(depths):
-        raise ValueError(
-            f"passkey needs at least one length and one depth; got {len(lengths)} lengths and "
-            f"{len(depths)} depths"
-        )
     if filler is not None and not len(filler):
         raise ValueError(
             "filler is an empty list: pass documents, or None for the paper's repeated sentences"
         )
-    lengths = list(dict.fromkeys(whole("length", length, 1) for length in lengths))
-    trials, seed = whole("trials", trials, 1), seed_of(seed)
+    cells, seed = passkey_cells(lengths, depths, trials), seed_of(seed)
     answer_tokens = whole("answer_tokens", answer_tokens, 1)
-    for depth in depths:
-        _check_depth(depth)
     scalings = by_name(scalings)
-    cells = [
-        (length, depth, trial) for length in lengths for depth in depths for trial in range(trials)
-    ]
     prompt = partial(passkey_prompt, chat=chat, answer_tokens=answer_tokens)
     prompts = {cell: prompt(tokenizer, *cell, filler, seed) for cell in cells}
     work = [(*named, batch) for named in scalings.items() for batch in _batches(cells)]
@@ -131,17 +120,34 @@ def passkey(
         answers = _answers(model, tokenizer, ids, scaling, answer_tokens)
         for cell, answer in zip(batch, answers, strict=True):
             key = prompts[cell][1]
-            rows.append((name, *cell, key, answer, *_judged(answer, key)))
+            rows.append((name, *cell, key, answer, *judged(answer, key)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _judged(answer: str, key: str) -> tuple[bool, bool]:
+def judged(answer: str, key: str) -> tuple[bool, bool]:
     """Whether an answer is right: by its first number, and by what it contains."""
     number = re.search(r"\d+", answer)
     digits = APART.join(key)
     apart = re.search(rf"(?<!\d){digits}(?!\d)", answer)
     contains = key in answer or apart is not None
     return number is not None and number.group() == key, contains
+
+
+def passkey_cells(lengths: Sequence[int], depths: Sequence[float], trials: int) -> list[Cell]:
+    """The rows of a `passkey` table under one scaling, in their order.
+
+    Raises:
+        ValueError: no lengths or depths, or such as no prompt has.
+    """
+    if not len(lengths) or not len(depths):
+        raise ValueError(
+            f"passkey needs at least one length and one depth; got {len(lengths)} lengths and "
+            f"{len(depths)} depths"
+        )
+    for depth in depths:
+        _check_depth(depth)
+    lengths = list(dict.fromkeys(whole("length", length, 1) for length in lengths))
+    return list(product(lengths, depths, range(whole("trials", trials, 1))))
 
 
 def _batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:

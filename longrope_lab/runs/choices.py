@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..common.checks import unknown
+from ..export.engines import OF_FILES
 from ..extend.ready import PLANS
 from ..rope.methods import METHODS
 from ..searches.evolution import PRESETS
@@ -23,7 +24,9 @@ CHOICES: Mapping[str, Iterable[str]] = {
     "plan": PLANS,
     "preset": PRESETS,
     "methods": FORMULAS,
+    "formula": FORMULAS,
     "formulas": TRAINABLE,
+    "engines": OF_FILES,
     "two_steps_method": TRAINABLE,
     "search_method": ("gradient", "evolution"),
 }

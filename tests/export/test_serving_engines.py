@@ -87,6 +87,22 @@ def test_llama_cpp_chooses_the_set_by_its_context_and_not_by_the_input(files):
     assert served.lengths[0].computes == "the long set"
 
 
+def test_llama_cpp_finds_a_passkey_past_the_window_by_the_factors_in_the_file(tmp_path):
+    """The keys that the model here finds; without factors the same file finds none."""
+    pytest.importorskip("xllamacpp")
+    model, tokenizer = lab.load_model("lab", device="cpu")
+    spec = lab.rope_spec(model)
+    none, yarn = (lab.rope_scaling(spec, method, 1024) for method in ("none", "yarn"))
+    plain = lab.save_gguf(model, tokenizer, none, tmp_path / "none.gguf")
+    lab.add_scaling_to_gguf(plain, yarn, tmp_path / "yarn.gguf", window=spec.window)
+    asked = {"lengths": [1024], "depths": [0.25, 1.0], "trials": 2}
+    ours = lab.passkey(model, tokenizer, scalings={"none": none, "yarn": yarn}, **asked)
+    files = {name: f"llama.cpp:{tmp_path / name}.gguf" for name in ("none", "yarn")}
+    theirs = lab.served_passkey(files, tokenizer, **asked)
+    assert theirs.equals(ours)
+    assert theirs.groupby("scaling")["correct"].sum().to_dict() == {"none": 0, "yarn": 4}
+
+
 @pytest.mark.parametrize("engine", ["mlx-lm", "ctranslate2"])
 def test_engines_of_folders_say_what_they_compute(engine, tokenizer, tmp_path):
     """Position Interpolation, in the older form of the config that both read."""
