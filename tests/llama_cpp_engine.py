@@ -22,7 +22,8 @@ def log_probs(path, prompts, context):
     params.flash_attn_type = 0
     params.cpuparams.n_threads = 1
     server = xllamacpp.Server(params)
-    vocabulary = int(gguf.GGUFReader(path).fields["llama.vocab_size"].contents())
+    fields = gguf.GGUFReader(path).fields
+    (vocabulary,) = (int(f.contents()) for n, f in fields.items() if n.endswith(".vocab_size"))
     return np.array([_after(server, prompt, vocabulary) for prompt in prompts])
 
 

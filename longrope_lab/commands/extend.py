@@ -49,7 +49,11 @@ def extend(options: argparse.Namespace) -> int:
     extended = progressive(model, tokenizer, plan, stages, **run)
     docs = run["search_docs"]
     scaling = extended.for_config(model, docs, seed=options.seed)
-    save_pretrained(model, tokenizer, scaling, out, drop_start_tokens=True, docs=docs)
+    fold = options.fold_attention_factor
+    save_pretrained(
+        model, tokenizer, scaling, out, drop_start_tokens=True, docs=docs,
+        fold_attention_factor=fold,
+    )  # fmt: skip
     print(
         f"{replace(extended, schedule=scaling)}\n\nTo load it, here or with transformers alone:\n"
         f"  lab.load_model({str(out)!r})\n  AutoModelForCausalLM.from_pretrained({str(out)!r})"

@@ -71,6 +71,11 @@ def add_extend(extend: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--recipe", metavar="NAME", help="of each training, with --to (default: small)")
     add("--seed", type=int, default=0, help="of searches and trainings (default: 0)")
+    add(
+        "--fold-attention-factor", action="store_true",
+        help="move what no formula gives of the attention factor into the query weights, for "
+        "engines that do not read it; see docs/serving.md",
+    )  # fmt: skip
     add("--yes", action="store_true", help="begin without asking")
     _add_device(extend)
 

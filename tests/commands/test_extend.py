@@ -78,6 +78,22 @@ def test_it_makes_what_the_library_makes(extend, tmp_path):
         assert torch.equal(made[name], weight), name
 
 
+def test_an_attention_factor_that_is_folded(extend, tmp_path):
+    """The folder names none, and stock transformers computes what was extended."""
+    assert extend(*TINY, "--yes", "--fold-attention-factor")[0] == 0
+    config = json.loads((tmp_path / "made/config.json").read_text())
+    assert config["rope_parameters"]["rope_type"] == "longrope"
+    assert not any("attention_factor" in part for part in (config, config["rope_parameters"]))
+    assert "is in the query weights" in (tmp_path / "made/README.md").read_text()
+    model, tokenizer = lab.load_model("small", device="cpu")
+    docs = lab.PLANS["tiny"].divided(lab.load_corpus("book.txt", tokenizer))
+    extended = lab.progressive(model, tokenizer, lab.PLANS["tiny"], "made-stages", **docs)
+    scaling, ids = extended.for_config(model, docs["search_docs"]), torch.arange(5, 605)[None]
+    made = AutoModelForCausalLM.from_pretrained("made")
+    with torch.no_grad(), lab.apply_scaling(model, scaling, length=600):
+        torch.testing.assert_close(made(ids).logits, model(ids).logits, atol=2e-3, rtol=0)
+
+
 def test_a_column_of_the_corpus_and_a_window(extend, answer, tmp_path):
     rows = [{"id": 7, "body": (tmp_path / "book.txt").read_text()}]
     (tmp_path / "book.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -11,6 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_model
+from gguf_files import write_gguf
 
 import longrope_lab as lab
 
@@ -105,3 +107,63 @@ def test_a_patch_is_as_good_before_or_after_quantising(model, one_set, prompts, 
     assert (found["patched"] == found["written"]).all()
     assert (found["before"] == found["after"]).all()
     assert NEAR < furthest(found["after"], model, one_set, given) < OF_8_BITS
+
+
+# --- other kinds of models, small and random ---
+
+SMALL, LONG = 64, 256  # window and target
+
+
+def random_model(family, words):
+    """With biases that are not zero, where it has some."""
+    torch.manual_seed(1)
+    model = tiny_model(family, vocab_size=words, max_position_embeddings=SMALL)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight)
+    return model, None
+
+
+def of_factors(model, highest, length=LONG):
+    spec = lab.rope_spec(model[0])
+    factors = np.linspace(1, highest, spec.rotary_dim // 2)
+    return lab.RopeScaling(spec, factors, length, attention_factor=1.2)
+
+
+def check_like(path, model, scaling, prompt, context=LONG):
+    """llama.cpp computes this scaling, and no scaling is far from that."""
+    (found,) = log_probs(path, [prompt], context)
+    assert furthest([found], model, scaling, [prompt]) < NEAR
+    none = lab.rope_scaling(scaling.spec, "none", LONG)
+    assert furthest([found], model, none, [prompt]) > 10 * NEAR
+
+
+def test_a_qwen2_written_as_a_llama(tokenizer, tmp_path):
+    """Biases are kept, and turn with their queries and keys."""
+    model = random_model("qwen2", len(tokenizer))
+    scaling = of_factors(model, 7.3)
+    path = lab.save_gguf(model[0], tokenizer, scaling, tmp_path / "a.gguf")
+    for length in (40, 250):
+        check_like(path, model, scaling, list(range(5, 5 + length)))
+
+
+def test_a_phi3_with_two_sets(tokenizer, tmp_path):
+    model = random_model("phi3", len(tokenizer))
+    long, short = of_factors(model, 7.3), of_factors(model, 2, SMALL)
+    sets = lab.RopeSchedule.by_length([short, long])
+    path = lab.save_gguf(model[0], tokenizer, sets, tmp_path / "a.gguf")
+    check_like(path, model, long, list(range(5, 255)))
+    check_like(path, model, long, list(range(5, 45)))  # a long context takes the long set
+
+
+@pytest.mark.parametrize(("method", "m"), [("pi", 1.0), ("yarn", None), ("yarn", 1.3)])
+def test_formulas_by_keys_where_a_graph_takes_no_factors(method, m, tmp_path):
+    """A searched m is written as what llama.cpp has to multiply its own by."""
+    model = random_model("qwen2", 261)
+    plain = tmp_path / "plain.gguf"
+    write_gguf(plain, model[0], split="gpt-2", architecture="qwen2")
+    scaling = lab.rope_scaling(lab.rope_spec(model[0]), method, LONG)
+    scaling = scaling if m is None else replace(scaling, attention_factor=m)
+    path = lab.add_scaling_to_gguf(plain, scaling, tmp_path / "a.gguf")
+    for length in (40, 250):
+        check_like(path, model, scaling, [3 + i % 250 for i in range(length)])

@@ -240,6 +240,22 @@ def test_rules_that_it_has_not():
         tokenizer_entries(PreTrainedTokenizerFast(tokenizer_object=words), 2, "")
 
 
+def test_a_sentencepiece_tokenizer_is_refused(tmp_path):
+    """Llama 2's: merges of characters, bytes where there is none, spaces as low lines."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a"]
+    rules = Tokenizer(
+        models.BPE({t: i for i, t in enumerate(tokens)}, [], byte_fallback=True, unk_token="<unk>")
+    )
+    rules.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    words = PreTrainedTokenizerFast(tokenizer_object=rules)
+    model, path = tiny_model(vocab_size=len(tokens)), tmp_path / "a.gguf"
+    with pytest.raises(ValueError, match=r"not one of bytes and merges.*convert_hf_to_gguf\.py.*a"):
+        lab.save_gguf(model, words, scaling_for(model), path)
+    assert not path.exists()
+
+
 def test_rows_without_a_token_get_a_name(tokenizer):
     entries = tokenizer_entries(tokenizer, len(tokenizer) + 2, "")
     assert entries.tokens[-2:] == [f"[PAD{len(tokenizer) + i}]" for i in range(2)]

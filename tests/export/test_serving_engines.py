@@ -113,3 +113,19 @@ def test_engines_of_folders_say_what_they_compute(engine, tokenizer, tmp_path):
     ids = np.random.default_rng(0).integers(3, 259, TARGET, dtype=np.int64)
     served = check_serving(folder, engine, docs=[Document("random", ids)])
     assert served.right, str(served)
+
+
+def test_mlx_lm_computes_an_attention_factor_that_is_folded(tokenizer, tmp_path):
+    """It knows LongRoPE's formula alone; what that does not give is in the query weights."""
+    pytest.importorskip("mlx_lm")
+    model = tiny_model(vocab_size=len(tokenizer), max_position_embeddings=WINDOW)
+    scaling = lab.RopeScaling(lab.rope_spec(model), LONG, TARGET, attention_factor=1.5)
+    docs = [Document("random", np.random.default_rng(0).integers(3, 259, TARGET, dtype=np.int64))]
+    options = {"tokenizer": tokenizer, "scaling": scaling, "docs": docs}
+    stated = lab.save_pretrained(model, tokenizer, scaling, tmp_path / "stated")
+    served = check_serving(model, f"mlx-lm:{stated}", **options, tolerance=5e-4)
+    assert not served.right and "with LongRoPE's formula for m" in served.lengths[-1].computes
+    folded = tmp_path / "folded"
+    lab.save_pretrained(model, tokenizer, scaling, folded, fold_attention_factor=True)
+    served = check_serving(model, f"mlx-lm:{folded}", **options, tolerance=5e-4)
+    assert served.right, str(served)
