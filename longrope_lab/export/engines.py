@@ -83,7 +83,8 @@ def find_engine(
         raise ValueError(
             f"the engine {name!r} loads a file or folder, and none is named: pass '{name}:PATH'"
         )
-    return load_engine(name, own or os.fspath(path or "")), name
+    called = f"{name}, given {Path(own).name}," if own else name
+    return load_engine(name, own or os.fspath(path or "")), called
 
 
 def load_engine(name: str, path: str | os.PathLike[str]) -> Engine:
@@ -121,6 +122,7 @@ def _llama_cpp(path: Path) -> Engine:
     parameters.model.path = str(path)
     parameters.n_ctx, parameters.n_parallel, parameters.warmup = 0, 1, False
     parameters.port = 0  # one that is free
+    parameters.verbosity = -1  # else it tells of each request
     running = xllamacpp.Server(parameters)
     return replace(find_server(running.listening_address), running=running)
 

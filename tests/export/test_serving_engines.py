@@ -112,7 +112,7 @@ def test_engines_of_folders_say_what_they_compute(engine, tokenizer, tmp_path):
     folder = lab.save_pretrained(model, tokenizer, scaling, tmp_path / "pi")
     ids = np.random.default_rng(0).integers(3, 259, TARGET, dtype=np.int64)
     served = check_serving(folder, engine, docs=[Document("random", ids)])
-    assert served.right, str(served)
+    assert served.right and str(served).startswith(f"{engine} computes this scaling"), str(served)
 
 
 def test_mlx_lm_computes_an_attention_factor_that_is_folded(tokenizer, tmp_path):
@@ -124,6 +124,7 @@ def test_mlx_lm_computes_an_attention_factor_that_is_folded(tokenizer, tmp_path)
     options = {"tokenizer": tokenizer, "scaling": scaling, "docs": docs}
     stated = lab.save_pretrained(model, tokenizer, scaling, tmp_path / "stated")
     served = check_serving(model, f"mlx-lm:{stated}", **options, tolerance=5e-4)
+    assert str(served).startswith("mlx-lm, given stated, does NOT compute this scaling")
     assert not served.right and "with LongRoPE's formula for m" in served.lengths[-1].computes
     folded = tmp_path / "folded"
     lab.save_pretrained(model, tokenizer, scaling, folded, fold_attention_factor=True)
