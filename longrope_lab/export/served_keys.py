@@ -35,9 +35,9 @@ def served_passkey(
     >>> def forgetful(ids, positions):
     ...     return [{tokenizer.eos_token_id: 0.0} for _ in positions]
     >>> found = lab.served_passkey({"forgetful": forgetful}, tokenizer, [256], [0.5], trials=1)
-    >>> found[["scaling", "length", "expected", "answer", "correct"]]
-        scaling  length expected answer  correct
-    0  forgetful     256    46362            False
+    >>> found[["scaling", "length", "expected", "correct"]]
+         scaling  length expected  correct
+    0  forgetful     256    77374    False
 
     Token ids go in. A server answers by its own greedy generation; any other engine is asked for
     the most likely token, again and again.
