@@ -116,11 +116,13 @@ def load_engine(name: str, path: str | os.PathLike[str]) -> Engine:
 
 def _llama_cpp(path: Path) -> Engine:
     """llama.cpp's own server, in this process, with one sequence as long as the file says."""
+    import torch
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.n_ctx, parameters.n_parallel, parameters.warmup = 0, 1, False
+    parameters.cpuparams.n_threads = torch.get_num_threads()  # more would wait for one another
     parameters.port = 0  # one that is free
     parameters.verbosity = -1  # else it tells of each request
     running = xllamacpp.Server(parameters)
