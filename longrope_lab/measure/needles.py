@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from ..common.checks import seed_of, whole
 from ..common.progress import progress
+from ..models.estimates import check_fits
 from ..models.forward import fast_attention
 from ..models.generation import generate
 from ..models.loading import quiet_transformers
@@ -108,15 +109,13 @@ def passkey(
             f"passkey needs at least one length and one depth; got {len(lengths)} lengths and "
             f"{len(depths)} depths"
         )
-    if filler is not None and not len(filler):
-        raise ValueError(
-            "filler is an empty list: pass documents, or None for the paper's repeated sentences"
-        )
     lengths = list(dict.fromkeys(whole("length", length, 1) for length in lengths))
     trials, seed = whole("trials", trials, 1), seed_of(seed)
     answer_tokens = whole("answer_tokens", answer_tokens, 1)
+    depths = list(dict.fromkeys(depths))  # a second time would count the same prompts twice
     for depth in depths:
         _check_depth(depth)
+    check_fits(model, max(lengths))
     scalings = by_name(scalings)
     cells = [
         (length, depth, trial) for length in lengths for depth in depths for trial in range(trials)
@@ -181,6 +180,11 @@ def passkey_prompt(
     rng = np.random.default_rng([seed_of(seed), max(length, 0), round(depth * 1e6), trial])
     text = None
     if filler is not None:
+        if not len(filler):
+            raise ValueError(
+                "filler is an empty list: pass documents, or None for the paper's repeated "
+                "sentences"
+            )
         document = filler[int(rng.integers(len(filler)))]
         if len(document) < length:
             raise ValueError(
@@ -268,7 +272,10 @@ def passkey_sequence(
             f"length {length} has no room for a passkey prompt: with this tokenizer it takes at "
             f"least {length + error.missing}"
         ) from None
-    return ids, quiz.expected[0]
+    (key,) = quiz.expected
+    least = len(tokenizer(key, add_special_tokens=False)["input_ids"])
+    whole("answer_tokens", answer_tokens, least, f"the key {key} alone takes {least} tokens")
+    return ids, key
 
 
 def _stretch(filler: ArrayLike, length: int) -> Haystack:
