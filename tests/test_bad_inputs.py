@@ -14,6 +14,7 @@ from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 
 import longrope_lab as lab
+from longrope_lab import cli
 
 SPEC = lab.RopeSpec(16, 64, base=10_000.0)
 OTHER = lab.RopeSpec(32, 64, base=10_000.0)
@@ -259,6 +260,14 @@ def lab_model_file(tmp_path, tokenizer):
     small = tiny_model(vocab_size=len(tokenizer))
     none = lab.rope_scaling(lab.rope_spec(small), "none", 64)
     return lab.save_gguf(small, tokenizer, none, tmp_path / "small.gguf")
+
+
+def test_a_window_that_the_scaling_is_not_for(folder, tmp_path, capsys):
+    YARN.save(tmp_path / "yarn.json")
+    asked = ["gguf", str(folder), "--scaling", str(tmp_path / "yarn.json"), "--window"]
+    assert cli.main([*asked, "99", "-o", str(tmp_path / "a.gguf")]) == 2
+    assert "--window is 99, and the scaling was made for a window of 64" in capsys.readouterr().err
+    assert cli.main([*asked, "64", "-o", str(tmp_path / "a.gguf")]) == 0
 
 
 @pytest.mark.parametrize("answers", [None, 5, "text", [{"a": -5.0}], [{1: "x"}], [5]])

@@ -24,6 +24,11 @@ def gguf(options: argparse.Namespace) -> int:
     """
     scaling = load_scaling(at_home(options.scaling))
     window = None if options.window is None else length_in(options.window)
+    if window is not None and window != scaling.spec.window:
+        raise ValueError(
+            f"--window is {window:,}, and the scaling was made for a window of "
+            f"{scaling.spec.window:,}: name that one, or make the scaling again"
+        )
     if Path(options.model).suffix == ".gguf":
         out = add_scaling_to_gguf(
             options.model, scaling, options.out, window=window, overwrite=options.overwrite
