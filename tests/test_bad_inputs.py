@@ -127,6 +127,37 @@ def test_values(call, words):
         call()
 
 
+TWO = {"a": YARN, "b": lab.rope_scaling(OTHER, "pi", 128)}
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda: lab.plots.factor_profile({}), "scalings is empty"),
+        (lambda: lab.plots.pair_angles({}), "scalings is empty"),
+        (lambda: lab.plots.phase_circles({}), "scalings is empty"),
+        (lambda: lab.plots.phase_curves({}), "scalings is empty"),
+        (lambda: lab.plots.rescaled_wavelengths([]), "scalings is empty"),
+        (lambda: lab.plots.factor_profile(TWO), "'b' has 16 dimension pairs, and the first 8"),
+        (lambda: lab.plots.phase_circles({"a": YARN}, pairs=[99]), r"pairs is \[99\]: name"),
+        (lambda: lab.plots.phase_circles({"a": YARN}, pairs=[-1]), r"each from 0 to 7"),
+        (lambda: lab.plots.phase_curves({"a": YARN}, pairs=[]), r"pairs is \[\]: name at least"),
+        (lambda: lab.plots.phase_circles({"a": YARN}, steps=0), "steps is 0: it must be a whole"),
+        (lambda: lab.plots.phase_circles({"a": YARN}, near=0), "near is 0: it must be a whole"),
+        (lambda: lab.plots.phase_curves({"a": YARN}, points=1), "points is 1: it must be a whole"),
+        (lambda: lab.plots.telling_pairs(SPEC, 0), "target_length is 0: it must be a whole"),
+        (lambda: lab.plots.wavelengths(SPEC, -1), "target_length is -1: it must be a whole"),
+        (lambda: lab.plots.coefficient_profile(SPEC, {}), "coefficients is empty"),
+        (lambda: lab.plots.coefficient_profile(SPEC, {"a": [1, 2]}), r"\['a'\] has shape \(2,\)"),
+        (lambda: lab.widgets.explore_passkeys(LOSSES, len), "the table has no column 'depth'"),
+        (lambda: lab.losses_after(LOSSES, 64), "no row is longer than 64 tokens"),
+    ],
+)
+def test_figures_of_nothing(draw, words):
+    with pytest.raises(ValueError, match=words):
+        draw()
+
+
 def test_methods_of_ones_own(monkeypatch):
     monkeypatch.setattr("longrope_lab.rope.methods.METHODS", dict(lab.METHODS))
     with pytest.raises(ValueError, match="'mine' cannot be called with a spec and a target length"):
