@@ -94,7 +94,6 @@ def test_further_values_and_options_handed_on(tokenizer):
         (lambda: lab.RopeSpec(4, 64, base_frequencies=("1", "2")), "base_frequencies must be"),
         (lambda: lab.RopeScaling(SPEC, [1.0] * 8, 256, method=" "), "method is ' ': it must be"),
         (lambda: lab.RopeSchedule.by_length([YARN], method=""), "method is '': it must be a text"),
-        (lambda: lab.Formula(600, "longrope"), "method is 'longrope', which has no formula"),
         (lambda: SPACE.candidate([1.0, 2.0], 0), "give a finite number per pair"),
         (lambda: SPACE.candidate([np.nan] * 8, 0), "give a finite number per pair"),
         (lambda: lab.left_padded([[5, -3]]), "a prompt holds -3: token ids are whole numbers"),

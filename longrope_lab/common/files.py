@@ -7,7 +7,6 @@ import csv
 import errno
 import json
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,8 +92,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         UnwritableError: the system refuses.
     """
     # What the system allows is known once it was tried: root may write where /proc takes nothing.
-    with writing(path), tempfile.TemporaryDirectory(dir=nearest_folder(path), prefix=".try-"):
+    with writing(path):
         Path(path).exists()  # refuses a name that is too long
+        tried = nearest_folder(path) / f".try-{uuid.uuid4().hex[:8]}"
+        tried.mkdir()
+        tried.rmdir()
 
 
 def not_ours(source: str, kind: str, error: Exception) -> ValueError:

@@ -46,10 +46,6 @@ class Formula:
         _whole_numbers(self, length=2, on_top_of=2)
         if self.method not in METHODS:
             raise unknown("method of Formula", self.method, METHODS)
-        if self.method == "longrope":
-            raise ValueError(
-                "method is 'longrope', which has no formula: its factors are found by a Search"
-            )
 
     def __str__(self) -> str:
         return f"{self.method}, a formula"
