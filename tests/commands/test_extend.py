@@ -127,7 +127,7 @@ def test_what_cannot_be_exported_is_not_begun(extend, tmp_path, monkeypatch):
     monkeypatch.setattr("longrope_lab.export.trial.save_pretrained", refuse)
     monkeypatch.setattr("longrope_lab.commands.extend.progressive", None)
     status, _, complaints = extend(*TINY, "--yes")
-    assert (status, tried) == (2, [[64, 640]])
+    assert (status, tried) == (2, [[512, 640]])
     assert "an extended LlamaForCausalLM cannot be exported (it does not take" in complaints[0]
     assert "Nothing was begun" in complaints[0]
     assert {path.name for path in tmp_path.iterdir()} <= {"small", "book.txt", "cache"}
@@ -182,7 +182,7 @@ BOOK = ["--corpus", "book.txt", "--out", "made", "--yes"]
         (["small", "--to", "256", "128", *BOOK], "lengths must rise from stage to stage"),
         (["small", "--to", "16k", *BOOK], "Search at 16,384 tokens: it takes 3 documents of that"),
         (["small", "--to", "128", "--recipe", "tinny", *BOOK], "did you mean 'tiny'"),
-        (["small", "--to", "128", "--recipe", "", *BOOK], "unknown recipe ''"),
+        (["small", "--to", "128", "--recipe", "", *BOOK], "recipe is '': give it at least one"),
         (["small", "--plan", "tinny", *BOOK], "unknown plan 'tinny': did you mean 'tiny'"),
         (["small", "--plan", "tiny", "--recipe", "tiny", *BOOK], "--recipe tiny goes with --to"),
         (["small", "--plan", "tiny", "--seed", "-1", *BOOK], "seed is -1: it must be a whole"),
