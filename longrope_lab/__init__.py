@@ -56,6 +56,10 @@ def __getattr__(name: str) -> object:
         module = importlib.import_module(where, __name__)
         doors = importlib.import_module(".common.doors", __name__)
         found = module if where == f".{name}" else doors.door(getattr(module, name), __name__)
+        for other, place in _public().items():  # a class has methods wherever its objects are from
+            cls = getattr(sys.modules.get(f"{__name__}{place}"), other, None)
+            if isinstance(cls, type):
+                doors.door(cls, __name__)
         return globals().setdefault(name, found)
     if name in MOVED:  # from longrope_lab import bounds
         warn_renamed(f"{__name__}.{name}", f"{__name__}.{MOVED[name]}")

@@ -23,6 +23,7 @@ from .measure.cost import scoring_cost, search_cost, training_cost, worker_cost
 from .measure.generation_check import reread
 from .measure.needles import passkey, passkey_prompt
 from .measure.perplexity import perplexity, perplexity_by
+from .measure.scaling_tables import factor_table, scaling_summary
 from .measure.start_tokens import (
     best_by_start_tokens,
     losses_after,
@@ -41,10 +42,8 @@ from .measure.tables import (
     against_baseline,
     against_window,
     effective_window,
-    factor_table,
     holds_to,
     questions_for_one_point,
-    scaling_summary,
     search_summary,
     stack,
     with_interval,

@@ -63,12 +63,24 @@ def _status(arguments: Sequence[str] | None) -> int:
     except SystemExit as stop:  # argparse has said what there is to say
         return int(stop.code or 0)
     try:
+        _check_texts(vars(options))
         return int(options.action(options))
     except (ValueError, OSError, MemoryError) as error:
         return _refused(error)
     except KeyboardInterrupt:
         complain(options.stopped)
         return STOPPED
+
+
+def _check_texts(options: Mapping[str, object]) -> None:
+    """Refuse an option of no characters (it would mean the current folder), or with a null one."""
+    for name, value in options.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (not text or "\0" in text):
+                raise ValueError(
+                    f"{name} is {text!r}: give it at least one character, none of them null, or "
+                    "leave it out"
+                )
 
 
 def _refused(error: Exception) -> int:

@@ -70,6 +70,10 @@ def fails_with(error):
             "unknown parameter 'document': did you mean 'documents'",
         ),
         (["run", "00", "-p", "lengths"], "-p takes name=value"),
+        (["run", "00", "--profile", ""], "profile is '': give it at least one character"),
+        (["run", "04", "-p", "corpora=[kjv]"], "it takes a list of texts (2 of them), such as"),
+        (["run", "02", "-p", "targets=[999]"], "whole numbers (at least 2 of them) from 1, such"),
+        (["run", "05", "-p", "two_steps=[1,2,3]"], "a list of whole numbers (2 of them) from 1"),
         (["run", "00", "-p", "lengths=[512"], "is not YAML"),
         (
             ["run", "00", "-p", "lengths=512"],

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..common.checks import seed_of
+from ..common.checks import seed_of, whole
+from ..common.files import at_home
 from ..common.quantities import length_in
 from ..export.folder import check_free
-from ..measure.needles import passkey
+from ..measure.needles import passkey, passkey_prompt
 from ..measure.perplexity import perplexity
 from ..measure.stats import accuracy_summary, perplexity_summary
 from ..measure.tables import with_interval
-from ..models.loading import load_model
+from ..models.loading import load_model, load_tokenizer
 from ..models.read_config import spec_from_config
 from ..plots.measured import accuracy_curves, perplexity_curves
 from ..runs.record import record
@@ -43,9 +43,12 @@ def compare(options: argparse.Namespace) -> int:
     """
     if options.out is not None:
         check_free(options.out)
-    seed_of(options.seed)
+    _check_numbers(options)
     asked = [length_in(text) for text in options.lengths or ()]
     window = options.window and length_in(options.window)
+    if options.chat or asked:  # a prompt is made for each, before any model is loaded
+        for name in options.models:
+            passkey_prompt(load_tokenizer(name), min(asked, default=4096), 0.5, chat=options.chat)
     loaded = {
         name: load_model(name, device=options.device, window=window)
         for name in dict.fromkeys(options.models)
@@ -58,9 +61,15 @@ def compare(options: argparse.Namespace) -> int:
     items = _perplexities(loaded, lengths, one, options)
     items |= _passkeys(loaded, lengths, one, options)
     if options.out is not None:
-        record(Path(options.out).expanduser(), **items)
+        record(at_home(options.out), **items)
         print(f"\nTables and figures are in {options.out}.")
     return 0
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    seed_of(options.seed)
+    whole("--documents", options.documents, 1)
+    whole("--trials", options.trials, 1)
 
 
 def doubled(windows: Iterable[int]) -> list[int]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+from ..common.files import at_home
 from ..common.quantities import length_in
 from ..export.folder import check_free, save_pretrained
+from ..export.trial import try_export
 from ..extend.plan import Plan
 from ..extend.progressive import is_begun, progressive
 from ..extend.ready import PLANS, plan_to
 from ..extend.recipe import RECIPES, by_name
+from ..extend.stages import Recover
 from ..models.loading import load_model
 from ..models.rotary import rope_spec
 from ..texts.corpora import load_corpus
@@ -28,7 +30,7 @@ def extend(options: argparse.Namespace) -> int:
         ValueError, OSError, RuntimeError: what the user got wrong, or the system refuses.
         KeyboardInterrupt: stopped by hand; what has finished is kept.
     """
-    out = Path(options.out).expanduser()
+    out = at_home(options.out)
     check_free(out)
     if not options.yes and not (sys.stdin and sys.stdin.isatty()):
         raise ValueError("there is no terminal to ask on before it begins: pass --yes to go ahead")
@@ -46,6 +48,9 @@ def extend(options: argparse.Namespace) -> int:
     if not options.yes and not _agreed():
         print("Nothing was begun.")
         return 1
+    if not begun:
+        recovered = [stage.length for stage in plan.stages if isinstance(stage, Recover)]
+        try_export(model, tokenizer, [*recovered, plan.reach], out)
     extended = progressive(model, tokenizer, plan, stages, **run)
     docs = run["search_docs"]
     scaling = extended.for_config(model, docs, seed=options.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..common.files import at_home
 from ..common.quantities import length_in
 from ..export.gguf import add_scaling_to_gguf, check_free_file
 from ..export.gguf_model import save_gguf
@@ -21,8 +22,13 @@ def gguf(options: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: what the user got wrong, or the system refuses.
     """
-    scaling = load_scaling(Path(options.scaling).expanduser())
+    scaling = load_scaling(at_home(options.scaling))
     window = None if options.window is None else length_in(options.window)
+    if window is not None and window != scaling.spec.window:
+        raise ValueError(
+            f"--window is {window:,}, and the scaling was made for a window of "
+            f"{scaling.spec.window:,}: name that one, or make the scaling again"
+        )
     if Path(options.model).suffix == ".gguf":
         out = add_scaling_to_gguf(
             options.model, scaling, options.out, window=window, overwrite=options.overwrite

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from ..common.files import at_home
 from ..common.quantities import length_in
 from ..export.serving import check_serving
 from ..rope.schedule import load_scaling
@@ -21,7 +21,7 @@ def serve_check(options: argparse.Namespace) -> int:
     """
     lengths = [length_in(text) for text in options.lengths or ()] or None
     file = options.scaling
-    scaling = None if file is None else load_scaling(Path(file).expanduser())
+    scaling = None if file is None else load_scaling(at_home(file))
     served = check_serving(
         options.model, options.engine, scaling=scaling, lengths=lengths, tolerance=options.tolerance
     )

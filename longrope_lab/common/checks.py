@@ -44,7 +44,7 @@ def whole(name: str, value: Any, least: int, rule: str = "") -> int:
         ValueError: it is not; the error states the rule in the words of `rule`, or in general ones.
     """
     try:
-        if int(value) == value and value >= least:
+        if int(value) == value and value >= least and not isinstance(value, bool):
             return int(value)
     except (TypeError, ValueError, OverflowError):  # None or text, NaN, infinity
         pass
@@ -58,11 +58,22 @@ def above(name: str, value: Any, bound: int) -> float:
         ValueError: it is not.
     """
     try:
-        if math.isfinite(value) and value > bound:
+        if math.isfinite(value) and value > bound and not isinstance(value, bool):
             return float(value)
     except TypeError:  # None or text
         pass
     raise ValueError(f"{name} is {value}: it must be a finite number above {bound}")
+
+
+def named(name: str, value: object) -> str:
+    """The value as a name: a text with something to read in it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError(f"{name} is {value!r}: it must be a text, and not an empty one")
 
 
 def seed_of(value: object) -> int:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
+import re
 import reprlib
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from .checks import unknown
-from .kinds import Kind, kind_of
+from .kinds import ANYTHING, Kind, kind_of
 
 T = TypeVar("T")
+
+# What parameters take: those in order, those that have a name, and all further values.
+Kinds = tuple[list[tuple[str, Kind]], Mapping[str, Kind], tuple[str, Kind]]
 
 # On a class that has its door: it gets one only.
 MARK = "__has_a_door__"
@@ -61,9 +66,9 @@ def _checked(function: Callable[..., Any], *, own_first: bool = False) -> Callab
             _check(kinds(), args, kwargs)
         try:
             result = function(*args, **kwargs)
-        except TypeError:
+        except TypeError as error:
             _check(kinds(), args, kwargs)
-            _check_names(function, args, kwargs)
+            _check_names(function, args, kwargs, str(error))
             raise
         except (ValueError, AttributeError) as error:
             if own_first:
@@ -77,7 +82,7 @@ def _checked(function: Callable[..., Any], *, own_first: bool = False) -> Callab
 
 
 def _check(
-    kinds: tuple[list[tuple[str, Kind]], Mapping[str, Kind]],
+    kinds: Kinds,
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
     but_for: str = "",
@@ -86,8 +91,9 @@ def _check(
 
     What is wrong may be a value inside; the error says where.
     """
-    in_order, by_name = kinds
-    given = [(name, kind, value) for (name, kind), value in zip(in_order, args, strict=False)]
+    in_order, by_name, rest = kinds
+    ordered = itertools.chain(in_order, itertools.repeat(rest))
+    given = [(name, kind, value) for (name, kind), value in zip(ordered, args, strict=False)]
     given += [(name, by_name[name], value) for name, value in kwargs.items() if name in by_name]
     for name, kind, value in given:
         if name not in but_for and (found := kind.fault(value)):
@@ -95,23 +101,31 @@ def _check(
             raise ValueError(f"{name}{place} is {reprlib.repr(wrong)}: it must be {rule}")
 
 
-def _kinds(function: Callable[..., Any]) -> tuple[list[tuple[str, Kind]], Mapping[str, Kind]]:
-    """What a function's parameters take: those in order, and all that have a name."""
+def _kinds(function: Callable[..., Any]) -> Kinds:
+    """What a function's parameters take: those in order, all that have a name, and the rest."""
     original = inspect.unwrap(function)
-    in_order, by_name = [], {}
+    in_order, by_name, rest = [], {}, ("", ANYTHING)
     for name, parameter in inspect.signature(original).parameters.items():
         kind = kind_of(parameter.annotation, original.__globals__)
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             in_order.append((name, kind))
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             by_name[name] = kind
-    return in_order, by_name
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            rest = name, kind
+    return in_order, by_name, rest
 
 
 def _check_names(
-    function: Callable[..., Any], args: tuple[object, ...], kwargs: Mapping[str, object]
+    function: Callable[..., Any],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    failed: str,
 ) -> None:
-    """Refuse a call that lacks an argument, or has one that the function does not know."""
+    """Refuse a call that lacks an argument, or has one that the function does not know.
+
+    One that is handed on may be unknown further in, where the call `failed` then.
+    """
     signature = inspect.signature(function)
     called = function.__qualname__.removesuffix(".__init__")
     known = [name for name in signature.parameters if name not in ("self", "cls")]
@@ -119,6 +133,9 @@ def _check_names(
     for name in () if takes_any else kwargs:
         if name not in known:
             raise unknown(f"argument of {called}", name, known) from None
+    handed_on = re.search(r"unexpected keyword argument '(\w+)'", failed)
+    if handed_on and handed_on[1] in kwargs and handed_on[1] not in known:
+        raise ValueError(f"{called} has no option {handed_on[1]!r} ({failed}): leave it out")
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:

@@ -66,6 +66,39 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise refused from error
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path whose ``~`` stands for the user's home, or for that of the user named after it.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{path} begins with a home that is not known: write the path out, or put ./ before it"
+        ) from None
+
+
+def nearest_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder that is there already, in which `path` would be made."""
+    return next(folder for folder in Path(path).absolute().parents if folder.exists())
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path at which nothing can be made, before any work is done for it.
+
+    Raises:
+        UnwritableError: the system refuses.
+    """
+    # What the system allows is known once it was tried: root may write where /proc takes nothing.
+    with writing(path):
+        Path(path).exists()  # refuses a name that is too long
+        tried = nearest_folder(path) / f".try-{uuid.uuid4().hex[:8]}"
+        tried.mkdir()
+        tried.rmdir()
+
+
 def not_ours(source: str, kind: str, error: Exception) -> ValueError:
     """The error for a file or dict that cannot be what longrope_lab wrote."""
     reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -127,6 +127,8 @@ def is_taken(path: Path, kind: str, identity: Json) -> bool:
     identity = json.loads(json.dumps(identity))
     folder = path.parent
     if not path.is_file():
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file: name a folder for the {kind}")
         if folder.exists() and any(other.suffix != ".part" for other in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no {kind}: name another folder")
         return False

@@ -88,7 +88,11 @@ def kind_of(annotation: object, names: Mapping[str, object]) -> Kind:
     if origin is Annotated:  # what is taken besides, as long as old names are
         arguments = (arguments[0], *getattr(annotation, "__metadata__", ()))
     if origin in (Annotated, typing.Union, types.UnionType):
-        return Either(kind_of(each, names) for each in arguments)
+        kinds = [kind_of(each, names) for each in arguments]
+        # An empty path would be the current folder. What takes arrays, too, takes whole texts.
+        if KINDS["PathLike"] in kinds and ARRAY not in kinds:
+            kinds = [NAME if kind is KINDS["str"] else kind for kind in kinds]
+        return Either(kinds)
     if not isinstance(origin, type):
         return _plain(annotation)
     return _generic(origin, [kind_of(each, names) for each in arguments if each is not ...])
@@ -225,10 +229,20 @@ def _is_called(name: str, value: object) -> bool:
 
 
 def _is_tokenizer(value: object) -> bool:
-    return callable(value) and not isinstance(value, type)
+    return callable(value) and not isinstance(value, type) and not _is_called("Module", value)
+
+
+def _is_name(value: object) -> bool:
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    parts = value.encode("utf-8", "surrogatepass").split(b"/")
+    return max(map(len, parts)) <= LONGEST_NAME
 
 
 ANYTHING = Kind("anything", "anything", lambda value: True)
+LONGEST_NAME = 255  # bytes, on the file systems of today
+RULE = f"(not empty, no null character, at most {LONGEST_NAME} bytes between slashes)"
+NAME = Kind(f"a text {RULE}", f"texts {RULE}", _is_name)
 ARRAY = Kind("a number, or a list or array of numbers", "arrays of numbers", _is_numeric)
 
 # By the name of the class. A model of peft's is no PreTrainedModel, and works.

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.checks import unknown
+from ..common.files import at_home
 from .servers import MOST_LIKELY, Answers, Engine, find_server
 
 # What each engine is imported as, and how it is installed.
@@ -101,7 +102,7 @@ def load_engine(name: str, path: str | os.PathLike[str]) -> Engine:
     """
     if missing := _missing(name):
         raise ValueError(missing)
-    path = Path(path).expanduser()
+    path = at_home(path)
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path} for {name} to load: check the path")
     if path.is_file() != (name in OF_FILES):

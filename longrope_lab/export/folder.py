@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from torch import nn
 
+from ..common.files import at_home, check_writable
 from ..common.processes import alone, is_main
 from ..common.renames import renamed_arguments
 from ..measure.perplexity import perplexity
@@ -109,7 +110,7 @@ def save_pretrained(
         RuntimeError: the folder cannot be written (a full disk), or stock transformers cannot load
             what was written, or gives other logits; nothing is kept.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = at_home(folder).resolve()
     if not is_main():
         return folder
     check_free(folder, overwrite=overwrite)
@@ -142,8 +143,10 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> No
 
     Raises:
         FileExistsError: it does, or is a file.
+        UnwritableError: it cannot be made.
     """
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
+    check_writable(folder)
     if overwrite and all((folder / name).is_file() for name in ("scaling.json", "config.json")):
         return
     if folder.exists() and not folder.is_dir():

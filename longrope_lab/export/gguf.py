@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..common.checks import whole
-from ..common.files import replacing
+from ..common.files import at_home, replacing
 from ..common.progress import Progress
 from ..models.gguf_files import GgufFile, architecture_of, check_keys, file_of, scaling_of_file
 from ..models.gguf_header import (
@@ -69,7 +69,7 @@ def add_scaling_to_gguf(
             or one that this architecture, or any GGUF file, cannot hold.
         UnwritableError: the new file cannot be written (a full disk); nothing is kept.
     """
-    source, path = Path(source).expanduser(), Path(path).expanduser()
+    source, path = at_home(source), at_home(path)
     header = read_header(source)
     check_free_file(path, overwrite=overwrite)
     if path.exists() and path.samefile(source):
@@ -93,7 +93,7 @@ def check_free_file(path: str | os.PathLike[str], *, overwrite: bool = False) ->
         ValueError: it does not end with ".gguf", by which everybody knows such files.
         FileExistsError: there is one, or a folder.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     if path.suffix != ".gguf":
         raise ValueError(f"{path} would not be known as a GGUF file: name one that ends in .gguf")
     if path.is_dir() or (path.exists() and not overwrite):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..common.files import replacing
+from ..common.files import at_home, replacing
 from ..models.read_config import scaling_from_config, spec_from_config
 from ..rope.schedule import Scaling
 from ..rope.spec import RopeSpec
@@ -80,7 +80,7 @@ def save_gguf(
             GGUF file cannot hold; a quantised or offloaded model.
         UnwritableError: the file cannot be written (a full disk); nothing is kept.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     check_free_file(path, overwrite=overwrite)
     shell = shell_of(model)
     config = shell.config

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -269,9 +272,14 @@ def _positions(length: int, window: int) -> list[int]:
 
 def _checked(answers: Answers, positions: Sequence[int]) -> Answers:
     """Refuse what is no answer to the question."""
-    whole_answer = len(answers) == len(positions) and any(answers)
-    values: Iterable[float] = (value for each in answers for value in each.values())
-    if not whole_answer or not np.isfinite(list(values)).all():
+    if not isinstance(answers, Sequence) or not all(isinstance(a, Mapping) for a in answers):
+        raise ValueError(f"the engine answered {reprlib.repr(answers)}: return a list of dicts")
+    pairs = [pair for each in answers for pair in each.items()]
+    right = all(
+        isinstance(token, Integral) and isinstance(value, Real) and math.isfinite(value)
+        for token, value in pairs
+    )
+    if len(answers) != len(positions) or not pairs or not right:
         raise ValueError(
             f"the engine answered for {len(answers)} of {len(positions)} positions, or with values "
             "that are no numbers: return a dict from tokens to log-probabilities for each"

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..common.checks import seed_of, whole
 from ..common.files import Json
+from ..models.estimates import memory_shortage
 from ..models.loading import LAB_MODEL
 from ..models.read_config import spec_from_config
 from ..models.rotary import apply_scaling, rope_spec, scaled
@@ -98,6 +99,8 @@ class LongRoPEModel(nn.Module):
         )
         # Refuses a base or window that is not one.
         self.base_length = spec_from_config(config).window
+        if shortage := memory_shortage(config, 0, torch.device("cpu"), torch.float32):
+            raise ValueError(f"the model is too large: it takes {shortage}. Make a smaller one")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed))
             self.lm: PreTrainedModel = LlamaForCausalLM(config)

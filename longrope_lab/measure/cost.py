@@ -71,7 +71,7 @@ def scoring_cost(
     rows = []
     for length in progress(lengths, "scoring cost"):
         ids = torch.from_numpy(rng.integers(0, vocabulary, length)).to(model.device)
-        plain = length <= plain_up_to
+        plain = length <= whole("plain_up_to", plain_up_to, 0)
         memory.reset()
         token_losses(model, ids)
         peak = memory.gib  # before the plain way, which needs more

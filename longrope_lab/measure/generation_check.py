@@ -9,8 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..models.parts import is_whole
 from ..models.rotary import apply_scaling
 from ..rope.schedule import Scaling
+from ..texts.tokens import check_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,11 +45,12 @@ def reread(
     """
     shape, longest = tuple(generated.shape), max(map(len, prompts), default=0)
     fits = len(shape) == 2 and shape[0] == len(prompts) > 0 and shape[1] > longest
-    if not fits or generated.is_floating_point():
+    if not fits or not is_whole(generated):
         raise ValueError(
             f"generated is {generated.dtype} of shape {shape} for {len(prompts)} prompts of up to "
             f"{longest} tokens: pass the token ids that generate returned for them"
         )
+    check_ids(generated.long(), model.get_input_embeddings().weight.shape[0])
     new = generated.shape[1] - longest
     rows = []
     for prompt, row in zip(prompts, generated, strict=True):

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from ..common.checks import seed_of, whole
 from ..common.progress import progress
+from ..models.estimates import check_fits
 from ..models.forward import fast_attention
 from ..models.generation import generate
 from ..models.loading import quiet_transformers
@@ -103,12 +104,9 @@ def passkey(
             documents shorter than a length or of another vocabulary, or what `passkey_sequence`
             refuses.
     """
-    if filler is not None and not len(filler):
-        raise ValueError(
-            "filler is an empty list: pass documents, or None for the paper's repeated sentences"
-        )
     cells, seed = passkey_cells(lengths, depths, trials), seed_of(seed)
     answer_tokens = whole("answer_tokens", answer_tokens, 1)
+    check_fits(model, max(length for length, _, _ in cells))
     scalings = by_name(scalings)
     prompt = partial(passkey_prompt, chat=chat, answer_tokens=answer_tokens)
     prompts = {cell: prompt(tokenizer, *cell, filler, seed) for cell in cells}
@@ -144,9 +142,10 @@ def passkey_cells(lengths: Sequence[int], depths: Sequence[float], trials: int) 
             f"passkey needs at least one length and one depth; got {len(lengths)} lengths and "
             f"{len(depths)} depths"
         )
+    lengths = list(dict.fromkeys(whole("length", length, 1) for length in lengths))
+    depths = list(dict.fromkeys(depths))  # a second time would count the same prompts twice
     for depth in depths:
         _check_depth(depth)
-    lengths = list(dict.fromkeys(whole("length", length, 1) for length in lengths))
     return list(product(lengths, depths, range(whole("trials", trials, 1))))
 
 
@@ -187,6 +186,11 @@ def passkey_prompt(
     rng = np.random.default_rng([seed_of(seed), max(length, 0), round(depth * 1e6), trial])
     text = None
     if filler is not None:
+        if not len(filler):
+            raise ValueError(
+                "filler is an empty list: pass documents, or None for the paper's repeated "
+                "sentences"
+            )
         document = filler[int(rng.integers(len(filler)))]
         if len(document) < length:
             raise ValueError(
@@ -274,7 +278,10 @@ def passkey_sequence(
             f"length {length} has no room for a passkey prompt: with this tokenizer it takes at "
             f"least {length + error.missing}"
         ) from None
-    return ids, quiz.expected[0]
+    (key,) = quiz.expected
+    least = len(tokenizer(key, add_special_tokens=False)["input_ids"])
+    whole("answer_tokens", answer_tokens, least, f"the key {key} alone takes {least} tokens")
+    return ids, key
 
 
 def _stretch(filler: ArrayLike, length: int) -> Haystack:

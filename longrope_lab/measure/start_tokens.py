@@ -87,6 +87,8 @@ def losses_after(table: pd.DataFrame, start: int) -> pd.DataFrame:
     counted = table.assign(repeat=table.groupby([*keys, "length"], sort=False).cumcount())
     first = counted.loc[counted["length"] == start, [*keys, "repeat", "tokens", "loss"]]
     longer = counted[counted["length"] > start]
+    if longer.empty:
+        raise ValueError(f"no row is longer than {start:,} tokens: name a shorter start")
     both = longer.merge(first, on=[*keys, "repeat"], suffixes=("", " before"))
     if len(both) < len(longer):
         raise ValueError(

@@ -85,6 +85,11 @@ def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
     check_table(table, "perplexity", "scaling", "length", "loss")
     if not pd.api.types.is_numeric_dtype(table["loss"]):
         raise ValueError("the table's loss holds no numbers: pass one that perplexity returns")
+    if table.duplicated().any():
+        raise ValueError(
+            "the table has the same row twice, which would count a document twice: stack() puts "
+            "tables of several runs together, or drop_duplicates() leaves one of each"
+        )
     rows = []
     for (scaling, length), group in table.groupby(["scaling", "length"], sort=False):
         low, high = bootstrap_interval(group["loss"])
@@ -181,6 +186,8 @@ def accuracy_summary(
         ValueError: no rows, or no such column.
     """
     check_table(table, "passkey", *by, judged)
+    if not by:
+        raise ValueError("by is empty: name at least one column, such as 'scaling'")
     rows = []
     for key, group in table.groupby(list(by), sort=False):
         right, trials = int(group[judged].sum()), len(group)

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from ..common.checks import check_table, whole
-from ..rope.scaling import RopeScaling
 from ..searches.rounds import SearchResult
 from .stats import paired_comparison
 
@@ -39,7 +38,7 @@ def stack(tables: Mapping[Key, pd.DataFrame], *names: str) -> pd.DataFrame:
         names: of the columns that the keys go into.
 
     Raises:
-        ValueError: no tables, no name, or keys that are not as many as the names.
+        ValueError: no tables, no name, one that a table has, or keys that are not as many.
     """
     if not tables or not names:
         raise ValueError("there is nothing to stack: give at least one table, and a column's name")
@@ -47,6 +46,8 @@ def stack(tables: Mapping[Key, pd.DataFrame], *names: str) -> pd.DataFrame:
         parts = len(key) if isinstance(key, tuple) else 1
         if parts != len(names):
             raise ValueError(f"the key {key!r} has {parts} parts, and the columns are {names}")
+    if taken := [name for name in names if any(name in table for table in tables.values())]:
+        raise ValueError(f"the tables have a column {taken[0]!r} already: name another one")
     stacked = pd.concat(tables, names=list(names))
     return stacked.reset_index(level=list(range(len(names)))).reset_index(drop=True)
 
@@ -76,6 +77,8 @@ def with_interval(
     """
     heads = [*([index] if isinstance(index, str) else index), columns]
     check_table(summary, "a summary", value, "low", "high", *heads)
+    if len(set(heads)) < len(heads):
+        raise ValueError(f"index and columns are {heads}: name each column once")
     whole("digits", digits, 0)
     texts = []
     for at, low, high in summary[[value, "low", "high"]].itertuples(index=False):
@@ -157,7 +160,7 @@ def against_baseline(
         One row per (scaling, length): the columns of `paired_comparison`, and scaling.
 
     Raises:
-        ValueError: as `paired_comparison`.
+        ValueError: as `paired_comparison`, or there are no others.
     """
     names = table["scaling"].unique() if scalings is None else scalings
     rows = [
@@ -165,6 +168,8 @@ def against_baseline(
         for name in names
         if name != baseline
     ]
+    if not rows:
+        raise ValueError(f"there is nothing to compare {baseline!r} with: name other scalings")
     return pd.concat(rows, ignore_index=True)
 
 
@@ -215,6 +220,10 @@ def _longest(
     summary: pd.DataFrame, value: str, holds: Callable[[pd.Series[float]], pd.Series[bool]]
 ) -> pd.DataFrame:
     """The last length, of each scaling, before the first at which its values do not hold."""
+    if summary.duplicated(["scaling", "length"]).any():
+        raise ValueError(
+            "the table has several rows for one scaling and length: pass a summary, which has one"
+        )
     rows = []
     for scaling, group in summary.groupby("scaling", sort=False):
         ordered = group.sort_values("length")
@@ -276,44 +285,3 @@ def _search_row(found: SearchResult) -> pd.DataFrame:
             "best perplexity": [history["best_perplexity"].iloc[-1]],
         }
     )
-
-
-def factor_table(scalings: Mapping[str, RopeScaling]) -> pd.DataFrame:
-    """Rescale factors side by side: a column per scaling, after pair; a row per dimension pair."""
-    _check_any(scalings)
-    factors = {name: scaling.factors for name, scaling in scalings.items()}
-    return pd.DataFrame(factors).rename_axis("pair").reset_index()
-
-
-def scaling_summary(scalings: Mapping[str, RopeScaling]) -> pd.DataFrame:
-    """What scalings do to a rotary embedding, in three numbers each.
-
-    Returns:
-        One row per scaling: method (its name), degrees between neighbours, fastest pair; pairs
-        beyond their trained angles (at the target length, of those that never finish a turn inside
-        the window); attention factor m.
-
-    Raises:
-        ValueError: there are no scalings.
-    """
-    _check_any(scalings)
-    rows = []
-    for name, scaling in scalings.items():
-        further = scaling.factors < scaling.ratio * (1 - 1e-9)  # than any trained position
-        beyond = int((further & (scaling.spec.rotations < 1)).sum())
-        neighbours = math.degrees(scaling.frequencies[0])
-        rows.append((name, neighbours, beyond, scaling.attention_factor))
-    return pd.DataFrame(
-        rows,
-        columns=[
-            "method",
-            "degrees between neighbours, fastest pair",
-            "pairs beyond their trained angles",
-            "attention factor m",
-        ],
-    )
-
-
-def _check_any(scalings: Mapping[str, RopeScaling]) -> None:
-    if not scalings:
-        raise ValueError("scalings is empty: give at least one, by a name")

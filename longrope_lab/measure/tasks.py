@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.checks import seed_of, unknown, whole
+from ..common.files import at_home
 from ..texts.corpora import iterate_texts
 from ..texts.readers import jsonl_values
 
@@ -71,7 +72,7 @@ def read_questions(path: str | os.PathLike[str]) -> tuple[Question, ...]:
         ValueError: a line that is not such a question (it is named), or a file that is not UTF-8 or
             holds no questions.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of questions at {path}: check the path")
     found = tuple(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..common.checks import unknown
+from ..common.checks import unknown, whole
 from ..common.files import Json
 from ..rope.formulas import yarn_attention_factor
 
@@ -32,6 +32,9 @@ DUAL_CHUNKS = "dual_chunk_attention_config"
 
 # Its rotary module multiplies cos and sin by mscales of its own.
 PHIMOE = "phimoe"
+
+# Two names of one type: of early Phi-3, and of Qwen2-VL, whose axes go together in a text.
+SAME_KIND = [{"su", "longrope"}, {"yarn", "longrope"}, {"mrope", "default"}]
 
 # Fields of the rope parameters that are read, and those that change no angle of a text: how images
 # are counted, what else attention is multiplied by, a note that the model was trained so.
@@ -86,7 +89,8 @@ def rope_parameters(values: Fields) -> Json:
         ValueError: they are no dict, there are none for full attention, or the config's two forms
             of them say different things.
     """
-    given = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    forms = [values[name] for name in ("rope_scaling", "rope_parameters") if name in values]
+    given = next(filter(None, forms), forms[0] if forms else {})
     if not isinstance(given, Mapping):
         raise ValueError(f"the config's rope parameters are {given!r}: they must be a dict")
     parameters = stated(given)
@@ -139,6 +143,11 @@ def _check_same(name: str, new: object, place: str, old: object) -> None:
 def rope_kind(values: Fields, parameters: Fields) -> str:
     """The rope type, by its name of today."""
     kind = str(parameters.get("rope_type", parameters.get("type", "default")))
+    other = str(parameters.get("type", kind))
+    if kind != other and {kind, other} not in SAME_KIND:
+        raise ValueError(
+            f"the config says two things: rope_type is {kind!r}, and type {other!r}: keep one"
+        )
     phi = str(values.get("model_type", "phi")).startswith("phi")
     # Early Phi-3 configs call this type "su", or even "yarn".
     older = kind == "su" or (kind == "yarn" and phi and "short_factor" in parameters)
@@ -147,19 +156,24 @@ def rope_kind(values: Fields, parameters: Fields) -> str:
 
 def original_window(values: Fields, parameters: Fields) -> int | None:
     """The window before the scaling: beside the parameters, as Phi-3 has it, or among them."""
-    window: int | None = values.get(ORIGINAL, parameters.get(ORIGINAL))
-    return window
+    window = values.get(ORIGINAL, parameters.get(ORIGINAL))
+    return None if window is None else whole(ORIGINAL, window, 1)
 
 
-def head_dim(values: Fields) -> float:
+def head_dim(values: Fields) -> int:
     """Of full attention: stated, or DeepSeek's rotated part, or it follows from the width."""
     kinds, own = values.get("layer_types", ()), values.get("per_layer_config", {})  # Gemma 4's
     full = [own.get(str(i), {}) for i, kind in enumerate(kinds) if kind == FULL_ATTENTION]
     stated = [of["head_dim"] for of in full if of.get("head_dim")]
     names = ("global_head_dim", "head_dim", "qk_rope_head_dim")
     stated += [values[name] for name in names if values.get(name)]
-    width: float = stated[0] if stated else values["hidden_size"] // values["num_attention_heads"]
-    return width
+    if stated:
+        return whole("head_dim", stated[0], 1)
+    width = whole("hidden_size", values["hidden_size"], 1)
+    heads = whole("num_attention_heads", values["num_attention_heads"], 1)
+    if width % heads:
+        raise ValueError(f"hidden_size {width} is no multiple of num_attention_heads {heads}")
+    return width // heads
 
 
 def check_fields(parameters: Fields, model_type: str) -> None:
@@ -170,6 +184,12 @@ def check_fields(parameters: Fields, model_type: str) -> None:
     Raises:
         ValueError: naming the field.
     """
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind == "default" and parameters.get("factor", 1) != 1:
+        raise ValueError(
+            f"the config's rope parameters have factor {parameters['factor']}, and no rope_type "
+            "says what is done by it: write one, such as 'linear' or 'yarn', or remove the factor"
+        )
     for name in parameters:
         family = OF_FAMILY.get(name)
         if _says_the_same(name, parameters):

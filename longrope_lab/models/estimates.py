@@ -58,6 +58,30 @@ def memory_shortage(
     )
 
 
+def check_fits(model: PreTrainedModel, length: int) -> None:
+    """Refuse a length for which a model's activations alone are more than the machine holds.
+
+    Raises:
+        ValueError: they are.
+    """
+    try:
+        needed = activation_bytes(model.config, length, model.dtype)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return  # its config has no such widths, and nothing is known of it
+    on_gpu = model.device.type == "cuda"
+    held = (
+        torch.cuda.get_device_properties(model.device).total_memory
+        if on_gpu
+        else psutil.virtual_memory().total
+    )
+    if needed > held:
+        raise ValueError(
+            f"{length:,} tokens take at least {needed / GIB:.3g} GiB beside the weights, and "
+            f"{'the GPU' if on_gpu else 'this machine'} has {held / GIB:.3g} GiB: choose shorter "
+            "lengths"
+        )
+
+
 def parameter_count(config: PreTrainedConfig) -> int:
     """Weights of the model that a config describes, counting tied ones once; none is made.
 

@@ -288,7 +288,8 @@ def _fresh_frequencies(module: nn.Module, layer_type: str | None) -> Tensor:
     rope_type: Any = getattr(module, "rope_type", "default")
     rope_type = rope_type[layer_type] if isinstance(rope_type, dict) else rope_type
     follows_length = "dynamic" in rope_type or rope_type == "longrope"
-    casts = [fresh.to(dtype).double() for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    dtypes = torch.float32, torch.bfloat16, torch.float16
+    casts = (fresh.to(dtype).double() for dtype in dtypes)  # the first is mostly the one
     same = live.shape == fresh.shape and any(
         torch.allclose(live, cast, rtol=1e-6, atol=0) for cast in casts
     )

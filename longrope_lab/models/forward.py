@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from ..texts.tokens import check_ids
 from .head import HEAD_CHUNK, chunked_losses, head_rows, logits_of
-from .parts import check_has_weights, read_tokens
+from .parts import check_has_weights, is_whole, read_tokens
 from .pieces import in_pieces
 from .stand_in import StandIn
 
@@ -82,7 +82,7 @@ def token_losses(
             of peft.
     """
     ids = torch.as_tensor(ids)
-    if ids.ndim != 1 or len(ids) < 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+    if ids.ndim != 1 or len(ids) < 2 or not is_whole(ids):
         raise ValueError(
             f"ids are {ids.dtype} of shape {tuple(ids.shape)}: token losses take one row of at "
             "least 2 whole token ids"

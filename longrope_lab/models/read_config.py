@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,9 @@ def spec_from_config(config: Config) -> RopeSpec:
     with reading(of):
         width = head_dim(values)
         named = {"partial_rotary_factor": values.get("rotary_pct", 1.0)} | values | parameters
-        share: float = named["partial_rotary_factor"]
+        share = above("partial_rotary_factor", named["partial_rotary_factor"], 0)
+        if share > 1:
+            raise ValueError(f"partial_rotary_factor is {share:g}: it is a share, at most 1")
         if kind == "proportional":  # the first pairs turn as they would if the whole head did
             rotary_dim = 2 * int(share * width // 2)
             return RopeSpec(rotary_dim, window, above("base", base, 1) ** (rotary_dim / width))
@@ -146,6 +149,7 @@ def config_of(source: str, options: Json) -> PreTrainedConfig:
     if "gguf_file" not in options:
         values, _ = PreTrainedConfig.get_config_dict(source, **options)
         check_forms(stated_values(values))  # the config object below has one of them alone
+        _check_finite(values)
         rope = values.get("rope_scaling") or values.get("rope_parameters")
         if isinstance(rope, Mapping) and "su" in (rope.get("rope_type"), rope.get("type")):
             newer = {name: value for name, value in rope.items() if name != "type"}
@@ -157,6 +161,12 @@ def config_of(source: str, options: Json) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(source, **options)
     _name_unread_fields(config, source)
     return config
+
+
+def _check_finite(values: Json) -> None:
+    for name, value in values.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"config.json has {name} NaN, which is no number: restore it")
 
 
 def _name_unread_fields(config: PreTrainedConfig, source: str) -> None:

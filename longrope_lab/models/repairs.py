@@ -41,7 +41,15 @@ def full_attention(model: PreTrainedModel) -> bool:
 
     Returns:
         Whether anything changed; a log line says so.
+
+    Raises:
+        ValueError: it is no such model.
     """
+    if not hasattr(model, "config"):
+        raise ValueError(
+            f"{type(model).__name__} is no Hugging Face model (it has no config): pass a causal "
+            "language model, as load_model returns it"
+        )
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)

@@ -13,7 +13,6 @@ float32 numbers are 0.125 apart, which is a tenth of a radian off in the fastest
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,10 @@ from torch import Tensor
 
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling
-from ..rope.spec import Floats, RopeSpec
+from ..rope.spec import Floats, RopeSpec, rotation_words, same_rotation
 from .config_fields import TRAINED
 from .find_rotary import Answer, RotaryModule, positions_of_text
+from .parts import is_whole
 from .read_config import scaling_from_config, spec_from_config
 from .rotated_layers import rotary_in_use
 from .stand_in import StandIn
@@ -66,7 +66,7 @@ def rope_spec(model: PreTrainedModel, *, window: int | None = None) -> RopeSpec:
 def _spec_of(model: PreTrainedModel, rotary: RotaryModule) -> RopeSpec:
     plain = spec_from_config(model.config)
     frequencies = rotary.frequencies.numpy()
-    if _same_rotation(plain, frequencies, rotary.attention_factor, rtol=1e-6):
+    if same_rotation(plain, frequencies, rotary.attention_factor, rtol=1e-6):
         # With its base, which says more than the frequencies do.
         return replace(plain, window=_stated_window(model.config) or plain.window)
     return RopeSpec(
@@ -144,6 +144,8 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
         self._log_offsets = log_offsets
         found = rotary_in_use(model)
         _check_same_embedding(model, found[0], self.scaling.spec)
+        if log_offsets is not None:
+            _check_offsets(log_offsets, len(self.scaling.spec.frequencies))
         self._last: tuple[list[RopeScaling], list[int]] = ([], [])
         self._installed = [StandIn(rotary.module, self._forward_of(rotary)) for rotary in found]
 
@@ -240,13 +242,26 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
         return rows
 
 
+def _check_offsets(offsets: object, pairs: int) -> None:
+    shapes = [tuple(getattr(offset, "shape", "?")) for offset in _listed(offsets)]
+    if shapes != [(pairs,), ()]:
+        raise ValueError(
+            f"log_offsets are of shapes {shapes}: give two tensors, ({pairs},) for the factors and "
+            "() for the attention factor"
+        )
+
+
+def _listed(values: object) -> list[object]:
+    return list(values) if isinstance(values, tuple | list) else [values]
+
+
 def _lengths(length: ArrayLike | Tensor) -> list[int]:
     """One length for all rows, or one per row, as a list."""
     try:
         values = torch.as_tensor(length)
     except (TypeError, ValueError, RuntimeError):
         values = torch.empty(0)
-    if values.ndim > 1 or not values.numel() or values.is_floating_point() or values.min() < 1:
+    if values.ndim > 1 or not values.numel() or not is_whole(values) or values.min() < 1:
         raise ValueError(
             f"length is {length!r}: it counts tokens, a whole number from 1 for all rows or one "
             "per row"
@@ -288,32 +303,13 @@ def _check_same_embedding(model: PreTrainedModel, rotary: RotaryModule, spec: Ro
 
     The rotation of its config without any scaling is the model's, too.
     """
+    meant = spec.frequencies, spec.attention_factor
+    if same_rotation(spec_from_config(model.config), *meant, rtol=1e-5):
+        return
     live = _spec_of(model, rotary)
-    for own in (live, spec_from_config(model.config)):
-        if _same_rotation(own, spec.frequencies, spec.attention_factor, rtol=1e-5):
-            return
+    if same_rotation(live, *meant, rtol=1e-5):
+        return
     raise ValueError(
-        f"this scaling is for {_rotation_words(spec)}; the model has {_rotation_words(live)}: make "
+        f"this scaling is for {rotation_words(spec)}; the model has {rotation_words(live)}: make "
         "it from rope_spec(model)"
     )
-
-
-def _same_rotation(
-    spec: RopeSpec, frequencies: Floats, attention_factor: float, rtol: float
-) -> bool:
-    return (
-        spec.frequencies.shape == frequencies.shape
-        and np.allclose(spec.frequencies, frequencies, rtol=rtol, atol=0)
-        and math.isclose(spec.attention_factor, attention_factor, rel_tol=rtol)
-    )
-
-
-def _rotation_words(spec: RopeSpec) -> str:
-    first, last = spec.frequencies[[0, -1]]
-    words = f"rotary_dim {spec.rotary_dim}, "
-    words += (
-        f"frequencies {first:.4g} to {last:.4g}" if spec.base is None else f"base {spec.base:g}"
-    )
-    if spec.attention_factor != 1.0:
-        words += f" and attention factor {spec.attention_factor:.4g}"
-    return words

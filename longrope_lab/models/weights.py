@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +52,36 @@ def check_weights(name: str, model: PreTrainedModel, report: Mapping[str, Any]) 
     wrong = _listed("not finite are numbers in", _not_finite(model))
     if wrong:
         raise ValueError(f"the weights of {name!r} are damaged: {wrong}; save or fetch them again")
+
+
+def check_kinds(name: str, folder: Path, model: PreTrainedModel) -> None:
+    """Refuse files of whole numbers where the model has broken ones: somebody's quantisation.
+
+    transformers casts them, and leaves out the scales that belong to them.
+
+    Raises:
+        ValueError: naming the weights.
+    """
+    floating = {key for key, weight in model.named_parameters() if weight.is_floating_point()}
+    wrong = [
+        f"{key} ({kind})"
+        for file in folder.glob("*.safetensors")
+        for key, kind in _kinds_in(file).items()
+        if key in floating and kind[0] in "IUB" and kind != "BF16"
+    ]
+    if wrong:
+        raise ValueError(
+            f"{_listed(f'of whole numbers in {name!r} are', wrong)}, and the config names no "
+            "quantization_config to read them by: take the model in 16 or 32 bits"
+        )
+
+
+def _kinds_in(file: Path) -> dict[str, str]:
+    """The type of each tensor in a file of safetensors, from its header alone."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as content:
+        return {key: content.get_slice(key).get_dtype() for key in content.keys()}  # noqa: SIM118
 
 
 def _listed(words: str, names: Iterable[str]) -> str:

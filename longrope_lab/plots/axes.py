@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -23,7 +23,8 @@ from matplotlib.ticker import (
 from matplotlib.transforms import Bbox
 
 from ..common.checks import check_table, unknown, whole
-from ..rope.spec import Floats
+from ..rope.scaling import RopeScaling
+from ..rope.spec import Floats, RopeSpec
 from .style import WINDOW_STYLE, plain, tokens
 
 # Inches across every figure, so that those of a notebook stand in one column.
@@ -231,6 +232,39 @@ def beside(ax: Axes, row: int, words: str) -> None:
     """Words on the right of a panel, at one of its rows."""
     ax.annotate(words, (1, row), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
                 textcoords="offset points", fontsize=8)  # fmt: skip
+
+
+def first_of(scalings: Mapping[str, RopeScaling]) -> RopeScaling:
+    """The first of some scalings, which says of what embedding a figure of them is.
+
+    Raises:
+        ValueError: there are none, or they have different numbers of dimension pairs.
+    """
+    if not scalings:
+        raise ValueError("scalings is empty: give at least one, by a name")
+    first = next(iter(scalings.values()))
+    for name, scaling in scalings.items():
+        if len(scaling.factors) != len(first.factors):
+            raise ValueError(
+                f"the scaling {name!r} has {len(scaling.factors)} dimension pairs, and the first "
+                f"{len(first.factors)}: draw those of one model"
+            )
+    return first
+
+
+def check_pairs(pairs: Sequence[int], spec: RopeSpec) -> tuple[int, ...]:
+    """Refuse dimension pairs that an embedding does not have, or none at all.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    count = spec.rotary_dim // 2
+    wrong = [pair for pair in pairs if not 0 <= pair < count]
+    if wrong or not len(pairs):
+        raise ValueError(
+            f"pairs is {list(pairs)}: name at least one dimension pair, each from 0 to {count - 1}"
+        )
+    return tuple(pairs)
 
 
 def check_drawable(

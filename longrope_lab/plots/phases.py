@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
+from ..common.checks import whole
 from ..rope.scaling import RopeScaling
 from ..rope.spec import Floats, RopeSpec
-from .axes import legend_aside, quarter_ticks, subplots
+from .axes import check_pairs, first_of, legend_aside, quarter_ticks, subplots
 from .style import RC, WINDOW_STYLE, Style, plain, styles_of, three_digits, tokens
 
 # Dots on a wave, at most: more would touch.
@@ -29,7 +30,7 @@ def telling_pairs(spec: RopeSpec, target_length: int) -> tuple[int, int]:
     """Two dimension pairs worth a look: the fastest, and a slow one.
 
     The slow one makes nearest to 0.65 turns over L' tokens without scaling."""
-    turns = target_length / spec.wavelengths
+    turns = whole("target_length", target_length, 1) / spec.wavelengths
     return 0, int(np.abs(np.log(turns / 0.65)).argmin())
 
 
@@ -63,7 +64,7 @@ def pair_angles(
     Raises:
         ValueError: a position below 1, where there is no angle.
     """
-    first = next(iter(scalings.values()))
+    first = first_of(scalings)
     spec, position = first.spec, first.target_length if position is None else position
     if position < 1:
         raise ValueError(
@@ -135,9 +136,10 @@ def phase_circles(
         near: tokens in the first row.
         steps: positions in each further row.
     """
-    first = next(iter(scalings.values()))
+    first = first_of(scalings)
     spec, target = first.spec, first.target_length
-    shown = telling_pairs(spec, target) if pairs is None else tuple(pairs)
+    shown = telling_pairs(spec, target) if pairs is None else check_pairs(pairs, spec)
+    near, steps = whole("near", near, 1), whole("steps", steps, 1)
     styles = styles_of(scalings)
     with mpl.rc_context({**RC, "axes.grid": False}):
         figure, axes = subplots(len(shown), len(scalings), height=2.1)
@@ -198,9 +200,10 @@ def phase_curves(
         points: positions drawn on the right.
         figure: of an earlier call with as many pairs, to be drawn anew.
     """
-    first = next(iter(scalings.values()))
+    first = first_of(scalings)
     spec, target = first.spec, first.target_length
-    rows = telling_pairs(spec, target) if pairs is None else tuple(pairs)
+    rows = telling_pairs(spec, target) if pairs is None else check_pairs(pairs, spec)
+    near, points = whole("near", near, 1), whole("points", points, 2)
     far = np.linspace(0, target, points)
     with mpl.rc_context(RC):
         figure, axes = subplots(len(rows), 2, height=2.7, figure=figure)

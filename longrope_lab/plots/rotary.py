@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from ..common.checks import whole
 from ..rope.scaling import RopeScaling
 from ..rope.spec import RopeSpec
-from .axes import legend_aside, log_y, shade_unfinished, subplots
+from .axes import first_of, legend_aside, log_y, shade_unfinished, subplots
 from .style import RC, WINDOW_STYLE, LineStyle, styles_of, three_digits, tokens
 
 PAIRS = "dimension pair i (fast to slow)"
@@ -39,7 +40,7 @@ def factor_profile(
     """
     named = _named(scalings)
     styles = styles_of(named, {name: s.method for name, s in named.items()})
-    spec = next(iter(named.values())).spec
+    spec = first_of(named).spec
     with mpl.rc_context(RC):
         figure, (ax,) = subplots(1, 1, height=3.6, figure=figure)
         for name, scaling in named.items():
@@ -62,6 +63,8 @@ def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:
         spec: the embedding as trained.
         target_length: L' in tokens, drawn as a second line.
     """
+    if target_length is not None:
+        whole("target_length", target_length, 1)
     turn, window = spec.wavelengths, spec.window
     with mpl.rc_context(RC):
         figure, (ax,) = subplots(1, 1, height=3.6)
@@ -93,7 +96,7 @@ def rescaled_wavelengths(scalings: Mapping[str, RopeScaling] | Sequence[RopeScal
     """
     named = _named(scalings)
     styles = styles_of(named, {name: s.method for name, s in named.items()})
-    first = next(iter(named.values()))
+    first = first_of(named)
     spec, target = first.spec, first.target_length
     with mpl.rc_context(RC):
         figure, (left, right) = subplots(1, 2, height=3.6)

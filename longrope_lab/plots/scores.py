@@ -81,6 +81,14 @@ def coefficient_profile(spec: RopeSpec, coefficients: Mapping[str, ArrayLike]) -
         spec: the embedding of the fits.
         coefficients: h, shape (d/2,), by the name of the fit (as `fit_coefficients` returns it).
     """
+    if not coefficients:
+        raise ValueError("coefficients is empty: give those of at least one fit, by its name")
+    for name, h in coefficients.items():
+        if np.shape(h) != (spec.rotary_dim // 2,):
+            raise ValueError(
+                f"coefficients[{name!r}] has shape {np.shape(h)}: give one number per dimension "
+                f"pair, ({spec.rotary_dim // 2},)"
+            )
     styles = styles_of(coefficients)
     with mpl.rc_context(RC):
         figure, (ax,) = axes.subplots(1, 1, height=3.4)

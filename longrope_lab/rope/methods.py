@@ -70,6 +70,13 @@ def register_method(name: str) -> Callable[[Method], Method]:
                 f"{function!r} stands where the function of {name!r} should: decorate a function "
                 "of (spec, target_length)"
             )
+        try:
+            inspect.signature(function).bind(None, None)
+        except TypeError as error:
+            raise ValueError(
+                f"the function of {name!r} cannot be called with a spec and a target length "
+                f"({error}): give it these two, and options with defaults"
+            ) from None
         METHODS[name] = function
         return function
 
@@ -119,7 +126,13 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
     for option in options:
         if option not in known:
             raise unknown(f"{method} option", option, known)
-    return function(spec, target_length, **options)
+    scaling = function(spec, target_length, **options)
+    if not isinstance(scaling, Scaling) or scaling.spec != spec:
+        raise ValueError(
+            f"the method {method!r} gave {scaling!r:.80}: it must return a RopeScaling or a "
+            "RopeSchedule of the spec that it was given"
+        )
+    return scaling
 
 
 def named_scalings(

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..common.checks import above, known_only, whole
+from ..common.checks import above, known_only, named, whole
 from ..common.files import Json, not_ours, read_json, write_json
 from .formulas import longrope_attention_factor
-from .spec import Floats, RopeSpec, check_target
+from .spec import Floats, RopeSpec, check_target, numbers
 
 # Factors come out of formulas and files: so much below 1 is rounding. Some were searched a little
 # below 1 (MiniCPM4's first is 0.9978); what is not above LEAST is a mistake, such as an inverse.
@@ -59,6 +59,7 @@ class RopeScaling:
         keep = partial(object.__setattr__, self)
         keep("factors", _checked_factors(self.factors, self.spec))
         keep("target_length", check_target(self.spec, self.target_length))
+        keep("method", named("method", self.method))
         counts = "it counts tokens, so a whole number from 0"
         keep("start_tokens", whole("start_tokens", self.start_tokens, 0, counts))
         keep("attention_factor", above("attention_factor", self.attention_factor, 0))
@@ -163,7 +164,6 @@ class RopeScaling:
             fields = {name: data[name] for name in FIELDS}
             known_only("field", data, ("kind", *FIELDS))
             fields["spec"] = RopeSpec.from_dict(data["spec"])
-            fields["factors"] = np.asarray(data["factors"], dtype=np.float64)
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise not_ours(source, "scaling", error) from None
@@ -297,7 +297,7 @@ def _read_factors(path: Path) -> Floats:
 
 def _checked_factors(given: ArrayLike, spec: RopeSpec) -> Floats:
     """The factors (d/2,) as an array of their own that nobody can change."""
-    factors = np.asarray(given, dtype=np.float64)
+    factors = numbers("factors", given)
     if factors.shape != (spec.rotary_dim // 2,):
         raise ValueError(
             f"factors have shape {factors.shape}: rotary_dim {spec.rotary_dim} needs shape "

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.checks import known_only, whole
+from ..common.checks import known_only, named, whole
 from ..common.files import Json, not_ours, read_json, write_json
 from ..common.renames import warn_renamed
 from .formulas import ntk_factors
@@ -99,6 +99,7 @@ class LengthSchedule(RopeSchedule):
         ordered = tuple(sorted(self.scalings, key=lambda s: s.target_length))
         if not ordered:
             raise ValueError("a schedule needs at least one RopeScaling; this list is empty")
+        named("method", self.method)
         object.__setattr__(self, "scalings", ordered)
         object.__setattr__(self, "spec", ordered[0].spec)
         if len({s.spec for s in ordered}) > 1:

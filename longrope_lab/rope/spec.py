@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..common.checks import above, whole
 from ..common.files import Json
 from ..common.renames import renamed_fields
 
 Floats = NDArray[np.float64]
+
+# Dimensions of a head; the widest of released models have some hundred.
+WIDEST = 2**16
 
 
 @renamed_fields(original_length="window")
@@ -55,6 +59,8 @@ class RopeSpec:
         keep("rotary_dim", whole("rotary_dim", self.rotary_dim, 2, even))
         if self.rotary_dim % 2:
             raise ValueError(f"rotary_dim is {self.rotary_dim}: {even}")
+        if self.rotary_dim > WIDEST:
+            raise ValueError(f"rotary_dim is {self.rotary_dim:,}: no head has more than {WIDEST:,}")
         keep("window", whole("window", self.window, 2, "a window has at least 2 tokens"))
         keep("attention_factor", above("attention_factor", self.attention_factor, 0))
         if (self.base is None) == (self.base_frequencies is None):
@@ -64,7 +70,7 @@ class RopeSpec:
         if self.base is not None:
             keep("base", above("base", self.base, 1))
             return
-        theta = np.asarray(self.base_frequencies, dtype=np.float64)
+        theta = numbers("base_frequencies", self.base_frequencies)
         pairs = self.rotary_dim // 2
         if theta.shape != (pairs,):
             raise ValueError(
@@ -114,6 +120,44 @@ class RopeSpec:
         if "original_length" in fields:
             fields["window"] = fields.pop("original_length")
         return cls(**fields)
+
+
+def numbers(name: str, given: ArrayLike | None) -> Floats:
+    """Values as an array of float64; a text is no number, even one of digits.
+
+    Raises:
+        ValueError: some are none.
+    """
+    try:
+        values = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        values = np.array(None)
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be numbers, one per pair of dimensions; got {given!r:.60}")
+    return values.astype(np.float64)
+
+
+def same_rotation(
+    spec: RopeSpec, frequencies: Floats, attention_factor: float, rtol: float
+) -> bool:
+    """Whether a spec turns by these frequencies, and multiplies by this factor."""
+    return (
+        spec.frequencies.shape == frequencies.shape
+        and np.allclose(spec.frequencies, frequencies, rtol=rtol, atol=0)
+        and math.isclose(spec.attention_factor, attention_factor, rel_tol=rtol)
+    )
+
+
+def rotation_words(spec: RopeSpec) -> str:
+    """What a spec turns by, for an error."""
+    first, last = spec.frequencies[[0, -1]]
+    words = f"rotary_dim {spec.rotary_dim}, "
+    words += (
+        f"frequencies {first:.4g} to {last:.4g}" if spec.base is None else f"base {spec.base:g}"
+    )
+    if spec.attention_factor != 1.0:
+        words += f" and attention factor {spec.attention_factor:.4g}"
+    return words
 
 
 def check_target(spec: RopeSpec, target_length: int) -> int:

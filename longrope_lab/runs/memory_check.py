@@ -1,9 +1,12 @@
-"""Refuses a run whose model cannot fit into this machine's memory, before it begins."""
+"""Refuses a run before it begins, whose model does not fit or whose sources are not there."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..common.files import Json
 from ..models.loading import too_large
+from ..texts.corpora import check_source
 from .notebooks import PROFILES
 from .preparing import Prepared, prepare
 
@@ -27,6 +30,24 @@ def check_memory(ready: Prepared) -> None:
         f"the profile {ready.profile!r} of {ready.notebook.stem} is too large for this machine: "
         f"{ready.parameters['model_name']!r} takes {shortage}: {way_out}"
     )
+
+
+def check_sources(ready: Prepared) -> None:
+    """Refuse a run whose corpora, found scalings or extended model are not there.
+
+    Raises:
+        ValueError, FileNotFoundError: one is not.
+    """
+    for name, value in ready.parameters.items():
+        for text in value if isinstance(value, list) else [value]:
+            if not text or not isinstance(text, str):  # empty: the notebook does without
+                continue
+            if "corpus" in name or "corpora" in name or name == "books":
+                check_source(text)
+            elif name == "extended":
+                too_large(text, 0)
+            elif name == "found" and not Path(text).is_file():
+                raise FileNotFoundError(f"found: no scaling at {text}: check the path")
 
 
 def _fits(ready: Prepared, profile: str) -> bool:

@@ -21,6 +21,8 @@ TYPES = {
 # In the help, what an empty text or list means, and a zero; and the largest number.
 EMPTY, ZERO = "empty:", "0:"
 AT_MOST = re.compile(r"\bat most (\d+)\b")
+# How many values a list has.
+COUNT = re.compile(r"\b(at least )?(\d+) of them\b")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Parameter:
     count something, so they are from 1, or above 0 if they may have decimals. They go down to a
     default that is lower, and to 0 if the help says what "0:" means; up to 1 if it says "at most
     1". A text or a list is empty only if the default is, or if the help says what "empty:" means.
+    A list has so many values as the help says by "2 of them", or "at least 2 of them".
 
     Raises:
         ValueError: a type that is none of these, or a default that does not fit it.
@@ -60,7 +63,9 @@ class Parameter:
         bound = f"{' above' if self._open else ' from'} {self._least:g}" if self._numbers else ""
         bound += f" to {self._most:g}" if self._numbers and math.isfinite(self._most) else ""
         empty = ", which may be empty" if self._may_be_empty else ""
-        return f"it takes {f'a list of {several}' if self.takes_list else one}{bound}{empty}"
+        said = COUNT.search(self.help)
+        count = f" ({said[1] or ''}{said[2]} of them)" if said else ""
+        return f"it takes {f'a list of {several}' if self.takes_list else one}{count}{bound}{empty}"
 
     def check(self, value: object, notebook: str) -> None:
         """Refuse a value that it does not take.
@@ -80,7 +85,15 @@ class Parameter:
             return self._may_be_empty and isinstance(value, list) == self.takes_list
         if not self.takes_list:
             return self._fits_one(value)
-        return isinstance(value, list) and all(map(self._fits_one, value))
+        return (
+            isinstance(value, list) and self._fits_count(value) and all(map(self._fits_one, value))
+        )
+
+    def _fits_count(self, values: list[object]) -> bool:
+        said = COUNT.search(self.help)
+        if said is None:
+            return True
+        return len(values) >= int(said[2]) if said[1] else len(values) == int(said[2])
 
     def _fits_one(self, value: object) -> bool:
         match self._item:

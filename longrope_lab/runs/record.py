@@ -28,7 +28,7 @@ def record(out: str | os.PathLike[str], **items: pd.DataFrame | Figure | Scaling
     """
     folder = Path(out)
     for name in items:
-        if Path(name).name != name or name in ("", ".."):
+        if Path(name).name != name or name in ("", "..") or "\0" in name:
             raise ValueError(
                 f"an item is called {name!r}: its file lies in {folder}, so leave out '/' and '..'"
             )

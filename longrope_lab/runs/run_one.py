@@ -25,7 +25,7 @@ from ..common.identity import digests_of, source_name
 from ..common.processes import alone
 from ..common.progress import FOLLOWED, HOW
 from .choices import check_choices
-from .memory_check import check_memory
+from .memory_check import check_memory, check_sources
 from .origin import describe_run, git_commit
 from .preparing import Prepared, prepare
 from .watching import Display, Watch
@@ -68,6 +68,7 @@ def run(
 def execute(ready: Prepared, display: Display) -> Path:
     """`run`, for what `prepare` has checked, shown while it lasts."""
     check_memory(ready)
+    check_sources(ready)
     folder = ready.folder
     work, before, failed = (
         folder.with_name(folder.name + end) for end in (".running", ".before", ".failed")

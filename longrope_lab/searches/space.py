@@ -16,7 +16,7 @@ from ..common.files import Json
 from ..rope.formulas import longrope_attention_factor
 from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling, compose
-from ..rope.spec import Floats, RopeSpec, check_target
+from ..rope.spec import Floats, RopeSpec, check_target, numbers
 
 # Table 4's values of n-hat, the number of first tokens left alone.
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
@@ -194,9 +194,10 @@ class SearchSpace:
         self, factors: ArrayLike, start_tokens: int, attention_factor: float | None = None
     ) -> Candidate:
         """The point of the space nearest to these values."""
-        steps = np.clip(
-            np.rint(np.asarray(factors, dtype=np.float64) / self.step).astype(np.int64), *self.grid
-        )
+        values = numbers("factors", factors)
+        if values.shape != (self.spec.rotary_dim // 2,) or not np.isfinite(values).all():
+            raise ValueError(f"factors are {values}: give a finite number per pair of dimensions")
+        steps = np.clip(np.rint(values / self.step).astype(np.int64), *self.grid)
         m = None
         if self.searched_attention_factors is not None:
             wanted = self.default_attention_factor if attention_factor is None else attention_factor

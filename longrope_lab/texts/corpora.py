@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.checks import unknown, whole
+from ..common.files import at_home
 from .readers import DATA, FILE_TYPES, PROSE, Row, Text, file_rows, hub_rows, type_of
 from .tokens import Document, check_ids, tokenize
 
@@ -174,20 +175,32 @@ def _rows(source: str | os.PathLike[str], split: str, column: str | None) -> Ite
         return (Row(title, text, title) for title, text in PACKAGED[name](split))
     if name in HUB_NAMES:
         return hub_rows(HUB_NAMES[name], split, column)
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.exists():
         return file_rows(_files_in(path) if path.is_dir() else [path], name, column)
     if glob.has_magic(name):
         # pathlib's own glob would match hidden files as well.
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
         return file_rows(sorted(p for p in map(Path, matches) if p.is_file()), name, column)
+    check_source(name)
+    return hub_rows(name, split, column)
+
+
+def check_source(name: str) -> None:
+    """Refuse what is no name of a corpus; nothing is read, and the hub is not asked.
+
+    Raises:
+        ValueError: an unknown name (the nearest is offered).
+        FileNotFoundError: there is nothing at a path.
+    """
+    path = at_home(name)
+    if name in PACKAGED or name in HUB_NAMES or path.exists() or glob.has_magic(name):
+        return
     if type_of(path) in FILE_TYPES or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise FileNotFoundError(f"no corpus at {name}: check the path")
-    if name.count("/") == 1:
-        return hub_rows(name, split, column)
-    raise unknown(
-        "corpus", name, [*PACKAGED, *HUB_NAMES, "a file or folder", "a hub id such as owner/name"]
-    )
+    if name.count("/") != 1:
+        known = [*PACKAGED, *HUB_NAMES, "a file or folder", "a hub id such as owner/name"]
+        raise unknown("corpus", name, known)
 
 
 def _files_in(folder: Path) -> list[Path]:

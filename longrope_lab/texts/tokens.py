@@ -51,6 +51,11 @@ class Document:
         if self.answers is None:
             return
         object.__setattr__(self, "answers", np.asarray(self.answers))
+        if self.answers.dtype != np.bool_ and len(self.answers):
+            raise ValueError(
+                f"answers of {self.title!r} are {self.answers.dtype}: mark each token with True or "
+                "False"
+            )
         if self.answers.shape != self.ids.shape or not self.answers[1:].any():
             raise ValueError(
                 f"answers of {self.title!r} mark {int(self.answers.sum())} of "

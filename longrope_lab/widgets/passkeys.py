@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 
 from ..measure.needles import ANSWER_TOKENS, passkey_prompt
 from ..measure.stats import accuracy_summary
+from ..plots.axes import check_drawable
 from ..plots.measured import in_words
 from ..plots.style import styles_of, tokens
 from ..texts.tokens import Document
@@ -47,6 +48,7 @@ class PasskeyExplorer(Shown):
         self.table, self.tokenizer, self.window = table, tokenizer, window
         self.filler, self.seed = filler, seed
         self._made = partial(passkey_prompt, chat=chat, answer_tokens=answer_tokens)
+        check_drawable(table, "passkey", "length", "depth", "trial", "correct", window=window)
         self.row = table.iloc[0]
         self.cells: dict[tuple[int, float], Any] = {}
         self._prompt()  # the door: is this how the table was made?

@@ -162,7 +162,7 @@ def lab_with_yarn(lab):
     [
         (["one", "tow"], "unknown model 'tow': Known: lab, smollm2, a folder"),
         (["one", "--lengths", "5.5"], "the length '5.5' is no whole number of tokens"),
-        (["one", "--lengths", "1"], "lengths start at 2 tokens"),
+        (["one", "--lengths", "1"], "length 1 has no room for a passkey prompt"),
         (["one", "--lengths", "512k"], "0 of the 39 documents of 'kjv' have 524,288 tokens"),
         (
             ["one", "--lengths", "128", "--corpus", "kvj"],
@@ -170,9 +170,29 @@ def lab_with_yarn(lab):
         ),
         (["one", "--seed", "-1"], "seed is -1: it must be a whole number from 0"),
         (["one", "--out", "two"], "two is not empty, and nothing is written over"),
+        (["one", "--out", ""], "out is '': give it at least one character"),
+        (["one", "--out", "two/config.json/x"], "cannot be written (Not a directory)"),
         (["one", "--lengths", "64"], "length 64 has no room for a passkey prompt"),
+        (["one", "--chat"], "the tokenizer has no chat template"),
+        (["one", "--corpus", ""], "corpus is '': give it at least one character"),
     ],
 )
 def test_what_it_refuses(arguments, message, compare):
     status, _, complaints = compare(*arguments)
     assert status == 2 and len(complaints.splitlines()) == 1 and message in complaints
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trials", "0"], "--trials is 0: it must be a whole number from 1"),
+        (["--documents", "0"], "--documents is 0: it must be a whole number from 1"),
+        (["--chat"], "the tokenizer has no chat template"),
+        (["--lengths", "64"], "length 64 has no room for a passkey prompt"),
+        (["--out", "one/config.json/x"], "cannot be written"),
+    ],
+)
+def test_what_it_refuses_before_any_model_is_loaded(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr("longrope_lab.commands.compare.load_model", None)
+    assert cli.main(["compare", "one", *arguments]) == 2
+    assert message in capsys.readouterr().err

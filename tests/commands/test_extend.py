@@ -131,6 +131,24 @@ def test_it_goes_on_where_it_stopped(extend, tmp_path, monkeypatch):
     assert status == 2 and "made is not empty, and nothing is written over" in complaints[0]
 
 
+def test_what_cannot_be_exported_is_not_begun(extend, tmp_path, monkeypatch):
+    """Found out before it is trained, and nothing of the trial stays."""
+    tried = []
+
+    def refuse(_, __, scaling, folder):
+        tried.append([s.target_length for s in scaling.scalings])
+        folder.mkdir()
+        raise ValueError("it does not take rope type 'longrope'")
+
+    monkeypatch.setattr("longrope_lab.export.trial.save_pretrained", refuse)
+    monkeypatch.setattr("longrope_lab.commands.extend.progressive", None)
+    status, _, complaints = extend(*TINY, "--yes")
+    assert (status, tried) == (2, [[512, 640]])
+    assert "an extended LlamaForCausalLM cannot be exported (it does not take" in complaints[0]
+    assert "Nothing was begun" in complaints[0]
+    assert {path.name for path in tmp_path.iterdir()} <= {"small", "book.txt", "cache"}
+
+
 def test_control_c_says_how_to_go_on(extend, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
@@ -180,7 +198,7 @@ BOOK = ["--corpus", "book.txt", "--out", "made", "--yes"]
         (["small", "--to", "256", "128", *BOOK], "lengths must rise from stage to stage"),
         (["small", "--to", "16k", *BOOK], "Search at 16,384 tokens: it takes 3 documents of that"),
         (["small", "--to", "128", "--recipe", "tinny", *BOOK], "did you mean 'tiny'"),
-        (["small", "--to", "128", "--recipe", "", *BOOK], "unknown recipe ''"),
+        (["small", "--to", "128", "--recipe", "", *BOOK], "recipe is '': give it at least one"),
         (["small", "--plan", "tinny", *BOOK], "unknown plan 'tinny': did you mean 'tiny'"),
         (["small", "--plan", "tiny", "--recipe", "tiny", *BOOK], "--recipe tiny goes with --to"),
         (["small", "--plan", "tiny", "--seed", "-1", *BOOK], "seed is -1: it must be a whole"),
@@ -200,6 +218,14 @@ BOOK = ["--corpus", "book.txt", "--out", "made", "--yes"]
         (
             ["small", "--plan", "tiny", "--corpus", "kjv", "--out", "book.txt", "--yes"],
             "book.txt is a file: name a folder",
+        ),
+        (
+            ["small", "--plan", "tiny", "--corpus", "kjv", "--out", "", "--yes"],
+            "out is '': give it at least one character",
+        ),
+        (
+            ["small", "--plan", "tiny", "--corpus", "kjv", "--out", "book.txt/x", "--yes"],
+            "book.txt/x cannot be written (Not a directory)",
         ),
         (["small", "--plan", "tiny", *BOOK[:-1]], "there is no terminal to ask on .*: pass --yes"),
     ],

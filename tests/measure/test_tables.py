@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import longrope_lab as lab
-from longrope_lab.measure import tables
+from longrope_lab.measure import scaling_tables, tables
 from longrope_lab.measure.stats import accuracy_summary, paired_comparison, perplexity_summary
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.spec import RopeSpec
@@ -231,7 +231,7 @@ def test_search_summary():
 
 def test_factors_side_by_side():
     scalings = {name: rope_scaling(SPEC, name, 4096) for name in ("pi", "ntk")}
-    table = tables.factor_table(scalings)
+    table = scaling_tables.factor_table(scalings)
     assert list(table) == ["pair", "pi", "ntk"] and table["pair"].tolist() == list(range(32))
     assert (table["pi"] == 8).all() and table["ntk"].iloc[[0, -1]].tolist() == pytest.approx([1, 8])
 
@@ -239,8 +239,8 @@ def test_factors_side_by_side():
 def test_what_scalings_do_in_three_numbers():
     names = ("none", "pi", "ntk", "yarn")
     scalings = {name: rope_scaling(SPEC, name, 4096) for name in names}
-    degrees, beyond, m = list(tables.scaling_summary(scalings).set_index("method"))
-    table = tables.scaling_summary(scalings).set_index("method")
+    degrees, beyond, m = list(scaling_tables.scaling_summary(scalings).set_index("method"))
+    table = scaling_tables.scaling_summary(scalings).set_index("method")
     a_radian = 180 / math.pi
     np.testing.assert_allclose(table[degrees], [a_radian, a_radian / 8, a_radian, a_radian])
     # 16 of the 32 pairs never finish a turn inside the window; NTK brings the last one back.

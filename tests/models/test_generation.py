@@ -358,6 +358,17 @@ ONES = torch.ones(2, 5, dtype=torch.long)
             {"position_ids": ONES, "inputs_embeds": ONES},
             "position_ids, inputs_embeds cannot be passed",
         ),
+        # What transformers passes over, or takes for True.
+        ({"do_sample": "maybe"}, "do_sample is 'maybe': it must be True or False"),
+        ({"max_length": 3}, "max_length is passed over where max_new_tokens is given"),
+        ({"min_new_tokens": 5}, "min_new_tokens is 5, and max_new_tokens 2"),
+        ({"top_p": 5, "do_sample": True}, "top_p is 5: it is a share"),
+        # What it refuses, or fails with.
+        ({"nonsense": 3}, "generation with nonsense=3 fails"),
+        ({"num_beams": "x"}, "generation with num_beams='x' fails"),
+        ({"num_beams": 0}, "generation with num_beams=0 fails"),
+        ({"do_sample": True, "temperature": -1.0}, r"temperature=-1\.0 fails \(ValueError: `temp"),
+        ({"streamer": 5}, "generation with streamer=5 fails"),
     ],
 )
 def test_what_cannot_be_asked(arguments, message):

@@ -586,7 +586,7 @@ PLAIN = {
         ({"rope_type": "linear", "factor": [4]}, "'linear' cannot be read: factor is [4]: it must"),
         (
             {"type": "su", "factor": 4.0, "short_factor": "1.0", "long_factor": [1.0] * 16},
-            "the config's rope type 'longrope' cannot be read: factors have shape ()",
+            "the config's rope type 'longrope' cannot be read: factors must be numbers",
         ),
         (
             {"type": "su", "factor": 4.0, "short_factor": [1.0] * 15, "long_factor": [1.0] * 16},

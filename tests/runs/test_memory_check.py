@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from longrope_lab.runs import notebooks, run_one
+from longrope_lab.runs.memory_check import check_sources
 
 FREE = "this machine has free"
 CPU, GPU = "--profile cpu fits", "--profile gpu fits"
@@ -62,6 +63,28 @@ def test_a_profile_that_fits(profiles_of_sizes, no_kernel, monkeypatch):
     # Not downloaded: load_model will tell.
     run_one.run("00", "cpu", {"model_name": "someone/elses"}, profiles_of_sizes)
     assert no_kernel == ["00_tiny", "01_small", "00_tiny"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"corpus": "nope"}, "unknown corpus 'nope'"),
+        ({"search_corpora": ["kjv", "/none.txt"]}, "no corpus at /none.txt"),
+        ({"books": "kvj"}, "unknown corpus 'kvj': did you mean 'kjv'"),
+        ({"extended": "/none"}, "no model folder at /none"),
+        ({"found": ["/none.json"]}, "found: no scaling at /none.json"),
+    ],
+)
+def test_sources_that_are_not_there(parameters, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        check_sources(SimpleNamespace(parameters=parameters))
+    check_sources(SimpleNamespace(parameters={"extended": "", "found": [], "corpus": "kjv"}))
+
+
+def test_they_are_looked_for_before_a_notebook_begins(no_kernel, tmp_path):
+    with pytest.raises(ValueError, match="unknown corpus 'nope'"):
+        run_one.run("00", "smoke", {"corpus": "nope"}, tmp_path / "results")
+    assert no_kernel == [] and not (tmp_path / "results").exists()
 
 
 def test_a_model_that_is_not_there(profiles_of_sizes, no_kernel):
