@@ -42,6 +42,10 @@ YARN = (
     "$\\theta_i$ to $\\theta_i/s$"
 )
 RAMP = "1 where $r_i > 32$, $s$ where $r_i < 1$; between them $\\lambda_i$ goes from 1 to $s$"
+GEOMETRIC = (
+    "1 where $r_i > 32$, $s$ where $r_i < 1$; between them $\\ln \\lambda_i$ goes from 0 to "
+    "$\\ln s$"
+)
 LLAMA3 = (
     "1 where $r_i > 4$, $s$ where $r_i < 1$; between them $\\theta_i/\\lambda_i$ mixed by $r_i$"
 )
@@ -53,6 +57,7 @@ METHODS = [
     ("`dynamic_ntk`", "as `ntk`, with $s = \\ell/L$ from the running length $\\ell$", 0, 1),
     ("`yarn`", YARN, 0, "$0.1 \\ln s + 1$"),
     ("`ramp`", RAMP, 0, LONGROPE_M),
+    ("`geometric`", GEOMETRIC, 0, LONGROPE_M),
     ("`llama3`", LLAMA3, 0, 1),
     (
         "`longrope`",
@@ -175,7 +180,7 @@ def models() -> str:
 def factors() -> str:
     """Factors of some pairs, and the attention factor, under each formula."""
     rows = []
-    for method in (*lab.FORMULAS, "ramp", "llama3"):
+    for method in (*lab.FORMULAS, "ramp", "geometric", "llama3"):
         scaling = lab.rope_scaling(LAB, method, TARGET).at(TARGET)
         values = [f"{scaling.factors[i]:.2f}" for i in PAIRS]
         rows.append((f"`{method}`", *values, f"{scaling.attention_factor:.3f}"))

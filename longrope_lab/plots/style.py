@@ -40,6 +40,7 @@ STYLES = {
     "dynamic_ntk": Style("#0072B2", "--", "v", "Dynamic NTK"),
     "yarn": Style("#009E73", "-", "D", "YaRN"),
     "ramp": Style("#66A61E", "-", "d", "ramp"),
+    "geometric": Style("#7A8B00", "--", "d", "geometric ramp"),
     "llama3": Style("#B0307A", "-", "p", "llama3"),
     "longrope": Style(VERMILION, "-", "o", "LongRoPE"),
     "evolution": Style(VERMILION, "-", "o", "evolution"),
@@ -62,8 +63,8 @@ STYLES = {
     "control": Style(GREY, "--", "h", "control"),
 }
 # Those whose names begin other names, too: "longrope, 65,536", "PI, n̂ = 16", "YaRN's factors".
-FAMILIES = ("none", "pi", "ntk", "dynamic_ntk", "yarn", "ramp", "llama3", "longrope",
-            "evolution", "gradient", "random")  # fmt: skip
+FAMILIES = ("none", "pi", "ntk", "dynamic_ntk", "yarn", "ramp", "geometric", "llama3",
+            "longrope", "evolution", "gradient", "random")  # fmt: skip
 BEGINNINGS = {key: key for key in FAMILIES} | {STYLES[key].label.lower(): key for key in FAMILIES}
 BEGINNINGS["extended"] = "longrope"
 OTHERS = ("#CC79A7", "#5D3FD3", "#A89B00", "#44617B")

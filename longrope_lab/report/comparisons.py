@@ -24,7 +24,8 @@ ENOUGH = 4
 
 # Scalings that are not LongRoPE's: besides the formulas, the model as it came, or trained inside
 # its window; and YaRN with another m.
-OTHERS = (*FORMULAS, "ramp", "llama3", "as loaded", "no scaling", "control", "YaRN's factors")
+FURTHER = ("ramp", "geometric", "llama3")
+OTHERS = (*FORMULAS, *FURTHER, "as loaded", "no scaling", "control", "YaRN's factors")
 
 
 def below(rows: pd.DataFrame, limit: float = 1.0, label: str = "") -> Decided:

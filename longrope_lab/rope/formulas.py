@@ -76,6 +76,11 @@ def ramp_factors(spec: RopeSpec, ratio: float) -> Floats:
     return 1 + yarn_ramp(spec) * (ratio - 1)
 
 
+def geometric_factors(spec: RopeSpec, ratio: float) -> Floats:
+    """Factors whose logarithms rise in a straight line along YaRN's ramp, s**t, shape (d/2,)."""
+    return ratio ** yarn_ramp(spec)
+
+
 def llama3_factors(
     spec: RopeSpec,
     ratio: float,

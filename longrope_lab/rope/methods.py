@@ -9,6 +9,7 @@ it makes inside the window, the factors are
     dynamic_ntk   ntk for the running length, a schedule (u/emozilla; YaRN, section 3.3)
     yarn          1 where r_i > 32, s where r_i < 1, a ramp between (arXiv 2309.00071, section 3.2)
     ramp          1 + t(s - 1), with t the ramp of yarn from 0 to 1 (Microsoft's LongRoPE search)
+    geometric     s**t, likewise: between yarn and ramp, and the same share more from pair to pair
     llama3        1 where r_i > 4, s where r_i < 1, between them mixed by r_i (Llama 3.1's code)
     longrope      given, since a search finds them (arXiv 2402.13753)
 """
@@ -26,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from ..common.checks import above, unknown
 from .formulas import (
+    geometric_factors,
     llama3_factors,
     longrope_attention_factor,
     ntk_factors,
@@ -96,8 +98,8 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
 
     Args:
         spec: the model's rotary embedding; `rope_spec(model)` reads it.
-        method: "none", "pi", "ntk", "dynamic_ntk", "yarn", "ramp", "llama3", "longrope", or what
-            `register_method` added.
+        method: "none", "pi", "ntk", "dynamic_ntk", "yarn", "ramp", "geometric", "llama3",
+            "longrope", or what `register_method` added.
         target_length: L', in tokens, at least the window.
         options: the method's own; see below.
 
@@ -107,6 +109,7 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
         yarn          beta_fast = 32, beta_slow = 1, truncate = True,
                       attention_factor = 0.1 ln s + 1
         ramp          attention_factor = sqrt(1 + ln s / ln L)
+        geometric     attention_factor = sqrt(1 + ln s / ln L)
         llama3        factor = s, low_freq_factor = 1, high_freq_factor = 4
         longrope      factors (no default), start_tokens = 0,
                       attention_factor = sqrt(1 + ln s / ln L)
@@ -226,6 +229,17 @@ def ramp_scaling(
     m = longrope_attention_factor(spec, target_length) if m is None else m
     factors = ramp_factors(spec, target_length / spec.window)
     return RopeScaling(spec, factors, target_length, "ramp", attention_factor=m)
+
+
+@register_method("geometric")
+def geometric_scaling(
+    spec: RopeSpec, target_length: int, attention_factor: float | None = None
+) -> RopeScaling:
+    """YaRN's ramp between the same two pairs, linear in the factor's logarithm, LongRoPE's m."""
+    m = attention_factor
+    m = longrope_attention_factor(spec, target_length) if m is None else m
+    factors = geometric_factors(spec, target_length / spec.window)
+    return RopeScaling(spec, factors, target_length, "geometric", attention_factor=m)
 
 
 @register_method("llama3")

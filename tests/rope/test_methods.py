@@ -217,7 +217,7 @@ def test_dynamic_ntk_is_a_schedule():
     assert rope_scaling(SPEC, "dynamic_ntk", 4096) == DynamicNTK(SPEC, 1.0)
 
 
-@pytest.mark.parametrize("method", ["none", "pi", "ntk", "yarn", "ramp", "llama3"])
+@pytest.mark.parametrize("method", ["none", "pi", "ntk", "yarn", "ramp", "geometric", "llama3"])
 def test_a_target_equal_to_the_window_changes_nothing(method):
     s = rope_scaling(SPEC, method, 512)
     assert (s.factors == 1).all()
@@ -228,13 +228,15 @@ def test_a_target_equal_to_the_window_changes_nothing(method):
 
 
 def test_the_methods_are_those_of_the_readme():
-    names = ["none", "pi", "ntk", "dynamic_ntk", "yarn", "ramp", "llama3", "longrope"]
+    names = ["none", "pi", "ntk", "dynamic_ntk", "yarn", "ramp", "geometric", "llama3", "longrope"]
     assert list(METHODS) == names
 
 
 def test_all_but_longrope_need_no_more_than_a_target():
     formulas = tuple(name for name in METHODS if name != "longrope")
-    assert tuple(name for name in formulas if name not in ("ramp", "llama3")) == FORMULAS
+    assert (
+        tuple(name for name in formulas if name not in ("ramp", "geometric", "llama3")) == FORMULAS
+    )
     for name in formulas:
         assert rope_scaling(SPEC, name, 4096).at(4096).target_length == 4096
 
@@ -269,7 +271,7 @@ def test_a_method_of_ones_own(monkeypatch):
             4096,
             {},
             "unknown method 'yarm': did you mean 'yarn'? Known: none, pi, ntk, dynamic_ntk, yarn, "
-            "ramp, llama3, longrope",
+            "ramp, geometric, llama3, longrope",
         ),
         ("dynamic", 4096, {}, "unknown method 'dynamic': did you mean 'dynamic_ntk'?"),
         ("yarn", 4096, {"beta_quick": 8}, "unknown yarn option 'beta_quick': did you mean 'beta_"),
