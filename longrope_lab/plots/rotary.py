@@ -32,7 +32,8 @@ def factor_profile(
 ) -> Figure:
     """Rescale factor of each dimension pair, one curve per scaling.
 
-    Shaded are the pairs that make less than one turn inside the window.
+    Shaded are the pairs that make less than one turn inside the window. The first of them is
+    LongRoPE2's theoretical critical pair, from which on factors may exceed s, the dashed line.
 
     Args:
         scalings: by name, or in a row; all for the same spec.
@@ -48,10 +49,27 @@ def factor_profile(
             ax.plot(scaling.factors, line, color=colour, marker=marker, ms=3.5, label=label)
         shade_unfinished(ax, spec.rotations)
         log_y(ax, base=2)
+        _mark_critical(ax, named, spec.critical_pair)
         ax.set_xlabel(PAIRS)
         ax.set_ylabel("rescale factor λ (log scale)")
         legend_aside(ax)
     return figure
+
+
+def _mark_critical(ax: Axes, named: Mapping[str, RopeScaling], pair: int) -> None:
+    """The theoretical critical pair and the ratio s, where some factor is above it."""
+    above = [s.ratio for s in named.values() if s.factors.max() > s.ratio * (1 + 1e-9)]
+    if not above or pair >= len(next(iter(named.values())).factors):
+        return
+    ax.axhline(max(above), **WINDOW_STYLE)
+    dotted: LineStyle = {**WINDOW_STYLE, "linestyle": ":"}
+    ax.axvline(pair, **dotted)
+    ax.annotate(f"critical pair {pair}", (pair, 1), xycoords=("data", "axes fraction"),
+                xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8,
+                color="#666666")  # fmt: skip
+    ax.annotate(f"s = {three_digits(max(above))}", (0.01, max(above)), xytext=(0, 3), fontsize=8,
+                color="#666666", textcoords="offset points",
+                xycoords=("axes fraction", "data"))  # fmt: skip
 
 
 def wavelengths(spec: RopeSpec, target_length: int | None = None) -> Figure:

@@ -99,6 +99,16 @@ class RopeSpec:
         """
         return self.window / self.wavelengths
 
+    @property
+    def critical_pair(self) -> int:
+        """The first pair that makes no more than one turn inside the window; d/2 if all make more.
+
+        With a base it is ceil(d/2 * log_base(L/2pi)), half of LongRoPE2's theoretical critical
+        dimension (arXiv 2502.20082, section 3): from it on training never showed whole turns.
+        """
+        within = np.flatnonzero(self.rotations <= 1 + 1e-12)
+        return int(within[0]) if within.size else self.rotary_dim // 2
+
     def to_dict(self) -> Json:
         """The spec as JSON holds it."""
         out: Json = {"rotary_dim": self.rotary_dim, "window": self.window}

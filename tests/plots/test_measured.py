@@ -13,6 +13,7 @@ from longrope_lab import plots
 from longrope_lab.plots.measured import BEHIND
 from longrope_lab.plots.style import STYLES
 from longrope_lab.rope.methods import rope_scaling
+from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.spec import RopeSpec
 
 
@@ -104,6 +105,20 @@ def test_a_heatmap_of_many_scalings_keeps_room_for_its_words():
     for ax in panels:
         cell = ax.get_window_extent().width / 2
         assert all(words.get_window_extent().width < 0.9 * cell for words in ax.texts)
+
+
+def test_factor_profile_marks_the_critical_pair_where_factors_exceed_s():
+    """LongRoPE2's are above s from there on; formulas, which are not, leave the figure as it is."""
+    spec = RopeSpec(64, 512, base=10_000.0)
+    pi = rope_scaling(spec, "pi", 4096)
+    slow = np.arange(32) >= 16
+    over = RopeScaling(spec, np.where(slow, 12.0, 8.0 ** (np.arange(32) / 32)), 4096)
+    (plain,) = plots.factor_profile({"pi": pi}).axes
+    (marked,) = plots.factor_profile({"pi": pi, "longrope": over}).axes
+    assert not plain.texts
+    assert {text.get_text() for text in marked.texts} == {"critical pair 16", "s = 8"}
+    lines = [line.get_xydata().tolist() for line in marked.lines]
+    assert [[0, 8], [1, 8]] in lines and [[16, 0], [16, 1]] in lines
 
 
 def test_factor_profile_draws_factors_and_shades_unfinished_pairs():
