@@ -22,6 +22,7 @@ from .measure.benchmarks import benchmarks
 from .measure.cost import scoring_cost, search_cost, training_cost, worker_cost
 from .measure.generation_check import reread
 from .measure.needles import passkey, passkey_prompt
+from .measure.objectives import objective_summary
 from .measure.perplexity import perplexity, perplexity_by
 from .measure.scaling_tables import factor_table, scaling_summary
 from .measure.start_tokens import (
@@ -58,6 +59,7 @@ from .models.repairs import full_attention
 from .models.rotary import apply_scaling, rope_spec
 from .report.experiments import paper
 from .report.notebook_verdict import verdict
+from .report.other_searches import other_searches
 from .rope.methods import FORMULAS, METHODS, named_scalings, register_method, rope_scaling
 from .rope.scaling import RopeScaling, compose
 from .rope.schedule import RopeSchedule, Scaling
@@ -65,12 +67,16 @@ from .rope.spec import RopeSpec
 from .runs.record import record
 from .searches import (
     PRESETS,
+    Both,
     Budget,
     Evolution,
     Gradient,
+    Needles,
+    Perplexity,
     Random,
     SearchResult,
     SearchSpace,
+    Strategy,
     WorkerProcesses,
     search,
 )
@@ -88,6 +94,7 @@ __all__ = [
     "PRESETS",
     "RECIPES",
     "BenchmarkTask",
+    "Both",
     "Budget",
     "Document",
     "Evolution",
@@ -97,6 +104,8 @@ __all__ = [
     "Gradient",
     "LongRoPEModel",
     "NeedleTask",
+    "Needles",
+    "Perplexity",
     "Plan",
     "Random",
     "Recipe",
@@ -108,6 +117,7 @@ __all__ = [
     "Search",
     "SearchResult",
     "SearchSpace",
+    "Strategy",
     "WorkerProcesses",
     "accuracy_summary",
     "add_scaling_to_gguf",
@@ -134,6 +144,8 @@ __all__ = [
     "losses_after",
     "named_scalings",
     "needle_documents",
+    "objective_summary",
+    "other_searches",
     "paired_comparison",
     "paired_scores",
     "paper",

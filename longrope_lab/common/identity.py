@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .files import Json, read_json, write_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # Characters of a value that a message shows; a longer value is cut.
 SHOWN = 80
@@ -86,6 +91,23 @@ def source_names(sources: Sequence[str]) -> list[str]:
                 "or start from a folder that holds both"
             )
     return names
+
+
+def words_of(settings: DataclassInstance, later: Iterable[str]) -> str:
+    """The repr of a dataclass, without fields that came later and have their default.
+
+    So settings from before such a field have the words that their folders were taken by.
+
+    Args:
+        settings: a dataclass of fields that are all in its repr.
+        later: the fields that came later.
+    """
+    shown = (
+        f"{field.name}={value!r}"
+        for field in fields(settings)
+        if (value := getattr(settings, field.name)) != field.default or field.name not in later
+    )
+    return f"{type(settings).__name__}({', '.join(shown)})"
 
 
 def differences(there: Mapping[str, object], here: Mapping[str, object]) -> str:

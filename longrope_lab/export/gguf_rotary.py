@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from ..models.gguf_files import LONG_SET, ONE_SET, SHORT_SET
 from ..models.write_config import Holder, factors_over, same, two_sets
+from ..rope.factors import LEAST
 from ..rope.formulas import yarn_attention_factor, yarn_factors
-from ..rope.scaling import LEAST, RopeScaling
+from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling
 from ..rope.spec import Floats, RopeSpec
 

@@ -31,7 +31,7 @@ from .stages import (
     measured,
     method_name,
     naming,
-    needles_of,
+    searched,
 )
 
 if TYPE_CHECKING:
@@ -193,8 +193,7 @@ def _training(stage: FineTune, model: PreTrainedModel) -> Work:
 def _searching(
     stage: Search | Recover, space: SearchSpace, model: PreTrainedModel, start: str
 ) -> Work:
-    documents = stage.documents + needles_of(stage)
-    passes, trials, backward = _trials(space, stage.method, documents)
+    passes, trials, backward = _trials(space, stage.method, searched(stage))
     words = f"{method_name(stage)} search, {trials:,} trials on {measured(stage)}, {start}"
     peak = peak_bytes(model, stage.length, backward=backward)
     return Work(words, stage.length, passes, peak=peak)

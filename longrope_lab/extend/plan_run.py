@@ -25,12 +25,15 @@ from ..searches.space import SearchSpace
 from ..texts.needle_documents import needle_documents
 from ..texts.tokens import Document, check_ids
 from .finetune import finetune, training_rows
-from .stages import FineTune, Formula, Recover, Search, Stage, counted, naming, needles_of
+from .stages import FineTune, Formula, Recover, Search, Stage, counted, goal_of, naming, needles_of
 from .trainer import checkpoints
 from .training_arguments import training_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# A number in a book, among three others of its kind.
+HARD = "multikey in documents"
 
 # In a stage's folder: what it made, and the digest of that file.
 SCALING, WEIGHTS, DIGEST = "scaling.json", "weights.safetensors", "digest.json"
@@ -150,6 +153,7 @@ class PlanRun:
             stage.method,
             space=space,
             seed=seed,
+            objective=goal_of(stage),
             checkpoint=place / "checkpoint.jsonl",
         )
         best = best_of(found, f"in {place}: call again to go on")
@@ -161,7 +165,10 @@ class PlanRun:
         docs = documents_for(stage, self.search_docs)
         if needles := needles_of(stage):
             size = (stage.length, needles)
-            docs = [*docs, *needle_documents(docs, *size, self.tokenizer, seed=seed)]
+            # Where the objective is told, needles are hard: a search learns nothing from those that
+            # its start finds.
+            tasks = None if goal_of(stage) is None else HARD
+            docs = [*docs, *needle_documents(docs, *size, self.tokenizer, tasks=tasks, seed=seed)]
         return docs
 
     def _fine_tune(self, stage: FineTune, place: Path, seed: int) -> None:

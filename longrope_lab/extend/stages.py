@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..common.checks import unknown, whole
+from ..common.identity import words_of
 from ..common.renames import warn_renamed
 from ..rope.methods import METHODS, rope_scaling
 from ..rope.scaling import RopeScaling, compose
@@ -15,7 +16,8 @@ from ..rope.spec import RopeSpec
 from ..searches.evolution import PRESETS
 from ..searches.gradient import Gradient
 from ..searches.settings import SEARCHES, Settings
-from ..searches.space import check_rotations
+from ..searches.space_rules import check_rotations
+from ..searches.weighing import Goal, weights_of
 from .recipe import RECIPES, Recipe, by_name
 
 # Downwards from the factors that the model was trained at.
@@ -69,7 +71,7 @@ class Formula:
         return compose(below, replace(scaling, start_tokens=below.start_tokens))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Search:
     """Find the scaling to `length` tokens.
 
@@ -86,11 +88,14 @@ class Search:
         keep_rotations: as a `SearchSpace` takes it: fast dimensions are left alone. Far out their
             gradient is noise.
         needles: needle documents of that length, made of the documents, whose answers are measured
-            beside these; each weighs as much as a book. Factors found on perplexity alone lose
-            what is hidden (LongRoPE2, arXiv 2502.20082, section 3).
+            beside these. Factors found on perplexity alone lose what is hidden (LongRoPE2, arXiv
+            2502.20082, section 3).
+        objective: what to minimise, as `search` takes it; its needles are hidden in books among
+            others of their kind. None: easier ones, each of which weighs as much as a book.
 
     Raises:
-        ValueError: a method that is not the settings of a search, a number below its least.
+        ValueError: a method that is not the settings of a search, a number below its least, an
+            objective of answers without needles.
     """
 
     length: int
@@ -100,6 +105,7 @@ class Search:
     on_top_of: int | None = None
     keep_rotations: float | None = None
     needles: int = 0
+    objective: Goal | None = None
 
     def __new__(
         cls,
@@ -110,15 +116,13 @@ class Search:
         on_top_of: int | None = None,
         keep_rotations: float | None = None,
         needles: int = 0,
+        objective: object = None,
     ) -> Search:
         """Until the next release, a formula's name makes what it used to mean: a `Formula`."""
         if not (isinstance(method, str) and method in METHODS):
             return super().__new__(cls)
-        only = {
-            "attention_factors": attention_factors,
-            "keep_rotations": keep_rotations,
-            "needles": needles or None,
-        }
+        only = {"attention_factors": attention_factors, "keep_rotations": keep_rotations}
+        only |= {"needles": needles or None, "objective": objective}
         for name, value in only.items():
             if value is not None:
                 raise ValueError(
@@ -132,6 +136,14 @@ class Search:
         _whole_numbers(self, length=2, documents=1, on_top_of=2, needles=0)
         _take_settings(self, [*SEARCHES, *METHODS])
         check_rotations(self.keep_rotations)
+        if self.objective is not None and self.objective.needles and not self.needles:
+            raise ValueError(
+                f"objective of Search is {self.objective}, which counts answers, and needles is 0: "
+                "say how many needle documents to make, such as needles=8"
+            )
+
+    def __repr__(self) -> str:
+        return words_of(self, later=["objective"])
 
     def __str__(self) -> str:
         return f"{method_name(self)} search on {measured(self)}"
@@ -261,9 +273,20 @@ def needles_of(stage: Search | Recover) -> int:
 
 def measured(stage: Search | Recover) -> str:
     """What a stage measures, as in "3 documents and 2 needles"."""
-    needles = needles_of(stage)
+    needles, goal = needles_of(stage), goal_of(stage)
     beside = f" and {counted(needles, 'needle')}" if needles else ""
-    return counted(stage.documents, "document") + beside
+    return counted(stage.documents, "document") + beside + (f", by {goal}" if goal else "")
+
+
+def goal_of(stage: Search | Recover) -> Goal | None:
+    """What a stage minimises; None where it was not told."""
+    return stage.objective if isinstance(stage, Search) else None
+
+
+def searched(stage: Search | Recover) -> int:
+    """How many documents a stage measures for each candidate; those that count."""
+    needle = [False] * stage.documents + [True] * needles_of(stage)
+    return sum(weight > 0 for weight in weights_of(needle, goal_of(stage)))
 
 
 def counted(number: int, what: str) -> str:

@@ -272,6 +272,7 @@ def search_summary(found: Mapping[Key, SearchResult], *names: str) -> pd.DataFra
 
 def _search_row(found: SearchResult) -> pd.DataFrame:
     history, best = found.history, found.best
+    lowest = history["best_perplexity"].replace(math.inf, math.nan).dropna()
     return pd.DataFrame(
         {
             "candidates": [len(history)],
@@ -281,7 +282,7 @@ def _search_row(found: SearchResult) -> pd.DataFrame:
             "attention factor": [best.attention_factor],
             "lowest factor": [best.factors.min()],
             "highest factor": [best.factors.max()],
-            "first perplexity": [history["best_perplexity"].iloc[0]],
-            "best perplexity": [history["best_perplexity"].iloc[-1]],
+            "first perplexity": [lowest.iloc[0]],
+            "best perplexity": [lowest.iloc[-1]],
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ from numpy.typing import ArrayLike
 
 from ..common.checks import above, known_only, named, whole
 from ..common.files import Json, not_ours, read_json, write_json
+from .factors import ROUNDING, checked_factors, read_factors
 from .formulas import longrope_attention_factor
-from .spec import Floats, RopeSpec, check_target, numbers
+from .spec import Floats, RopeSpec, check_target
 
-# Factors come out of formulas and files: so much below 1 is rounding. Some were searched a little
-# below 1 (MiniCPM4's first is 0.9978); what is not above LEAST is a mistake, such as an inverse.
-ROUNDING, LEAST = 1e-9, 0.9
-
+# What a file must hold; `objective` is there only where a search was told what to minimise.
 FIELDS = "spec", "factors", "target_length", "method", "start_tokens", "attention_factor"
 
 
@@ -43,6 +41,8 @@ class RopeScaling:
         start_tokens: n-hat, how many first positions keep their unscaled angles.
         attention_factor: m; cos and sin are multiplied by it, on top of the spec's own. Attention
             logits are so multiplied by its square.
+        objective: what the search that found it minimised, in words; empty for a formula, and where
+            the search was not told.
 
     Raises:
         ValueError: a value outside these rules.
@@ -54,15 +54,18 @@ class RopeScaling:
     method: str = "longrope"
     start_tokens: int = 0
     attention_factor: float = 1.0
+    objective: str = ""
 
     def __post_init__(self) -> None:
         keep = partial(object.__setattr__, self)
-        keep("factors", _checked_factors(self.factors, self.spec))
+        keep("factors", checked_factors(self.factors, self.spec))
         keep("target_length", check_target(self.spec, self.target_length))
         keep("method", named("method", self.method))
         counts = "it counts tokens, so a whole number from 0"
         keep("start_tokens", whole("start_tokens", self.start_tokens, 0, counts))
         keep("attention_factor", above("attention_factor", self.attention_factor, 0))
+        if not isinstance(self.objective, str):
+            raise ValueError(f"objective is {self.objective!r}: it is words, or an empty text")
 
     @property
     def ratio(self) -> float:
@@ -137,6 +140,7 @@ class RopeScaling:
 
     def to_dict(self) -> Json:
         """The scaling as JSON holds it."""
+        said = {"objective": self.objective} if self.objective else {}
         return {
             "kind": "scaling",
             "method": self.method,
@@ -145,7 +149,7 @@ class RopeScaling:
             "factors": self.factors.tolist(),
             "start_tokens": self.start_tokens,
             "attention_factor": self.attention_factor,
-        }
+        } | said
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "this") -> RopeScaling:
@@ -162,7 +166,8 @@ class RopeScaling:
             )
         try:
             fields = {name: data[name] for name in FIELDS}
-            known_only("field", data, ("kind", *FIELDS))
+            known_only("field", data, ("kind", *FIELDS, "objective"))
+            fields["objective"] = data.get("objective", "")
             fields["spec"] = RopeSpec.from_dict(data["spec"])
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
@@ -226,7 +231,7 @@ class RopeScaling:
         if attention_factor is None:
             attention_factor = longrope_attention_factor(spec, target_length)
         try:
-            factors = _read_factors(path)
+            factors = read_factors(path)
             return cls(spec, factors, target_length, "longrope", start_tokens, attention_factor)
         except ValueError as error:
             raise ValueError(f"{path} cannot be used: {error}") from None
@@ -266,54 +271,9 @@ def compose(first: RopeScaling, second: RopeScaling) -> RopeScaling:
             f"but for a window of {spec.window} tokens, attention factor "
             f"{spec.attention_factor:g}, and its own: make it from first.as_spec()"
         )
-    return RopeScaling(
+    return replace(
+        second,
         spec=first.spec,
         factors=first.factors * second.factors,
-        target_length=second.target_length,
-        method=second.method,
-        start_tokens=second.start_tokens,
         attention_factor=first.attention_factor * second.attention_factor,
     )
-
-
-def _read_factors(path: Path) -> Floats:
-    """The factors in a CSV, shape (d/2,): one per line, or lines that are all the same.
-
-    Raises:
-        ValueError: it holds neither.
-    """
-    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError("the file is empty; it should have one factor per line")
-    table = np.loadtxt(lines, delimiter=",", dtype=np.float64, ndmin=2, comments=None)
-    rows, columns = table.shape
-    if rows > 1 and columns > 1 and (table != table[0]).any():
-        raise ValueError(
-            f"it has {rows} different lines of {columns} values; it should have one factor per line"
-        )
-    factors: Floats = table[:, 0] if columns == 1 else table[0]
-    return factors
-
-
-def _checked_factors(given: ArrayLike, spec: RopeSpec) -> Floats:
-    """The factors (d/2,) as an array of their own that nobody can change."""
-    factors = numbers("factors", given)
-    if factors.shape != (spec.rotary_dim // 2,):
-        raise ValueError(
-            f"factors have shape {factors.shape}: rotary_dim {spec.rotary_dim} needs shape "
-            f"({spec.rotary_dim // 2},), one factor per pair of dimensions"
-        )
-    bad = np.flatnonzero(~np.isfinite(factors))
-    if bad.size:
-        raise ValueError(
-            f"factor {bad[0]} is {factors[bad[0]]}: rescale factors must be finite numbers"
-        )
-    low = np.flatnonzero(factors <= LEAST)
-    if low.size:
-        raise ValueError(
-            f"factor {low[0]} is {factors[low[0]]:g}: rescale factors are at least 1 (or above "
-            f"{LEAST}, if searched so); they divide the frequency: pass the factor, not its inverse"
-        )
-    factors = np.where((factors < 1) & (factors >= 1 - ROUNDING), 1.0, factors)
-    factors.setflags(write=False)
-    return factors

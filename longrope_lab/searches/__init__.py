@@ -7,16 +7,22 @@ from .random import Random
 from .rounds import SearchResult
 from .run import search
 from .space import SearchSpace
+from .strategy import Strategy
+from .weighing import Both, Needles, Perplexity
 from .workers import WorkerProcesses
 
 __all__ = [
     "PRESETS",
+    "Both",
     "Budget",
     "Evolution",
     "Gradient",
+    "Needles",
+    "Perplexity",
     "Random",
     "SearchResult",
     "SearchSpace",
+    "Strategy",
     "WorkerProcesses",
     "search",
 ]

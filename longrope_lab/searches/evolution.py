@@ -13,7 +13,8 @@ import numpy as np
 from ..common.checks import above, whole
 from ..common.files import Json
 from .objective import Measured, Race, Trial
-from .space import Candidate, SearchSpace
+from .space import SearchSpace
+from .space_rules import Candidate
 from .starts import starts_of
 
 # Tries to breed a child that was not measured yet, before the round goes without it.
@@ -186,8 +187,8 @@ class EvolutionSearch:
         run of equal factors can open in either direction.
         """
         rng, low, high = self.rng, *self.space.grid
-        factors = np.array(parent.factors)
-        for i in rng.permutation(len(factors)):
+        factors, first = np.array(parent.factors), parent.critical or 0
+        for i in first + rng.permutation(len(factors) - first):
             if rng.random() < self.settings.probability:
                 least, most = low[i], high[i]
                 if self.space.monotone:
@@ -199,7 +200,11 @@ class EvolutionSearch:
             start_tokens = int(rng.choice(self.space.start_tokens))
         if rng.random() < self.settings.probability:
             m = self.space.random_attention_factor(rng)
-        return Candidate(tuple(factors.tolist()), start_tokens, m)
+        critical = parent.critical
+        if critical is not None and rng.random() < self.settings.probability:
+            critical = self.space.random_critical(rng)
+        child = Candidate(tuple(factors.tolist()), start_tokens, m, critical)
+        return self.space.settled(child)
 
     def _cross(self, one: Candidate, other: Candidate) -> Candidate:
         """Take each value from either parent.
@@ -216,4 +221,8 @@ class EvolutionSearch:
                 factors = np.minimum.accumulate(factors[::-1])[::-1]
         start_tokens = one.start_tokens if rng.random() < 0.5 else other.start_tokens
         m = one.attention_factor if rng.random() < 0.5 else other.attention_factor
-        return Candidate(tuple(factors.tolist()), start_tokens, m)
+        critical = one.critical
+        if critical is not None and rng.random() < 0.5:
+            critical = other.critical
+        child = Candidate(tuple(factors.tolist()), start_tokens, m, critical)
+        return self.space.settled(child)

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from ..common.checks import above, whole
 from ..common.files import Json
+from ..common.identity import words_of
 from ..rope.scaling import RopeScaling
 from ..rope.spec import Floats
 from .objective import GRADIENT_FORWARDS, Measured, Trial
@@ -29,8 +30,12 @@ from .starts import starts_of
 # Adam's decay rates: a search has tens of steps, not the thousands that (0.9, 0.999) average over.
 BETAS = (0.8, 0.95)
 
+# Of `Gradient.within`: where it starts, and the steps between two measurements on all documents.
+STARTS = ("yarn", "ramp", "geometric")
+BETWEEN = 12
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Gradient:
     """Settings.
 
@@ -43,6 +48,8 @@ class Gradient:
         initial: where to start: "none", "pi", "ntk", "yarn", or "high", the space's upper bounds;
             of several names the one that reads the documents best.
         weighted: find the nearest factors that never fall in Adam's own measure; see below.
+        start_documents: compare several starts on the first documents, so many, and none of them on
+            all: with 1, a start costs one pass. None: on all documents.
 
     In Adam's measure each dimension weighs as much as the size of its gradients. In plain distance
     ten dimensions of next to no effect outvote the one that matters wherever the order ties them
@@ -50,7 +57,8 @@ class Gradient:
     dimensions are large, and noise: close these (`SearchSpace(keep_rotations=32)`).
 
     Raises:
-        ValueError: a number that is not a whole one from 1, a learning rate that is not above 0, or
+        ValueError: a number that is not a whole one from 1, start_documents beside a single start,
+            a learning rate that is not above 0, or
             an unknown start.
     """
 
@@ -60,6 +68,7 @@ class Gradient:
     validate_every: int = 16
     initial: str | tuple[str, ...] = "yarn"
     weighted: bool = False
+    start_documents: int | None = None
 
     def __post_init__(self) -> None:
         keep = partial(object.__setattr__, self)
@@ -73,6 +82,46 @@ class Gradient:
             )
         if not isinstance(self.initial, str):
             keep("initial", starts)
+        if self.start_documents is not None:
+            keep("start_documents", whole("start_documents", self.start_documents, 1))
+            if len(starts) == 1:
+                raise ValueError(
+                    f"start_documents is {self.start_documents}, and initial names {starts[0]!r} "
+                    "alone: name several starts to compare, or leave it out"
+                )
+
+    def __repr__(self) -> str:
+        return words_of(self, later=["start_documents"])
+
+    @classmethod
+    def within(cls, passes: int, documents: int, initial: tuple[str, ...] = STARTS) -> Gradient:
+        """Settings that spend at most so many forward passes of one document, on steps above all.
+
+        >>> lab.Gradient.within(40, documents=3)
+        Gradient(steps=8, ..., initial=('yarn', 'ramp', 'geometric'), ..., start_documents=1)
+
+        The starts are compared on one document. All documents are measured at the end and, in a
+        long search, every `BETWEEN` steps.
+
+        Args:
+            passes: of one document, where a gradient counts four.
+            documents: of the search.
+            initial: where it may start.
+
+        Raises:
+            ValueError: too few passes for the starts, a step and the measurement at the end.
+        """
+        documents = whole("documents", documents, 1)
+        few = 0 if len(initial) == 1 else len(initial)
+        first = documents if len(initial) == 1 else few
+        least = first + GRADIENT_FORWARDS + documents
+        passes = whole("passes", passes, least, f"{len(initial)} starts on {documents} documents, "
+                       f"a step and a measurement at the end take {least}")  # fmt: skip
+        steps = (passes - first - documents) // GRADIENT_FORWARDS
+        while first + GRADIENT_FORWARDS * steps + documents * -(-steps // BETWEEN) > passes:
+            steps -= 1
+        every = min(steps, BETWEEN)
+        return cls(steps, validate_every=every, initial=initial, start_documents=1 if few else None)
 
     def start(self, space: SearchSpace, documents: int, seed: int) -> GradientSearch:
         """A search with these settings."""
@@ -83,12 +132,16 @@ class Gradient:
 
         Everything does: also the number of steps, over which the learning rate falls.
         """
-        return asdict(self)
+        own = asdict(self)
+        if self.start_documents is None:  # as checkpoints of before have it
+            del own["start_documents"]
+        return own
 
     def ahead(self, documents: int) -> list[tuple[int, int]]:
         """The trials; see `Settings`."""
         starts, at_once = len(starts_of(self.initial)), self.validates_in_steps(documents)
-        trials = [] if at_once and starts == 1 else [(starts, documents)]
+        read = min(self.start_documents or documents, documents)
+        trials = [] if at_once and starts == 1 else [(starts, read)]
         for step in range(0, self.steps, self.validate_every):
             steps = min(self.validate_every, self.steps - step)
             trials.append((steps * self.batch, GRADIENT_FORWARDS))
@@ -133,6 +186,10 @@ class GradientSearch:
         at_end = self.step == self.settings.steps
         due = at_end or self.step % self.settings.validate_every == 0
         points = self.starts if self.step == 0 else [(self.log_factors, self.log_m)]
+        read = self.settings.start_documents
+        if self.validated < 0 and read is not None:
+            places = self.documents[:read]
+            return [Trial("start", self._scaling(*point), places) for point in points]
         if due and self.validated != self.step:
             only = len(points) == 1 and not at_end
             gradient = only and self.settings.validates_in_steps(len(self.documents))
@@ -165,7 +222,7 @@ class GradientSearch:
         self.step += 1
         if not torch.isfinite(mean).all():
             return
-        self.log_factors.grad, self.log_m.grad = mean[:-1], mean[-1]
+        self.log_factors.grad, self.log_m.grad = self._tied(mean[:-1]), mean[-1]
         if self.settings.weighted:
             closed = torch.from_numpy(np.equal(*self.space.bounds))
             self.log_factors.grad[closed] = 0  # else they would weigh, and draw their neighbours
@@ -180,7 +237,26 @@ class GradientSearch:
         """Cosine from 1 to 0.1 over the steps."""
         return 0.55 + 0.45 * math.cos(math.pi * (self.step - 1) / self.settings.steps)
 
+    def _tied(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient (d/2,) where pairs below a critical one follow it: they pull at that one."""
+        critical = self.space.first_critical
+        if critical is None:
+            return gradient
+        share = torch.arange(critical, dtype=torch.float64) / critical
+        tied = gradient.clone()
+        tied[critical] += share @ gradient[:critical]
+        tied[:critical] = 0
+        return tied
+
     def _project(self, log_factors: Floats) -> Floats:
+        critical = self.space.first_critical
+        if critical is not None:
+            below = np.arange(len(log_factors)) < critical  # out of the way: they follow
+            slow = self._nearest(np.where(below, log_factors[critical:].min() - 1, log_factors))
+            return np.log(self.space.kept_to(np.exp(slow), critical))
+        return self._nearest(log_factors)
+
+    def _nearest(self, log_factors: Floats) -> Floats:
         if self.space.monotone:
             weights = np.ones_like(log_factors)
             if self.settings.weighted:

@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ from ..models.forward import fast_attention, mean_loss, token_losses
 from ..models.rotary import apply_scaling
 from ..rope.scaling import RopeScaling
 from ..texts.tokens import Document
+from .weighing import Goal, means_of, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 # A backward pass counts as two forward passes, and what may have to be computed again for it as a
 # third.
 GRADIENT_FORWARDS = 4
+
+# Tokens by which a document is known again.
+OPENING = 64
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class Trial:
     """Something to measure.
 
     Args:
-        kind: where it comes from: "initial", "mutation", "crossover", "random", "step",
-            "validation".
+        kind: where it comes from: "initial", "mutation", "crossover", "random", "draw", "start",
+            "step", "validation"; "result" where what is found is measured once more.
         scaling: what to measure.
         documents: their indices, in the order of measuring.
         gradient: also measure the gradient by the logarithms of the factors and of m.
@@ -75,7 +80,7 @@ class Trial:
     @property
     def in_passing(self) -> bool:
         """Whether its loss is on some documents only, and so never the best."""
-        return self.kind == "step"
+        return self.kind in ("start", "step")
 
     @property
     def forwards(self) -> int:
@@ -94,7 +99,7 @@ class Measured:
     """What came out of a trial.
 
     Args:
-        losses: of each document measured, in nats per token.
+        losses: of each document measured, in nats per token, times its weight (`weights_of`).
         gradient: of the mean loss by log factors (d/2,), then by log m; None if not asked for.
         dropped: whether a race was lost before the last document.
     """
@@ -124,18 +129,32 @@ class Objective:
         documents: token ids, each of shape (target_length,), int32.
         last: count only so many tokens at the end; None: all.
         answers: for each document, which tokens count, shape (target_length,); None: all.
+        goal: what the search was told to minimise, which says how often each document counts; None:
+            each once.
     """
 
     documents: tuple[NDArray[np.int32], ...]
     last: int | None = None
     answers: tuple[NDArray[np.bool_] | None, ...] = ()
+    goal: Goal | None = None
 
     def __post_init__(self) -> None:
         if not self.answers:
             object.__setattr__(self, "answers", (None,) * len(self.documents))
 
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """How often each document counts, 1 on average."""
+        return weights_of([marks is not None for marks in self.answers], self.goal)
+
     @classmethod
-    def of(cls, docs: Sequence[Document], target_length: int, last: int | None = None) -> Objective:
+    def of(
+        cls,
+        docs: Sequence[Document],
+        target_length: int,
+        last: int | None = None,
+        goal: Goal | None = None,
+    ) -> Objective:
         """The first `target_length` tokens of each document.
 
         Raises:
@@ -164,7 +183,8 @@ class Objective:
                     f"the answers of {doc.title!r} are not among the tokens measured: its first "
                     f"{target_length:,}" + (f", and the last {last} of these" if last else "")
                 )
-        return cls(tuple(doc.ids[first].astype(np.int32) for doc in docs), last, answers)
+        ids = tuple(doc.ids[first].astype(np.int32) for doc in docs)
+        return cls(ids, last, answers, goal)
 
     def measure(self, model: PreTrainedModel, trial: Trial) -> Measured:
         """Measure a trial on a model, which is left as it was."""
@@ -173,7 +193,8 @@ class Objective:
         losses: list[float] = []
         with apply_scaling(model, trial.scaling):
             for index in trial.documents:
-                losses.append(self._loss(token_losses(model, self.documents[index]), index))
+                loss = self._loss(token_losses(model, self.documents[index]), index)
+                losses.append(self.weights[index] * loss)
                 if trial.race and len(losses) < len(trial.documents) and trial.race.lost(losses):
                     return Measured(tuple(losses), dropped=True)
         return Measured(tuple(losses))
@@ -203,16 +224,28 @@ class Objective:
                 marks = self.answers[index]
                 counted = None if marks is None else torch.from_numpy(marks).to(ids.device)[None]
                 loss = mean_loss(model, ids, last=self.last, counted=counted)
+                loss = self.weights[index] * loss
                 (loss / len(trial.documents)).backward()  # type: ignore[no-untyped-call]
                 losses.append(float(loss.detach()))
         assert factors.grad is not None and attention.grad is not None
         return Measured(tuple(losses), (*factors.grad.tolist(), attention.grad.item()))
+
+    def means(self, documents: Sequence[int], losses: Sequence[float]) -> tuple[float, float]:
+        """Of what was measured on these documents the mean of the texts and that of the answers."""
+        places = documents[: len(losses)]
+        plain = [loss / self.weights[i] for i, loss in zip(places, losses, strict=True)]
+        return means_of(plain, [self.answers[i] is not None for i in places])
 
     def digest(self) -> str:
         """Tells these documents from others."""
         parts = [(np.int64(len(ids)).tobytes(), ids.tobytes()) for ids in self.documents]
         marked = [np.packbits(marks).tobytes() for marks in self.answers if marks is not None]
         return digest(*(part for pair in parts for part in pair), *marked)
+
+
+def opening_of(ids: NDArray[np.integer]) -> str:
+    """A short name for how a document begins, whatever length it was cut to."""
+    return digest(np.asarray(ids[:OPENING], np.int64).tobytes())
 
 
 @contextlib.contextmanager

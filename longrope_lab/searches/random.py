@@ -10,7 +10,8 @@ import numpy as np
 from ..common.checks import whole
 from ..common.files import Json
 from .objective import Measured, Trial
-from .space import Candidate, SearchSpace
+from .space import SearchSpace
+from .space_rules import Candidate
 
 # Candidates asked for at a time, so that workers never wait long.
 ROUND = 16

@@ -15,11 +15,13 @@ from ..common.progress import Progress
 from ..common.quantities import amount, duration
 from ..models.forward import perplexity_of
 from ..rope.scaling import RopeScaling
+from ..texts.tokens import Document
 from .budget import Ahead, Budget
 from .checkpoint import Log
 from .measuring import Results
-from .objective import GRADIENT_FORWARDS, Measured, Trial
+from .objective import GRADIENT_FORWARDS, Measured, Objective, Trial, opening_of
 from .settings import Searcher
+from .weighing import FLOOR
 
 COLUMNS = [
     "round",
@@ -34,12 +36,15 @@ COLUMNS = [
     "tokens",
     "start_tokens",
     "attention_factor",
+    "text_loss",
+    "needle_loss",
+    "objective",
 ]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SearchResult:
-    """What a search found; it prints itself in three lines.
+    """What a search found; it prints itself in a few lines.
 
     Args:
         best: the best scaling that was measured on all documents.
@@ -48,6 +53,9 @@ class SearchResult:
         scalings: the scaling of each row.
         seconds: how long measuring took, summed over workers.
         finished: whether the method came to its end, and no budget or interruption before it.
+        text_loss: of the best, the mean token loss of the texts, in nats; nan without texts.
+        needle_loss: of the best, that of the answers in needle documents; nan without any.
+        searched_on: how its documents begin, which tells them from others (`opening_of`).
 
     The columns of the history:
 
@@ -60,6 +68,8 @@ class SearchResult:
         forwards                     passes of one document, all so far; a gradient counts 4
         tokens                       the same in tokens
         start_tokens, attention_factor
+        text_loss, needle_loss       of the documents measured, the means of either kind
+        objective                    what the search was told to minimise; empty if nothing
     """
 
     best: RopeScaling
@@ -68,6 +78,32 @@ class SearchResult:
     scalings: list[RopeScaling]
     seconds: float
     finished: bool
+    text_loss: float = math.nan
+    needle_loss: float = math.nan
+    searched_on: frozenset[str] = frozenset()
+
+    def check_unseen(self, docs: Sequence[Document]) -> None:
+        """See that what is reported on was not searched on.
+
+        Raises:
+            ValueError: one of these documents begins as one of the search's.
+        """
+        for doc in docs:
+            if opening_of(doc.ids) in self.searched_on:
+                raise ValueError(
+                    f"{doc.title!r} was searched on, so that its figures say how well it was "
+                    "fitted: report on documents that no search saw, such as another split"
+                )
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether needles count, and one of the first scalings on them found their answers already.
+
+        Such needles tell the search nothing: hide harder ones, in books and among others like them.
+        """
+        told = self.history.dropna(subset=["needle_loss"])
+        first = told.loc[told["round"] == told["round"].min(), "needle_loss"]
+        return len(first) > 0 and bool(first.min() < FLOOR)
 
     def __repr__(self) -> str:
         last = self.history.iloc[-1]
@@ -75,7 +111,13 @@ class SearchResult:
         found = f"perplexity {last['best_perplexity']:.4g}, {self.best_loss:.4f} nats per token"
         work = f"{trials}, {amount(last['tokens'])} tokens in {duration(self.seconds)}"
         end = "finished" if self.finished else "stopped before its end"
-        return f"SearchResult: {found}\n  {self.best}\n  {work}; {end}"
+        lines = [f"SearchResult: {found}", str(self.best), f"{work}; {end}"]
+        if not math.isnan(self.needle_loss):
+            texts = "" if math.isnan(self.text_loss) else f"texts {self.text_loss:.4f}, "
+            lines.append(f"{texts}answers of needles {self.needle_loss:.4f} nats per token")
+        if self.at_floor:
+            lines.append("its needles were found from the start, and told it nothing")
+        return "\n  ".join(lines)
 
 
 class Rounds:
@@ -87,6 +129,7 @@ class Rounds:
         length: tokens per document.
         measure: measures trials, given by their number in the round.
         ahead: how much work there is.
+        objective: what is measured.
     """
 
     def __init__(
@@ -96,12 +139,14 @@ class Rounds:
         length: int,
         measure: Callable[[dict[int, Trial]], Results],
         ahead: Ahead,
+        objective: Objective,
     ) -> None:
         self.log, self.budget, self.length, self.measure = log, budget, length, measure
-        self.ahead = ahead
+        self.ahead, self.objective = ahead, objective
         self.rows: list[tuple[object, ...]] = []
         self.scalings: list[RopeScaling] = []
         self.best: tuple[float, RopeScaling | None] = (math.inf, None)
+        self.means = (math.nan, math.nan)  # of the best: its texts, its needles' answers
         self.forwards = 0
 
     def result(self, searcher: Searcher, name: str) -> SearchResult:
@@ -130,7 +175,9 @@ class Rounds:
                 "the model, its dtype and the documents, or give the search a larger budget"
             )
         history = pd.DataFrame(self.rows, columns=COLUMNS)
-        return SearchResult(best, best_loss, history, self.scalings, self.log.seconds, finished)
+        kept = self.scalings, self.log.seconds, finished
+        searched_on = frozenset(map(opening_of, self.objective.documents))
+        return SearchResult(best, best_loss, history, *kept, *self.means, searched_on)
 
     def _affordable(self, trials: Sequence[Trial]) -> int:
         """How many of a round's trials the budget has room for, each at its full cost."""
@@ -197,8 +244,9 @@ class Rounds:
 
     def _note(self, number: int, i: int, trial: Trial, measured: Measured) -> None:
         """A row of the history."""
+        means = self.objective.means(trial.documents, measured.losses)
         if not trial.in_passing and measured.loss < self.best[0]:
-            self.best = measured.loss, trial.scaling
+            self.best, self.means = (measured.loss, trial.scaling), means
         self.forwards += len(measured.losses) * (GRADIENT_FORWARDS if trial.gradient else 1)
         best_loss = self.best[0]
         self.scalings.append(trial.scaling)
@@ -216,5 +264,7 @@ class Rounds:
                 self.forwards * self.length,
                 trial.scaling.start_tokens,
                 trial.scaling.attention_factor,
+                *means,
+                "" if self.objective.goal is None else str(self.objective.goal),
             )
         )

@@ -12,6 +12,7 @@ from .gradient import Gradient
 from .objective import Measured, Trial
 from .random import Random
 from .space import SearchSpace
+from .strategy import Strategy
 
 
 class Searcher(Protocol):
@@ -25,7 +26,7 @@ class Searcher(Protocol):
 
 
 class Settings(Protocol):
-    """A method: `Evolution`, `Gradient`, `Random`."""
+    """A method: `Evolution`, `Gradient`, `Random`, `Strategy`."""
 
     def start(self, space: SearchSpace, documents: int, seed: int) -> Searcher:
         """A search with these settings."""
@@ -41,6 +42,7 @@ SEARCHES: dict[str, Settings] = {
     "evolution": Evolution(),
     "gradient": Gradient(),
     "random": Random(),
+    "strategy": Strategy(),
 }
 
 

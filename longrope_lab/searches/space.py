@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,12 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..common.checks import above, whole
+from ..common.checks import above
 from ..common.files import Json
 from ..rope.formulas import longrope_attention_factor
 from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling, compose
 from ..rope.spec import Floats, RopeSpec, check_target, numbers
+from .space_rules import (
+    Candidate,
+    attention_factors_of,
+    bounds_of,
+    check_rotations,
+    critical_of,
+    grid_of,
+    likely_critical,
+    ntk_below,
+    start_tokens_of,
+)
 
 # Table 4's values of n-hat, the number of first tokens left alone.
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
@@ -24,23 +34,6 @@ START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 # Table 4: factors go up to 1.25 times the extension ratio, in steps of 0.01.
 HIGHEST = 1.25
 STEP = 0.01
-
-
-def check_rotations(keep_rotations: float | None) -> None:
-    """Refuse what is not a number of turns, for whoever takes it."""
-    if keep_rotations is not None and not keep_rotations > 0:
-        raise ValueError(
-            f"keep_rotations is {keep_rotations}: it counts turns, so a number above 0, or None"
-        )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One point of the space, in whole steps, so that equal points compare equal."""
-
-    factors: tuple[int, ...]  # (d/2,)
-    start_tokens: int
-    attention_factor: int | None  # None where m is not searched
 
 
 @dataclass(frozen=True)
@@ -63,6 +56,8 @@ class SearchSpace:
         keep_rotations: leave alone the dimensions that turn more often than this inside the model's
             window: `high` becomes their lowest factor. YaRN's beta_fast is 32 (arXiv 2309.00071,
             section 3.2).
+        critical: (lowest, highest) critical pair, below which factors follow NTK; one number fixes
+            it; None: every factor is free. See `longrope2`.
 
     Raises:
         ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step
@@ -80,6 +75,7 @@ class SearchSpace:
     monotone: bool = True
     over: RopeScaling | None = None
     keep_rotations: InitVar[float | None] = None
+    critical: tuple[int, int] | int | None = None
 
     def __post_init__(self, keep_rotations: float | None) -> None:
         # Whatever came in, plain Python numbers are kept: they can be hashed, and JSON holds them.
@@ -92,14 +88,15 @@ class SearchSpace:
             value = getattr(self, name)
             if np.ndim(value) < 2:  # `bounds` refuses what has more
                 keep(name, tuple(map(float, value)) if np.ndim(value) else float(value))
-        keep("start_tokens", _start_tokens(self.start_tokens))
-        keep("attention_factors", _attention_factors(self.attention_factors))
+        keep("start_tokens", start_tokens_of(self.start_tokens))
+        keep("attention_factors", attention_factors_of(self.attention_factors))
         if self.over is not None and self.start_tokens != (self.over.start_tokens,):
             raise ValueError(
                 f"start_tokens is {self.start_tokens}, and the extension below leaves "
                 f"{self.over.start_tokens} start tokens alone: between two counts only one would "
                 "act; use SearchSpace.on_top_of"
             )
+        keep("critical", critical_of(self.critical, self.spec))
         if keep_rotations is not None:
             check_rotations(keep_rotations)
             low, high = self.bounds
@@ -137,6 +134,45 @@ class SearchSpace:
             monotone=bool((last.factors[1:] >= last.factors[:-1]).all()),
         )
 
+    @classmethod
+    def longrope2(
+        cls,
+        spec: RopeSpec,
+        target_length: int,
+        *,
+        critical: tuple[int, int] | int | None = None,
+        attention_factors: tuple[float, float] | float | None = None,
+    ) -> SearchSpace:
+        """LongRoPE2's space: only slow pairs are searched (arXiv 2502.20082, section 3).
+
+        >>> spec = lab.RopeSpec(rotary_dim=64, window=512, base=10_000.0)
+        >>> space = lab.SearchSpace.longrope2(spec, 4096)
+        >>> spec.critical_pair, space.critical
+        (16, (12, 16))
+
+        From the critical pair on factors lie in [s, 2s], since training saw too little of these
+        pairs; below it they follow NTK. It is searched, too: in theory `RopeSpec.critical_pair`.
+
+        Args:
+            spec: the model's rotary embedding.
+            target_length: L' in tokens, above the window.
+            critical: (lowest, highest) critical pair to try, or the one to keep; None: from 3/4 of
+                the theoretical one to that. A gradient keeps the highest.
+            attention_factors: as of the class.
+
+        Raises:
+            ValueError: a target that is not above the window, so that s is 1.
+        """
+        target_length = check_target(spec, target_length)
+        if target_length == spec.window:
+            raise ValueError(
+                f"target_length {target_length} is the window itself: name a longer one"
+            )
+        m = attention_factors
+        high = 2 * target_length / spec.window
+        where = likely_critical(spec) if critical is None else critical
+        return cls(spec, target_length, 1.0, high, STEP, (0,), attention_factors=m, critical=where)
+
     @property
     def model_spec(self) -> RopeSpec:
         """The embedding of the model that this space's scalings apply to."""
@@ -150,45 +186,31 @@ class SearchSpace:
     @property
     def bounds(self) -> tuple[Floats, Floats]:
         """Lowest and highest factor of each pair, both (d/2,), narrowed by the monotone rule."""
-        pairs = self.spec.rotary_dim // 2
-        for name, value in (("low", self.low), ("high", self.high)):
-            shape = np.asarray(value).shape
-            if shape not in ((), (pairs,)):
-                raise ValueError(
-                    f"{name} has shape {shape}: give one number, or {pairs}, one per pair of "
-                    "dimensions"
-                )
-        low, high = (
-            np.broadcast_to(np.asarray(b, dtype=np.float64), pairs) for b in (self.low, self.high)
-        )
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low >= 1).all()):
-            raise ValueError(
-                f"low is {self.low}, high is {self.high}: bounds of factors are finite and at "
-                "least 1"
-            )
-        why = "dimension {i} has low {low:g} above high {high:g}; lower low or raise high"
-        _refuse_empty(low > high, low, high, why)
-        if self.monotone:
-            low, high = np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
-            why = (
-                "factors may not fall, so dimension {i} must reach {low:g} and stay below "
-                "{high:g}; change the bounds, or set monotone=False"
-            )
-            _refuse_empty(low > high, low, high, why)
-        return low.copy(), high.copy()
+        return bounds_of(self.low, self.high, self.spec.rotary_dim // 2, monotone=self.monotone)
 
     @property
     def grid(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The bounds in whole steps, both (d/2,)."""
-        low, high = self.bounds
-        lowest = np.ceil(low / self.step - 1e-6).astype(np.int64)
-        highest = np.floor(high / self.step + 1e-6).astype(np.int64)
-        why = (
-            f"no multiple of the step {self.step:g} lies between low {{low:g}} and high "
-            "{high:g} of dimension {i}; take a smaller step or wider bounds"
-        )
-        _refuse_empty(lowest > highest, low, high, why)
-        return lowest, highest
+        return grid_of(*self.bounds, self.step)
+
+    @property
+    def first_critical(self) -> int | None:
+        """The critical pair to begin with, the highest; None where every factor is free."""
+        return self.critical[1] if isinstance(self.critical, tuple) else None
+
+    def settled(self, candidate: Candidate) -> Candidate:
+        """A candidate that keeps to its critical pair, if it has one."""
+        if candidate.critical is None:
+            return candidate
+        factors = self.kept_to(np.array(candidate.factors) * self.step, candidate.critical)
+        steps = np.clip(np.rint(factors / self.step).astype(np.int64), *self.grid)
+        return replace(candidate, factors=tuple(steps.tolist()))
+
+    def kept_to(self, factors: Floats, critical: int | None) -> Floats:
+        """Factors (d/2,) that are at least s from a critical pair on, and NTK's below."""
+        if critical is None:
+            return factors
+        return ntk_below(np.maximum(factors, self.target_length / self.spec.window), critical)
 
     def candidate(
         self, factors: ArrayLike, start_tokens: int, attention_factor: float | None = None
@@ -203,20 +225,20 @@ class SearchSpace:
             wanted = self.default_attention_factor if attention_factor is None else attention_factor
             m = round(float(np.clip(wanted, *self.searched_attention_factors)) / STEP)
         nearest = min(self.start_tokens, key=lambda n: abs(n - start_tokens))
-        return Candidate(tuple(steps.tolist()), nearest, m)
+        return self.settled(Candidate(tuple(steps.tolist()), nearest, m, self.first_critical))
 
     def formula_factors(self, method: str) -> Floats:
         """A method's factors within the bounds, (d/2,); of "high", the upper bounds."""
         low, high = self.bounds
         if method == "high":
-            return high
+            return self.kept_to(high, self.first_critical)
         scaling = rope_scaling(self.spec, method, self.target_length)
         if not isinstance(scaling, RopeScaling):
             raise ValueError(
                 f"the method {method!r} gives a schedule, and a search starts from the factors of "
                 "one target: name another start"
             )
-        return np.clip(scaling.factors, low, high)
+        return self.kept_to(np.clip(scaling.factors, low, high), self.first_critical)
 
     def formula_attention_factor(self, method: str) -> float:
         """The m that goes with `formula_factors`, within its range if it is searched."""
@@ -265,11 +287,16 @@ class SearchSpace:
         steps = rng.integers(low, high + 1)
         if self.monotone:
             steps = np.clip(np.sort(steps), low, high)
-        return Candidate(
-            tuple(steps.tolist()),
-            int(rng.choice(self.start_tokens)),
-            self.random_attention_factor(rng),
-        )
+        start_tokens, m = int(rng.choice(self.start_tokens)), self.random_attention_factor(rng)
+        critical = self.random_critical(rng)
+        return self.settled(Candidate(tuple(steps.tolist()), start_tokens, m, critical))
+
+    def random_critical(self, rng: np.random.Generator) -> int | None:
+        """A critical pair to try; None where there is none, and no number is drawn."""
+        if not isinstance(self.critical, tuple):
+            return None
+        lowest, highest = self.critical
+        return int(rng.integers(lowest, highest + 1))
 
     def random_attention_factor(self, rng: np.random.Generator) -> int | None:
         """A value of m in whole steps, uniform; None where it is not searched."""
@@ -291,29 +318,4 @@ class SearchSpace:
             "attention_factors": self.attention_factors,
             "monotone": self.monotone,
             "over": None if self.over is None else self.over.to_dict(),
-        }
-
-
-def _start_tokens(values: Iterable[int]) -> tuple[int, ...]:
-    counts = tuple(values) if isinstance(values, Iterable) else ()
-    if not counts:
-        raise ValueError(f"start_tokens is {values}: name at least one whole number from 0")
-    return tuple(whole("a value of start_tokens", count, 0) for count in counts)
-
-
-def _attention_factors(value: ArrayLike | None) -> tuple[float, float] | float | None:
-    if value is None:
-        return None
-    ends = np.asarray(value, dtype=np.float64)
-    if ends.shape in ((), (2,)):
-        lowest, highest = np.broadcast_to(ends, 2).tolist()
-        if 0 < lowest <= highest < math.inf:
-            return (lowest, highest) if ends.ndim else lowest
-    raise ValueError(f"attention_factors is {value}: give (lowest, highest), 0 < lowest <= highest")
-
-
-def _refuse_empty(crossed: NDArray[np.bool_], low: Floats, high: Floats, why: str) -> None:
-    """Refuse bounds that leave nothing to choose somewhere; `why` may name {i}, {low}, {high}."""
-    if crossed.any():
-        i = int(crossed.argmax())
-        raise ValueError("the space is empty: " + why.format(i=i, low=low[i], high=high[i]))
+        } | ({"critical": self.critical} if self.critical else {})

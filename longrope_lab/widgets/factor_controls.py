@@ -8,7 +8,8 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rope.scaling import ROUNDING, RopeScaling
+from ..rope.factors import ROUNDING
+from ..rope.scaling import RopeScaling
 from ..rope.spec import Floats
 from ..searches.space import START_TOKENS
 from .explorer import Controls, choice

@@ -30,6 +30,7 @@ from planning import (
     weights,
 )
 
+import longrope_lab as lab
 from longrope_lab.common.processes import alone
 from longrope_lab.extend import extended as extended_module
 from longrope_lab.extend import plan_run as module
@@ -43,7 +44,16 @@ from longrope_lab.rope.methods import METHODS, register_method, rope_scaling
 from longrope_lab.rope.scaling import RopeScaling, compose
 from longrope_lab.rope.schedule import RopeSchedule
 from longrope_lab.rope.spec import RopeSpec
-from longrope_lab.searches import Gradient, Random, SearchSpace, WorkerProcesses, search
+from longrope_lab.searches import (
+    Both,
+    Gradient,
+    Needles,
+    Perplexity,
+    Random,
+    SearchSpace,
+    WorkerProcesses,
+    search,
+)
 from longrope_lab.searches.objective import Objective
 from longrope_lab.texts.tokens import Document
 
@@ -649,7 +659,7 @@ def test_needles_of_a_search_are_measured_beside_its_documents(tmp_path, monkeyp
     assert "on 2 documents and 1 needle" in str(plan)
     assert "on 2 documents and 1 needle" in plan.explain(model)["does"][0]
     extended = run(model, plan, tmp_path / "plan")
-    made = ((FIRST_TWO_LONG, LONG, 1, TOKENIZER), {"seed": 5})
+    made = ((FIRST_TWO_LONG, LONG, 1, TOKENIZER), {"tasks": None, "seed": 5})
     assert asked == [made, made]  # before anything runs, and when they are measured
     alike = search(model, [*FIRST_TWO_LONG, needle], LONG, GRADIENT, seed=5)
     assert extended.scalings[LONG] == alike.best
@@ -658,6 +668,48 @@ def test_needles_of_a_search_are_measured_beside_its_documents(tmp_path, monkeyp
     # A gradient step reads one document; what is explained counts all three.
     alone = Plan(Search(LONG, GRADIENT, documents=3)).explain(model)
     assert plan.explain(model)["forward_tokens"][0] == alone["forward_tokens"][0]
+
+
+def test_a_search_minimises_what_its_stage_says(tmp_path, monkeypatch):
+    answers = np.arange(LONG) == LONG - 3
+    needle = dataclasses.replace(DOCS[4], title="needle", ids=DOCS[4].ids[:LONG], answers=answers)
+    monkeypatch.setattr(
+        "longrope_lab.extend.plan_run.needle_documents", lambda *args, **named: [needle]
+    )
+    stage = Search(LONG, GRADIENT, documents=2, needles=1, objective=Both(0.8))
+    model, plan = tiny_model(), Plan(stage)
+    assert "on 2 documents and 1 needle, by Both(weight=0.8)" in str(plan)
+    found = run(model, plan, tmp_path / "plan").scalings[LONG]
+    alike = search(model, [*FIRST_TWO_LONG, needle], LONG, GRADIENT, seed=5, objective=Both(0.8))
+    assert found == alike.best and found.objective == "Both(weight=0.8)"
+    assert found != search(model, [*FIRST_TWO_LONG, needle], LONG, GRADIENT, seed=5).best
+    # Books that do not count are measured once, and not for each candidate.
+    alone = Plan(dataclasses.replace(stage, method=Random(3), objective=Needles()))
+    one = Plan(Search(LONG, Random(3), documents=1))
+    passes = [p.explain(model)["forward_tokens"][0] for p in (alone, one)]
+    assert passes[0] == passes[1]
+
+
+def test_a_plan_of_before_has_the_words_of_before():
+    """Its folder goes on: fields that came later show only where they are set."""
+    words = (
+        "Search(length=256, method=Gradient(steps=3, batch=1, learning_rate=0.1, "
+        "validate_every=16, initial='yarn', weighted=False), documents=2, attention_factors=None, "
+        "on_top_of=None, keep_rotations=None, needles=1)"
+    )
+    stage = Search(LONG, Gradient(steps=3), documents=2, needles=1)
+    assert repr(stage) == words
+    told = dataclasses.replace(stage, objective=Needles())
+    assert repr(told) == words.replace("needles=1)", "needles=1, objective=Needles())")
+
+
+def test_an_objective_of_answers_needs_needles():
+    for objective in (Needles(), Both(0.1)):
+        with pytest.raises(ValueError, match="counts answers, and needles is 0: say how many"):
+            Search(LONG, GRADIENT, objective=objective)
+    assert Search(LONG, GRADIENT, objective=Perplexity()).needles == 0
+    with pytest.raises(ValueError, match=r"objective is 'needles': it must be"):
+        lab.Search(LONG, GRADIENT, objective="needles")
 
 
 # --- what was kept, and what comes later ----------------------------------------------------------

@@ -451,6 +451,29 @@ def test_one_document_is_never_read_twice_at_the_same_factors():
         assert sum(count for count, _ in settings_.ahead(documents)) == len(trials)
 
 
+def test_starts_are_compared_on_one_document_and_the_best_goes_on():
+    """At one pass each; then steps, and one measurement on all documents at the end."""
+    space, names = SearchSpace(SPEC, 8 * WINDOW), ("pi", "yarn", "ramp")
+    method = Gradient(steps=2, validate_every=2, initial=names, start_documents=1)
+    searcher = method.start(space, 3, 0)
+    trials = searcher.ask()
+    assert [(t.kind, t.documents, t.gradient) for t in trials] == [("start", (0,), False)] * 3
+    searcher.tell([Measured((loss,)) for loss in (3.0, 2.0, 1.0)])
+    first = searcher.ask()
+    assert [t.kind for t in first] == ["step"] and first[0].scaling == trials[2].scaling
+    asked = asked_for(method, space, lambda _: [1.0] * 9, 3)
+    assert [kind for kind, _, _ in asked] == ["start"] * 3 + ["step"] * 2 + ["validation"]
+    assert sum(count for count, _ in method.ahead(3)) == len(asked)
+    assert sum(count * cost for count, cost in method.ahead(3)) == 3 + 2 * 4 + 3
+    # As checkpoints and folders of plans had it before, where nothing is said of it.
+    assert "start_documents" not in Gradient().identity() and "start_" not in repr(Gradient())
+    assert "start_documents=1" in repr(method) and method.identity()["start_documents"] == 1
+    with pytest.raises(ValueError, match="start_documents is 1, and initial names 'yarn' alone"):
+        Gradient(start_documents=1)
+    with pytest.raises(ValueError, match="start_documents is 0"):
+        Gradient(initial=names, start_documents=0)
+
+
 def test_steps_get_shorter():
     space = SearchSpace(SPEC, 8 * WINDOW, high=1e6)
     asked = asked_for(

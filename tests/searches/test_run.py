@@ -65,6 +65,9 @@ COLUMNS = [
     "tokens",
     "start_tokens",
     "attention_factor",
+    "text_loss",
+    "needle_loss",
+    "objective",
 ]
 
 
@@ -941,9 +944,12 @@ SHORT = [
         ),
         (
             {"method": None},
-            "method is None: name one of evolution, gradient, random, or pass settings such as",
+            "method is None: name one of evolution, gradient, random, strategy, or pass settings",
         ),
-        ({"method": 5}, "method is 5: name one of evolution, gradient, random, or pass settings"),
+        (
+            {"method": 5},
+            "method is 5: name one of evolution, gradient, random, strategy, or pass settings",
+        ),
         ({"method": Gradient}, "method is <class 'longrope_lab.searches.gradient.Gradient'>: name"),
         ({"seed": -1}, "seed is -1: it must be a whole number from 0"),
         ({"seed": 0.5}, "seed is 0.5: it must be a whole number from 0"),

@@ -242,6 +242,7 @@ def test_formulas_in_closed_form(spec, ratio):
         "ntk": ratio ** (2 * i / (d - 2)),
         "yarn": 1 / (slowed / ratio + 1 - slowed),
         "ramp": 1 + slowed * (ratio - 1),
+        "geometric": ratio**slowed,
     }
     m = math.sqrt(1 + math.log(ratio) / math.log(spec.window))  # LongRoPE's, and not YaRN's own
     for name, factors in expected.items():
@@ -256,7 +257,7 @@ def test_formulas_in_closed_form(spec, ratio):
 
 
 @settings(deadline=None, max_examples=50)
-@given(space=spaces(), name=st.sampled_from(["pi", "ntk", "yarn", "ramp", "llama3"]))
+@given(space=spaces(), name=st.sampled_from(["pi", "ntk", "yarn", "ramp", "geometric", "llama3"]))
 def test_formulas_are_cut_to_the_bounds(space, name):
     factors, (low, high) = space.formula_factors(name), space.bounds
     assert (factors >= low).all() and (factors <= high).all()
