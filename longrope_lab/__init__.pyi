@@ -21,9 +21,11 @@ from .extend.stages import FineTune, Formula, Recover, Search
 from .measure.benchmarks import benchmarks
 from .measure.cost import scoring_cost, search_cost, training_cost, worker_cost
 from .measure.generation_check import reread
-from .measure.needles import passkey, passkey_prompt
+from .measure.needle_prompts import needle_prompt, passkey_prompt
+from .measure.needles import passkey
 from .measure.objectives import objective_summary
 from .measure.perplexity import perplexity, perplexity_by
+from .measure.retrieval import needle_summary, needles, trade_off
 from .measure.scaling_tables import factor_table, scaling_summary
 from .measure.start_tokens import (
     best_by_start_tokens,
@@ -144,6 +146,9 @@ __all__ = [
     "losses_after",
     "named_scalings",
     "needle_documents",
+    "needle_prompt",
+    "needle_summary",
+    "needles",
     "objective_summary",
     "other_searches",
     "paired_comparison",
@@ -181,6 +186,7 @@ __all__ = [
     "start_token_sweep",
     "start_token_variants",
     "token_losses",
+    "trade_off",
     "training_cost",
     "verdict",
     "widgets",

@@ -14,7 +14,8 @@ from ..common.checks import seed_of, whole
 from ..common.files import at_home
 from ..common.quantities import length_in
 from ..export.folder import check_free
-from ..measure.needles import passkey, passkey_prompt
+from ..measure.needle_prompts import passkey_prompt
+from ..measure.needles import passkey
 from ..measure.perplexity import perplexity
 from ..measure.stats import accuracy_summary, perplexity_summary
 from ..measure.tables import with_interval

@@ -9,7 +9,8 @@ import pandas as pd
 
 from ..common.checks import whole
 from ..common.progress import progress
-from ..measure.needles import ANSWER_TOKENS, COLUMNS, judged, passkey_cells, passkey_prompt
+from ..measure.needle_prompts import ANSWER_TOKENS, passkey_prompt
+from ..measure.needles import COLUMNS, judged, passkey_cells
 from ..texts.tokens import Document
 from .engines import find_engine
 from .servers import Engine, Server

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..common.files import write_json
-from ..measure.needles import passkey_sequence
+from ..measure.needle_prompts import passkey_sequence
 from ..texts.corpora import iterate_texts
 
 if TYPE_CHECKING:

@@ -12,12 +12,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike
 
 from ..common.checks import seed_of, whole
 from ..common.progress import progress
@@ -27,18 +25,11 @@ from ..models.generation import generate
 from ..models.loading import quiet_transformers
 from ..models.rotary import by_name
 from ..rope.schedule import Scaling
-from ..texts.needle_tasks import NEEDLES
-from ..texts.needle_wordings import ASKED, BEGUN, FILLER, reported
-from ..texts.needle_writing import Hay, Haystack, NoRoomError, framed, sentences, written
-from ..texts.tokens import Document, without_ends
+from ..texts.tokens import Document
+from .needle_prompts import ANSWER_TOKENS, check_depth, passkey_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-QUESTION = f"{ASKED} {BEGUN}"
-
-# Room for the answer at the end of the sequence: a space and five digits take at most six tokens.
-ANSWER_TOKENS = 8
 
 # Tokens of prompts answered together: the memory is bounded, and a CPU kept busy.
 BATCH_TOKENS = 8192
@@ -50,6 +41,7 @@ APART = r"[\s.,_'’-]?"
 
 # Where a prompt stands in a table: length, depth, trial.
 Cell = tuple[int, float, int]
+T = TypeVar("T")
 
 
 def passkey(
@@ -110,12 +102,14 @@ def passkey(
     scalings = by_name(scalings)
     prompt = partial(passkey_prompt, chat=chat, answer_tokens=answer_tokens)
     prompts = {cell: prompt(tokenizer, *cell, filler, seed) for cell in cells}
-    work = [(*named, batch) for named in scalings.items() for batch in _batches(cells)]
+    of_length = [list(together) for _, together in groupby(cells, key=lambda cell: cell[0])]
+    batched = [batch for same in of_length for batch in batches(same, same[0][0])]
+    work = [(*named, batch) for named in scalings.items() for batch in batched]
     rows = []
     sizes = [sum(length for length, _, _ in batch) for _, _, batch in work]
     for name, scaling, batch in progress(work, "passkey", sizes):
         ids = [prompts[cell][0] for cell in batch]
-        answers = _answers(model, tokenizer, ids, scaling, answer_tokens)
+        answers = answers_to(model, tokenizer, ids, scaling, answer_tokens)
         for cell, answer in zip(batch, answers, strict=True):
             key = prompts[cell][1]
             rows.append((name, *cell, key, answer, *judged(answer, key)))
@@ -145,72 +139,22 @@ def passkey_cells(lengths: Sequence[int], depths: Sequence[float], trials: int) 
     lengths = list(dict.fromkeys(whole("length", length, 1) for length in lengths))
     depths = list(dict.fromkeys(depths))  # a second time would count the same prompts twice
     for depth in depths:
-        _check_depth(depth)
+        check_depth(depth)
     return list(product(lengths, depths, range(whole("trials", trials, 1))))
 
 
-def _batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Cells of one length each, as many as are answered together."""
-    for length, together in groupby(cells, key=lambda cell: cell[0]):
-        same_length, size = list(together), max(1, BATCH_TOKENS // length)
-        yield from (same_length[i : i + size] for i in range(0, len(same_length), size))
+def batches(prompts: Sequence[T], length: int) -> Iterator[Sequence[T]]:
+    """Prompts of one length, as many as are answered together."""
+    size = max(1, BATCH_TOKENS // length)
+    yield from (prompts[i : i + size] for i in range(0, len(prompts), size))
 
 
-def _check_depth(depth: float) -> None:
-    if not 0 <= depth <= 1:
-        raise ValueError(
-            f"depth is {depth}: it is a share of the text, from 0.0 (beginning) to 1.0 (end)"
-        )
-
-
-def passkey_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    length: int,
-    depth: float,
-    trial: int = 0,
-    filler: Sequence[Document] | None = None,
-    seed: int = 0,
-    *,
-    chat: bool = False,
-    answer_tokens: int = ANSWER_TOKENS,
-) -> tuple[list[int], str]:
-    """The prompt behind a row of a `passkey` table, made with its other arguments.
-
-    Returns:
-        The prompt's token ids and the five-digit key.
-
-    Raises:
-        ValueError: a filler document shorter than `length`, or what `passkey_sequence` refuses.
-    """
-    trial = whole("trial", trial, 0)
-    rng = np.random.default_rng([seed_of(seed), max(length, 0), round(depth * 1e6), trial])
-    text = None
-    if filler is not None:
-        if not len(filler):
-            raise ValueError(
-                "filler is an empty list: pass documents, or None for the paper's repeated "
-                "sentences"
-            )
-        document = filler[int(rng.integers(len(filler)))]
-        if len(document) < length:
-            raise ValueError(
-                f"the filler document {document.title!r} has {len(document):,} tokens and a prompt "
-                f"may need {length:,}: load it with min_tokens={length}"
-            )
-        ids = without_ends(document.ids, tokenizer)
-        start = int(rng.integers(0, max(len(ids) - length, 0) + 1))
-        text = ids[start : start + length]
-    return passkey_sequence(
-        tokenizer, length, depth, rng, text, chat=chat, answer_tokens=answer_tokens
-    )
-
-
-def _answers(
+def answers_to(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     scaling: Scaling | None,
-    answer_tokens: int = ANSWER_TOKENS,
+    answer_tokens: int,
 ) -> list[str]:
     """The greedy continuation of each of several prompts of one length, as text."""
     from transformers import GenerationConfig
@@ -236,63 +180,3 @@ def _answers(
         model.generation_config = before
     texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
-
-
-def passkey_sequence(
-    tokenizer: PreTrainedTokenizerBase,
-    length: int,
-    depth: float,
-    rng: np.random.Generator,
-    filler: ArrayLike | None = None,
-    *,
-    chat: bool = False,
-    answer_tokens: int = ANSWER_TOKENS,
-) -> tuple[list[int], str]:
-    """A prompt of exactly ``length - answer_tokens`` tokens, so that there is room for the answer.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        length: tokens of prompt and answer together.
-        depth: where the key stands in the filler, from 0 (the beginning) to 1 (the end).
-        rng: draws the key.
-        filler: token ids (T,) to hide it in, at least `length`; None for the paper's repeated
-            sentences.
-        chat, answer_tokens: as `passkey` takes them.
-
-    Returns:
-        The prompt's token ids and the five-digit key.
-
-    Raises:
-        ValueError: a depth outside 0 to 1, a length with no room for the question, too little
-            filler, or a chat without a template that takes a message as it is.
-    """
-    _check_depth(depth)
-    quiz = reported(NEEDLES["passkey"], rng)
-    before, after = framed(quiz, tokenizer, chat=chat)
-    size = length - answer_tokens
-    haystack = sentences(FILLER, tokenizer) if filler is None else _stretch(filler, length)
-    try:
-        ids = written(quiz, before, after, size, haystack, depth, rng, tokenizer)
-    except NoRoomError as error:
-        raise ValueError(
-            f"length {length} has no room for a passkey prompt: with this tokenizer it takes at "
-            f"least {length + error.missing}"
-        ) from None
-    (key,) = quiz.expected
-    least = len(tokenizer(key, add_special_tokens=False)["input_ids"])
-    whole("answer_tokens", answer_tokens, least, f"the key {key} alone takes {least} tokens")
-    return ids, key
-
-
-def _stretch(filler: ArrayLike, length: int) -> Haystack:
-    """The beginning of some token ids."""
-
-    def fill(room: int) -> Hay:
-        text = np.asarray(filler)[:room].tolist()
-        if len(text) < room:
-            raise ValueError(
-                f"the filler has {len(text)} tokens: a prompt of length {length} needs {room}"
-            )
-        return Hay(text)
-
-    return fill

@@ -6,6 +6,7 @@ Lengths are on an axis of base 2, the trained window is marked, and intervals ar
 from ..common.doors import door
 from .benchmarks import benchmark_scores
 from .measured import accuracy_curves, cost_curves, passkey_heatmap, perplexity_curves
+from .needles import needle_heatmap, trade_off_curves
 from .nonuniformity import paired_ratios, start_token_curves
 from .phases import pair_angles, phase_circles, phase_curves, telling_pairs
 from .rotary import factor_profile, rescaled_wavelengths, wavelengths
@@ -21,6 +22,7 @@ __all__ = [
     "cost_curves",
     "factor_profile",
     "loss_curves",
+    "needle_heatmap",
     "pair_angles",
     "paired_ratios",
     "passkey_heatmap",
@@ -34,6 +36,7 @@ __all__ = [
     "start_token_curves",
     "telling_pairs",
     "tokens",
+    "trade_off_curves",
     "wavelengths",
 ]
 

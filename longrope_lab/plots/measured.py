@@ -4,7 +4,7 @@ They are pure functions of the tables; nothing is measured here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter
 
 from ..measure.stats import accuracy_summary, perplexity_summary
+from ..rope.spec import Floats
 from .axes import (
     ABOVE_WINDOW,
     check_drawable,
@@ -146,25 +147,35 @@ def passkey_heatmap(
     with mpl.rc_context({**RC, "axes.grid": False}):
         figure, axes = small_multiples(len(names), most, height=height, sharex=True, sharey=True)
         for ax, name in zip(axes, names, strict=True):
-            image = _heatmap(ax, summary[summary["scaling"] == name], depths, lengths)
-            _mark_after_window(ax, lengths, window)
+            shares = _shares_by_depth(summary[summary["scaling"] == name], depths, lengths)
+            image = heatmap(ax, *shares, [f"{d:.0%}" for d in depths], lengths)
+            mark_after_window(ax, lengths, window)
             ax.set_title(styles[str(name)].label, color=styles[str(name)].colour)
         figure.supylabel("depth of the key in the text", fontsize=10)
         words = f"; dashed: trained window of {tokens(window)}" if window else ""
         figure.supxlabel("length (tokens)" + words, fontsize=10)
-        bar = _bar(figure, image, axes)
+        bar = share_bar(figure, image, axes)
         bar.set_label(f"keys found ({int(summary['trials'].max())} trials per cell)", fontsize=9)
     return figure
 
 
-def _heatmap(ax: Axes, summary: pd.DataFrame, depths: list[float], lengths: list[int]) -> AxesImage:
-    """The shares as colours and in words; rows are depths, columns lengths."""
-    shares, trials = (
+def _shares_by_depth(
+    summary: pd.DataFrame, depths: list[float], lengths: list[int]
+) -> tuple[Floats, Floats]:
+    """Shares found and prompts, rows depths, columns lengths; NaN where nothing was measured."""
+    found, trials = (
         summary.pivot_table(index="depth", columns="length", values=value)
         .reindex(index=depths, columns=lengths)
         .to_numpy(dtype=float)
         for value in ("accuracy", "trials")
     )
+    return found, trials
+
+
+def heatmap(
+    ax: Axes, shares: Floats, trials: Floats, rows: Sequence[str], lengths: list[int]
+) -> AxesImage:
+    """Shares as colours and in words; columns are lengths."""
     image = ax.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto", origin="upper")
     for (row, column), share in np.ndenumerate(shares):
         if np.isfinite(share):  # a cell that was not measured is left empty
@@ -172,7 +183,7 @@ def _heatmap(ax: Axes, summary: pd.DataFrame, depths: list[float], lengths: list
             ax.text(column, row, words, ha="center", va="center", fontsize=7.5,
                     color="white" if share < 0.55 else "black")  # fmt: skip
     ax.set_xticks(range(len(lengths)), [tokens(n) for n in lengths], fontsize=8)
-    ax.set_yticks(range(len(depths)), [f"{d:.0%}" for d in depths], fontsize=8)
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
     ax.tick_params(length=2)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -184,14 +195,14 @@ def in_words(share: float, trials: float) -> str:
     return f"{share * trials:.0f}/{trials:.0f}" if trials <= FEW_TRIALS else f"{share:.0%}"
 
 
-def _mark_after_window(ax: Axes, lengths: list[int], window: int | None) -> None:
+def mark_after_window(ax: Axes, lengths: list[int], window: int | None) -> None:
     inside = sum(window is not None and n <= window for n in lengths)
     if 0 < inside < len(lengths):
         style: LineStyle = {**WINDOW_STYLE, "color": "#FFFFFF", "linewidth": 2, "zorder": 3}
         ax.axvline(inside - 0.5, **style)
 
 
-def _bar(figure: Figure, image: AxesImage, axes: list[Axes]) -> Colorbar:
+def share_bar(figure: Figure, image: AxesImage, axes: list[Axes]) -> Colorbar:
     percent = FuncFormatter(lambda share, _: f"{share:.0%}")
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=30, format=percent, ticks=[0, 0.5, 1])
     bar.ax.tick_params(labelsize=8, length=2)

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from ..measure.needles import ANSWER_TOKENS, passkey_prompt
+from ..measure.needle_prompts import ANSWER_TOKENS, passkey_prompt
 from ..measure.stats import accuracy_summary
 from ..plots.axes import check_drawable
 from ..plots.measured import in_words

@@ -13,20 +13,15 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from longrope_lab.measure import needles
-from longrope_lab.measure.needles import (
-    ANSWER_TOKENS,
-    COLUMNS,
-    QUESTION,
-    passkey,
-    passkey_sequence,
-)
+from longrope_lab.measure.needle_prompts import ANSWER_TOKENS, passkey_prompt, passkey_sequence
+from longrope_lab.measure.needles import COLUMNS, passkey
 from longrope_lab.measure.stats import accuracy_summary
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import RopeSchedule
 from longrope_lab.texts.corpora import load_corpus
-from longrope_lab.texts.needle_wordings import FILLER, KEY, TASK
+from longrope_lab.texts.needle_wordings import ASKED, BEGUN, FILLER, KEY, TASK
 from longrope_lab.texts.tokens import Document
 
 
@@ -76,7 +71,9 @@ def test_prompts_to_the_token(tokenizer, length, depth, seed, book):
     ids, key = passkey_sequence(tokenizer, length, depth, np.random.default_rng(seed), text)
     assert len(ids) == length - 8
     assert 10_000 <= int(key) <= 99_999
-    parts = [tokenizer(part)["input_ids"] for part in (TASK, KEY.format(key=key), QUESTION)]
+    parts = [
+        tokenizer(part)["input_ids"] for part in (TASK, KEY.format(key=key), f"{ASKED} {BEGUN}")
+    ]
     room = len(ids) - sum(map(len, parts))
     before = round(depth * room)
     filler = (
@@ -282,7 +279,7 @@ def test_answers_are_greedy_whatever_the_models_generation_config_says(tokenizer
     model.generation_config = own
     table = passkey(model, tokenizer, [150], [0.0, 0.5], trials=2)
     cells = [(depth, trial) for depth in (0.0, 0.5) for trial in range(2)]
-    prompts = [needles.passkey_prompt(tokenizer, 150, *cell, None, 0)[0] for cell in cells]
+    prompts = [passkey_prompt(tokenizer, 150, *cell, None, 0)[0] for cell in cells]
     assert table["answer"].tolist() == [greedy(model, tokenizer, prompt) for prompt in prompts]
     assert model.generation_config is own
 
@@ -296,9 +293,7 @@ def test_a_schedule_is_fixed_to_the_prompts_length(tokenizer):
     )
     table = passkey(model, tokenizer, [150, 140], [0.5], trials=2, scalings={"s": schedule})
     with apply_scaling(model, schedule.at(150)):
-        prompts = [
-            needles.passkey_prompt(tokenizer, 150, 0.5, trial, None, 0)[0] for trial in range(2)
-        ]
+        prompts = [passkey_prompt(tokenizer, 150, 0.5, trial, None, 0)[0] for trial in range(2)]
         assert table["answer"].tolist()[:2] == [
             greedy(model, tokenizer, prompt) for prompt in prompts
         ]
@@ -320,7 +315,7 @@ def test_a_tokenizer_without_a_padding_token(tokenizer):
     bare = SimpleNamespace(
         eos_token_id=2, pad_token_id=None, batch_decode=lambda rows, skip_special_tokens: [""]
     )
-    needles._answers(model, bare, [[5, 6]], None)
+    needles.answers_to(model, bare, [[5, 6]], None, ANSWER_TOKENS)
     assert (given_to["pad_token_id"], given_to["eos_token_id"], given_to["max_new_tokens"]) == (
         2,
         2,
@@ -431,7 +426,7 @@ def test_a_tokenizer_that_ends_each_text_ends_no_prompt(tokenizer, template):
     assert [n for n, i in enumerate(ids) if i == end] == [0] * template.startswith("{")
     book = Document("book", np.array([end, *range(1000, 1200), end]))
     for trial in range(5):
-        ids, _ = needles.passkey_prompt(ends, 200, 0.5, trial, [book])
+        ids, _ = passkey_prompt(ends, 200, 0.5, trial, [book])
         assert end not in ids[1:]
 
 
@@ -452,7 +447,7 @@ def chatting(tokenizer):
 def test_a_chat_is_what_the_template_makes_of_the_whole_message(chatting):
     """With the filler in it, and the answer begun; to the token."""
     for length, depth, room in ((300, 0.0, 8), (301, 0.7, 30)):
-        ids, key = needles.passkey_prompt(chatting, length, depth, chat=True, answer_tokens=room)
+        ids, key = passkey_prompt(chatting, length, depth, chat=True, answer_tokens=room)
         assert len(ids) == length - room
         text = chatting.decode(ids)
         assert text.count(key) == 2 and text.count("[user]") == 1
@@ -508,4 +503,4 @@ def test_a_length_named_twice_is_asked_once_and_a_trial_is_a_number(tokenizer, l
     assert table["length"].tolist() == [150]
     for trial in (-1, 1.5):
         with pytest.raises(ValueError, match=f"trial is {trial}: it must be a whole number"):
-            needles.passkey_prompt(tokenizer, 150, 0.5, trial)
+            passkey_prompt(tokenizer, 150, 0.5, trial)

@@ -15,7 +15,8 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 import longrope_lab as lab
-from longrope_lab.measure.needles import passkey, passkey_sequence
+from longrope_lab.measure.needle_prompts import passkey_sequence
+from longrope_lab.measure.needles import passkey
 from longrope_lab.texts.tokens import Document
 from longrope_lab.widgets import edit_factors, explore_passkeys, factors
 
