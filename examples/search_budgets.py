@@ -118,12 +118,13 @@ def judged(name, run, model, tokenizer, docs, judges, options):  # type: ignore[
     row["curve"] = [
         [int(passes), round(float(lowest), 3)]
         for passes, lowest in found.history[["forwards", "best_perplexity"]].to_numpy()
+        if lowest < float("inf")
     ]
     row |= {"m": found.best.attention_factor, "factors": found.best.factors.round(3).tolist()}
     row |= {"text loss": found.text_loss, "needle loss": found.needle_loss}
     if options.passkeys:
         keys = lab.passkey(
-            model, tokenizer, [length], {"found": found.best}, trials=options.passkeys
+            model, tokenizer, [length], scalings={"found": found.best}, trials=options.passkeys
         )
         row["passkeys"] = int(keys["correct"].sum())
     return row
@@ -153,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--documents", type=int, default=2, help="to search on")
     made.add_argument("--test-documents", type=int, default=6, help="to judge on")
     made.add_argument("--needles", type=int, default=4, help="needle documents of an objective")
-    made.add_argument("--passkeys", type=int, default=0, help="to ask for; 0: none")
+    made.add_argument("--passkeys", type=int, default=0, help="to ask for at each of five depths")
     made.add_argument("--only", nargs="*", choices=[*RUNS], help="searches; all, if none is named")
     made.add_argument("--out", help="a file that gets the lines, too")
     return made
