@@ -3,7 +3,8 @@
 It is for a model of one's own, made from nothing::
 
     model = lab.LongRoPEModel(d_model=512, n_heads=8, num_layers=6, base_length=4096)
-    ...  # train it: model.lm(input_ids=ids, labels=ids).loss is the loss of the next token
+    ...  # train it: model.lm(input_ids=ids, labels=ids).loss is the loss of the next token;
+    # or leave that to extend_context, which trains a model that only guesses
     found = model.extend_context("book.txt", target_length=16384)
     hidden = model(ids)  # (B, T) token ids or (B, T, d_model) embeddings, T up to 16384 now
     lab.perplexity(model.lm, docs, [4096, 16384], {"found": model.scaling})
@@ -15,32 +16,41 @@ modules.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from ..common.checks import seed_of, whole
+from ..common.checks import above, seed_of, unknown, whole
 from ..common.files import Json
 from ..models.estimates import memory_shortage
-from ..models.loading import LAB_MODEL
 from ..models.read_config import spec_from_config
 from ..models.rotary import apply_scaling, rope_spec, scaled
+from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling
+from ..rope.schedule import Scaling
 from ..rope.spec import check_target
+from ..searches.budget import Budget
+from ..searches.gradient import Gradient
 from ..searches.rounds import SearchResult
 from ..searches.run import search
-from ..searches.settings import Settings
-from ..texts.corpora import load_corpus
-from ..texts.tokens import Document, check_ids, tokenize
+from ..searches.settings import Settings, settings_of
+from ..texts.tokens import Document, check_ids
+from .given_texts import documents_of, other_texts
+from .learning import gained, reading, train_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# A string of one line and at most so many characters is a path or the name of a corpus; a text to
-# search on is longer.
-LONGEST_NAME = 1000
+# What to do with a model that guesses.
+UNTRAINED = ("train", "refuse", "search")
+
+# After a short training, factors may matter little. Two starts are measured without gradients, at a
+# quarter of the price, before a step is taken in what time is left.
+FIRST_LOOK = Gradient(initial=("yarn", "none"))
 
 
 class LongRoPEModel(nn.Module):
@@ -167,13 +177,15 @@ class LongRoPEModel(nn.Module):
         tokenizer: PreTrainedTokenizerBase | None = None,
         documents: int = 1,
         method: str | Settings = "gradient",
+        untrained: str = "train",
+        seconds: float = 90.0,
         **options: Any,
     ) -> SearchResult:
-        """Search a scaling to `target_length` tokens on `data`, and keep it in place.
+        """Search a scaling to `target_length` tokens on `data`, keep it, and print what it gained.
 
         It always starts from base_length: a second call replaces what the first one found. The
-        search minimises the loss of the next token through the head of `lm`, so train the model
-        first: random weights cannot tell factors apart.
+        search minimises the loss of the next token through the head of `lm`. Random weights cannot
+        tell factors apart: a model whose loss is no better than a guess, ln V, is trained first.
 
         Args:
             data: token ids (T,); a text; or what `load_corpus` takes, a path or the name of a
@@ -184,6 +196,11 @@ class LongRoPEModel(nn.Module):
             documents: how many to measure on: documents of a corpus that have `target_length`
                 tokens, or stretches of that length from the beginning of a text or of ids.
             method: of `search`, a name or settings.
+            untrained: what to do with a model that guesses: "train" it on the other texts of
+                `data`, or on all of it where there are none; "refuse" it; or "search" all the same.
+            seconds: where it is trained, half of them for that, and half for the search unless it
+                has a `budget`. It measures YaRN and no scaling, and goes on from the better one. A
+                minute of training makes a poor model: it shows the way.
             options: of `search`: budget, space, seed, checkpoint and so on.
 
         Returns:
@@ -191,17 +208,63 @@ class LongRoPEModel(nn.Module):
             before stays.
 
         Raises:
-            ValueError: a target below base_length, too little data, ids outside the vocabulary, or
-                what `load_corpus` and `search` refuse.
+            ValueError: a target below base_length, too little data, ids outside the vocabulary, a
+                model that guesses, where that is refused or training did not help, or what
+                `load_corpus` and `search` refuse.
             FileNotFoundError: a path with nothing there.
         """
         target_length = check_target(rope_spec(self.lm), target_length)
-        docs = _documents(data, target_length, documents, tokenizer)
+        if untrained not in UNTRAINED:
+            raise unknown("untrained", untrained, UNTRAINED)
+        seconds = above("seconds", seconds, 0)
+        docs = documents_of(data, target_length, documents, tokenizer)
         for doc in docs:
             self._check_ids(torch.from_numpy(doc.ids))
+        settings_of(method)  # refuses an unknown name before the training
+        texts = partial(other_texts, data, docs, target_length, tokenizer)
+        if untrained != "search" and self._learns(docs, texts, untrained, seconds):
+            options = {"budget": Budget(seconds=seconds / 2)} | options
+            method = FIRST_LOOK if method == "gradient" else method
         found = search(self.lm, docs, target_length, method, **options)
+        with scaled(self.lm, self._unscaled(target_length)):
+            before = reading(self.lm, docs, target_length, options.get("last"))
+        print(*gained(before.loss, found.best_loss, target_length), sep="\n")
         self.scaling = found.best
         return found
+
+    def _unscaled(self, length: int) -> Scaling:
+        """No scaling, in place of one that is on the model."""
+        return rope_scaling(rope_spec(self.lm), "none", length)
+
+    def _learns(
+        self,
+        docs: list[Document],
+        texts: Callable[[], list[Document]],
+        untrained: str,
+        seconds: float,
+    ) -> bool:
+        """Train a model that guesses on other texts; whether it did."""
+        with scaled(self.lm, self._unscaled(self.base_length)):
+            before = reading(self.lm, docs, self.base_length)
+            if not before.guesses:
+                return False
+            if untrained == "refuse":
+                raise ValueError(
+                    f"this model guesses: {before}. Train model.lm first, or pass untrained='train'"
+                )
+            print(f"This model guesses: {before}. It is trained for {seconds / 2:g} s first.")
+            others = texts()
+            for doc in others:
+                self._check_ids(torch.from_numpy(doc.ids))
+            done = train_for(self.lm, others, self.base_length, seconds / 2, seed=0)
+            after = reading(self.lm, docs, self.base_length)
+        if after.guesses:
+            raise ValueError(
+                f"after {done} this model still guesses: {after}. Give more seconds, or texts that "
+                "can be learnt"
+            )
+        print(f"Trained on {done}: {after.loss:.2f} nats per token.")
+        return True
 
     def _check_shape(self, inputs: Tensor, embeddings: bool) -> None:
         width = self.lm.config.hidden_size
@@ -240,52 +303,3 @@ def _check_heads(d_model: int, n_heads: int) -> None:
             f"d_model {d_model} over n_heads {n_heads} is an odd head dimension of "
             f"{d_model // n_heads}: rotary embeddings turn pairs of dimensions, so it must be even"
         )
-
-
-def _documents(
-    data: str | os.PathLike[str] | ArrayLike | Tensor,
-    length: int,
-    count: int,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> list[Document]:
-    """`count` documents of at least `length` tokens."""
-    rule = "it counts what the search measures on, a whole number from 1"
-    count = whole("documents", count, 1, rule)
-    if not isinstance(data, str | os.PathLike):
-        return _stretches(data, length, count)
-    if tokenizer is None:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(LAB_MODEL)
-    if isinstance(data, str) and (not data or "\n" in data or len(data) > LONGEST_NAME):
-        return _stretches(tokenize(data, tokenizer), length, count)
-    try:
-        return load_corpus(data, tokenizer, split="validation", min_tokens=length, limit=count)
-    except (ValueError, FileNotFoundError) as error:
-        error.add_note(
-            f"A string of one line, up to {LONGEST_NAME} characters, is taken for a path or a name."
-        )
-        raise
-
-
-def _stretches(data: ArrayLike | Tensor, length: int, count: int) -> list[Document]:
-    """The first `count` stretches of `length` token ids."""
-    try:
-        ids = torch.as_tensor(data)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"data are a {type(data).__name__} that holds no token ids ({error}): give one row"
-        ) from None
-    if ids.ndim != 1 or ids.is_floating_point():
-        raise ValueError(
-            f"data are {ids.dtype} of shape {tuple(ids.shape)}: token ids are one row of whole "
-            "numbers"
-        )
-    if len(ids) < count * length:
-        raise ValueError(
-            f"data have {len(ids):,} tokens, and {count} of {length:,} are needed to search for "
-            "that target: give a longer text, or a smaller target_length"
-            + (" or documents" if count > 1 else "")
-        )
-    rows = ids[: count * length].view(count, length).long().cpu().numpy()
-    return [Document(f"part {i}", row) for i, row in enumerate(rows, start=1)]

@@ -1,13 +1,18 @@
 """A model from nothing, against stock Llamas and against this package's own parts used by hand."""
 
 import copy
+import itertools
+import re
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from longrope_lab.extend import learning
 from longrope_lab.extend.from_scratch import LongRoPEModel
+from longrope_lab.extend.given_texts import other_texts
+from longrope_lab.extend.learning import gained
 from longrope_lab.models.generation import generate
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
@@ -23,14 +28,21 @@ QUICK = Gradient(steps=2, validate_every=1)
 TEXT = "In the beginning was the word,\nand the word was long. " * 20
 
 
+class Searching(LongRoPEModel):
+    """It searches without training first: random weights are enough for most of these tests."""
+
+    def extend_context(self, *args, **options):
+        return super().extend_context(*args, **{"untrained": "search"} | options)
+
+
 @pytest.fixture
 def model():
-    return LongRoPEModel(**SIZES)
+    return Searching(**SIZES)
 
 
 @pytest.fixture(scope="module")
 def _extended():
-    model = LongRoPEModel(**SIZES)
+    model = Searching(**SIZES)
     return model, model.extend_context(IDS[0], TARGET, method=QUICK)
 
 
@@ -69,7 +81,7 @@ def test_a_fresh_model_is_a_stock_llama(model):
 def test_the_sizes_of_the_docstring():
     """The sizes of the example, made on a device without memory."""
     with torch.device("meta"):
-        model = LongRoPEModel(d_model=512, n_heads=8, num_layers=6, base_length=4096)
+        model = Searching(d_model=512, n_heads=8, num_layers=6, base_length=4096)
     config = model.lm.config
     assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (
         512,
@@ -85,7 +97,7 @@ def test_the_sizes_of_the_docstring():
 
 
 def test_defaults_can_be_chosen():
-    model = LongRoPEModel(**SIZES, vocab_size=50, intermediate_size=7, base=500.0)
+    model = Searching(**SIZES, vocab_size=50, intermediate_size=7, base=500.0)
     assert model.lm.get_input_embeddings().weight.shape == (50, 32)
     assert model.lm.model.layers[0].mlp.up_proj.weight.shape == (7, 32)
     assert rope_spec(model.lm).base == 500.0
@@ -96,7 +108,7 @@ def test_a_seed_gives_the_weights_and_leaves_random_numbers_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    models = [LongRoPEModel(**SIZES, seed=seed) for seed in (0, 0, 1)]
+    models = [Searching(**SIZES, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(torch.rand(3), expected)
     first, same, other = (m(IDS[:, :5]) for m in models)
     assert torch.equal(first, same)
@@ -151,7 +163,7 @@ def test_the_scaling_found_acts_on_every_position(extended):
     assert model.scaling == found.best
     assert model.max_length == found.best.target_length == TARGET
     assert (found.best.factors > 1).any()
-    theirs = LongRoPEModel(**SIZES)  # the same weights, by the seed
+    theirs = Searching(**SIZES)  # the same weights, by the seed
     with apply_scaling(theirs.lm, found.best):
         expected = theirs.lm.model(IDS[:, :TARGET]).last_hidden_state
     assert torch.equal(model(IDS[:, :TARGET]), expected)
@@ -181,7 +193,7 @@ def test_the_search_is_lab_search(model):
     }
     found = model.extend_context(IDS[0], TARGET, method="random", seed=7, documents=2, **options)
     docs = documents_of(IDS[0, :TARGET], IDS[0, TARGET : 2 * TARGET])
-    theirs = search(LongRoPEModel(**SIZES).lm, docs, TARGET, "random", seed=7, **options)
+    theirs = search(Searching(**SIZES).lm, docs, TARGET, "random", seed=7, **options)
     assert found.history.equals(theirs.history)
     assert len(found.history) == 3
     assert model.scaling == theirs.best
@@ -195,7 +207,7 @@ def documents_of(*rows):
 def test_a_second_call_starts_anew(extended):
     model, first = extended
     again = model.extend_context(IDS[0], 60, method=QUICK)
-    alone = LongRoPEModel(**SIZES)
+    alone = Searching(**SIZES)
     assert again.best == alone.extend_context(IDS[0], 60, method=QUICK).best
     assert model.scaling == again.best != first.best
     assert torch.equal(model(IDS[:, :60]), alone(IDS[:, :60]))
@@ -220,8 +232,8 @@ def test_a_scaling_can_be_assigned_and_taken_out(model):
     model.scaling = yarn
     assert (model.scaling, model.max_length) == (yarn, 32)
     assert not torch.allclose(model(IDS[:, :WINDOW]), short)
-    other = rope_spec(LongRoPEModel(**SIZES, base=500.0).lm)
-    longer = rope_spec(LongRoPEModel(**SIZES | {"base_length": 20}).lm)
+    other = rope_spec(Searching(**SIZES, base=500.0).lm)
+    longer = rope_spec(Searching(**SIZES | {"base_length": 20}).lm)
     with pytest.raises(
         ValueError, match="this scaling is for rotary_dim 16, base 500; the model has"
     ):
@@ -255,7 +267,7 @@ def test_every_kind_of_data_gives_the_same_search(kind, model, tokenizer, tmp_pa
     }
     data |= {"file": str(path), "path": path, "folder": path.parent}
     found = model.extend_context(data[kind], TARGET, method=QUICK)
-    expected = search(LongRoPEModel(**SIZES).lm, documents_of(torch.from_numpy(ids)), TARGET, QUICK)
+    expected = search(Searching(**SIZES).lm, documents_of(torch.from_numpy(ids)), TARGET, QUICK)
     assert found.best == expected.best
     assert found.history.equals(expected.history)
 
@@ -267,7 +279,7 @@ def test_documents_of_a_corpus(model, tokenizer, tmp_path):
         (tmp_path / f"{i}.txt").write_text(text)
     found = model.extend_context(tmp_path, TARGET, documents=2, method=QUICK)
     docs = documents_of(*(torch.tensor(tokenizer(texts[i])["input_ids"]) for i in (0, 2)))
-    assert found.history.equals(search(LongRoPEModel(**SIZES).lm, docs, TARGET, QUICK).history)
+    assert found.history.equals(search(Searching(**SIZES).lm, docs, TARGET, QUICK).history)
 
 
 def test_a_tokenizer_of_ones_own(model):
@@ -280,14 +292,14 @@ def test_a_tokenizer_of_ones_own(model):
     found = model.extend_context(TEXT, TARGET, tokenizer=Letters(), method=QUICK)
     letters = torch.tensor(list(TEXT.encode()))
     assert found.history.equals(
-        LongRoPEModel(**SIZES).extend_context(letters, TARGET, method=QUICK).history
+        Searching(**SIZES).extend_context(letters, TARGET, method=QUICK).history
     )
 
 
 def test_a_packaged_corpus(model, tokenizer):
     found = model.extend_context("python", TARGET, method=QUICK)
     (doc,) = load_corpus("python", tokenizer, split="validation", min_tokens=TARGET, limit=1)
-    assert found.history.equals(search(LongRoPEModel(**SIZES).lm, [doc], TARGET, QUICK).history)
+    assert found.history.equals(search(Searching(**SIZES).lm, [doc], TARGET, QUICK).history)
 
 
 # --- saving and copying ---------------------------------------------------------------------------
@@ -297,17 +309,17 @@ def test_a_state_dict_holds_the_scaling(extended, tmp_path):
     model, found = extended
     expected = model(IDS[:, :TARGET])
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    again = LongRoPEModel(**SIZES, seed=9)
+    again = Searching(**SIZES, seed=9)
     again.load_state_dict(torch.load(tmp_path / "model.pt"))
     assert again.scaling == found.best
     assert torch.equal(again(IDS[:, :TARGET]), expected)
-    again.load_state_dict(LongRoPEModel(**SIZES).state_dict())  # of a model that was not extended
+    again.load_state_dict(Searching(**SIZES).state_dict())  # of a model that was not extended
     assert again.scaling is None
-    assert torch.equal(again(IDS[:, :WINDOW]), LongRoPEModel(**SIZES)(IDS[:, :WINDOW]))
+    assert torch.equal(again(IDS[:, :WINDOW]), Searching(**SIZES)(IDS[:, :WINDOW]))
 
 
 def test_a_state_dict_of_another_window_is_refused(extended):
-    other = LongRoPEModel(**SIZES | {"base_length": 20})
+    other = Searching(**SIZES | {"base_length": 20})
     with pytest.raises(ValueError, match="extends a window of 16 tokens, and base_length is 20"):
         other.load_state_dict(extended[0].state_dict())
 
@@ -361,7 +373,7 @@ def test_the_model_inside_goes_into_the_other_rooms(extended):
 )
 def test_sizes_that_make_no_model(sizes, message):
     with pytest.raises(ValueError, match=message):
-        LongRoPEModel(**SIZES | sizes)
+        Searching(**SIZES | sizes)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +411,7 @@ def test_inputs_that_do_not_fit(inputs, message, model):
         ({"target_length": 20.5}, r"target_length is 20\.5"),
         (
             {"target_length": 101},
-            "data have 100 tokens, and 1 of 101 are needed .* or a smaller target_length$",
+            "data have 100 tokens, and 1 of 101 are needed .*, 1 more: .* a smaller target_length$",
         ),
         (
             {"documents": 3},
@@ -438,3 +450,105 @@ def test_a_file_that_is_missing_or_too_short(model, tmp_path):
         ValueError, match=r"0 of the 1 documents of .* have 40 tokens or more, and 1 were"
     ):
         model.extend_context(path, TARGET)
+
+
+# --- a model that guesses -------------------------------------------------------------------------
+
+# Every token follows from the one before it, so that a few steps teach it something.
+COUNTING = np.arange(4000) % 50
+SMALL = SIZES | {"vocab_size": 64}
+
+
+def test_a_model_that_guesses_is_trained_first_and_what_it_gained_is_printed(capsys):
+    model = LongRoPEModel(**SMALL).eval()
+    before = copy.deepcopy(model.lm.state_dict())
+    found = model.extend_context(COUNTING, TARGET, method=QUICK, seconds=8, budget=Budget(9))
+    said = capsys.readouterr().out.splitlines()
+    pattern = (
+        r"This model guesses: (\S+) nats .* a guess, ln of 64 tokens, is 4\.16\. It is trained"
+    )
+    guess = re.match(pattern, said[0])
+    assert abs(float(guess[1]) - np.log(64)) < 0.2
+    trained = re.match(
+        r"Trained on ([\d,]+) tokens in ([\d,]+) steps, by segments of 16: (\S+) nats", said[1]
+    )
+    assert int(trained[1].replace(",", "")) == 16 * int(trained[2].replace(",", ""))
+    assert float(trained[3]) < 0.95 * np.log(64)
+    gained = re.match(
+        r"Perplexity at 40 tokens of the text searched on: (\S+) without a scaling, (\S+) with",
+        said[2],
+    )
+    # By transformers' own loss.
+    ids = torch.from_numpy(COUNTING[:TARGET])[None]
+    with torch.no_grad():
+        by_hand = [stock_loss(model, ids, scaling) for scaling in (None, found.best)]
+    assert np.log([float(gained[1]), float(gained[2])]) == pytest.approx(by_hand, abs=2e-3)
+    after = model.lm.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert model.scaling == found.best and not model.lm.training
+
+
+def stock_loss(model, ids, scaling):
+    model.scaling = scaling
+    return model.lm(input_ids=ids, labels=ids).loss.item()
+
+
+def test_a_model_that_guesses_can_be_refused(capsys):
+    model = LongRoPEModel(**SMALL)
+    before = copy.deepcopy(model.lm.state_dict())
+    with pytest.raises(ValueError, match=r"this model guesses: 4\.\d+ nats per token .*'train'"):
+        model.extend_context(COUNTING, TARGET, untrained="refuse")
+    assert all(torch.equal(before[name], value) for name, value in model.lm.state_dict().items())
+    assert model.scaling is None and capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="unknown untrained 'tarin': did you mean 'train'"):
+        model.extend_context(COUNTING, TARGET, untrained="tarin")
+
+
+def test_what_cannot_be_learnt_is_not_searched_on():
+    """Tokens drawn at random, for which a guess is the best there is."""
+    model = LongRoPEModel(**SIZES)
+    with pytest.raises(
+        ValueError, match=r"after .* steps, .* this model still guesses: 8\.\d+ nats"
+    ):
+        model.extend_context(IDS[0], TARGET, seconds=1)
+    assert model.scaling is None
+
+
+def test_a_model_that_has_learnt_is_not_trained(capsys):
+    model = LongRoPEModel(**SMALL)
+    model.extend_context(COUNTING, TARGET, method=QUICK, seconds=8, budget=Budget(1))
+    model.scaling = None
+    before = copy.deepcopy(model.lm.state_dict())
+    capsys.readouterr()
+    model.extend_context(COUNTING, TARGET, method=QUICK, untrained="refuse")
+    assert capsys.readouterr().out.startswith("Perplexity at 40 tokens")
+    assert all(torch.equal(before[name], value) for name, value in model.lm.state_dict().items())
+
+
+def test_what_is_trained_on_is_not_what_is_searched_on(tmp_path, tokenizer):
+    """Of a corpus the other documents, of ids what follows; all again where nothing else is."""
+    (ids,) = other_texts(np.arange(200), documents_of(torch.arange(TARGET)), TARGET, None)
+    assert ids.ids.tolist() == list(range(TARGET, 200))
+    only = documents_of(torch.arange(TARGET))
+    assert other_texts(np.arange(TARGET + 3), only, TARGET, None) == only
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text(TEXT)
+    searched = [Document("1", np.arange(TARGET))]
+    assert [doc.title for doc in other_texts(tmp_path, searched, TARGET, tokenizer)] == ["0", "2"]
+
+
+@pytest.mark.parametrize(("before", "after", "gains"), [(5.0, 4.5, True), (5.0, 4.995, False)])
+def test_a_gain_within_a_hundredth_is_called_none(before, after, gains):
+    words = list(gained(before, after, 100))
+    assert len(words) == (1 if gains else 2) and words[0].startswith("Perplexity at 100 tokens")
+
+
+def test_the_time_is_the_trainings_end(monkeypatch):
+    """By a clock of our own, that goes on by a second at each look."""
+    clock = itertools.count()
+    monkeypatch.setattr(learning.time, "monotonic", lambda: float(next(clock)))
+    model = LongRoPEModel(**SMALL | {"base_length": 600})
+    docs = [Document("all", COUNTING)]
+    done = learning.train_for(model.lm, docs, 600, 60, seed=0)
+    assert 5 <= done.steps <= 60 and done.lengths == (512, 600)
+    assert learning.train_for(model.lm, docs, 600, 1e-9, seed=0).steps == 1
