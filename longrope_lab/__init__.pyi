@@ -86,7 +86,7 @@ from .texts.books import check_books
 from .texts.corpora import load_corpus
 from .texts.needle_documents import needle_documents
 from .texts.needle_tasks import NEEDLES, NeedleTask
-from .texts.tokens import Document
+from .texts.tokens import Document, check_unseen
 
 __all__ = [
     "FORMULAS",
@@ -131,6 +131,7 @@ __all__ = [
     "best_by_start_tokens",
     "check_books",
     "check_serving",
+    "check_unseen",
     "compiled",
     "compose",
     "effective_window",

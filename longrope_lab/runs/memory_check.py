@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..common.files import Json
+from ..extend.ready import PLANS
+from ..extend.stages import FineTune, Formula
 from ..models.loading import too_large
 from ..texts.corpora import check_source
 from .notebooks import PROFILES
@@ -12,7 +14,7 @@ from .preparing import Prepared, prepare
 
 
 def check_memory(ready: Prepared) -> None:
-    """Refuse a run whose model cannot fit, at the longest of the lengths among its parameters.
+    """Refuse a run whose model cannot fit, at the longest length of its parameters or its plan.
 
     Raises:
         ValueError: it cannot; the error gives the numbers, and a smaller profile that can.
@@ -61,7 +63,24 @@ def _fits(ready: Prepared, profile: str) -> bool:
 def _shortage(parameters: Json) -> str | None:
     if "model_name" not in parameters:
         return None
-    lengths = [v for name, v in parameters.items() if "length" in name or "target" in name]
-    numbers = [n for v in lengths for n in (v if isinstance(v, list) else [v])]
-    longest = max((n for n in numbers if isinstance(n, int)), default=0)
+    longest = max([*_lengths(parameters), *_of_plan(parameters.get("plan"))], default=0)
     return too_large(parameters["model_name"], longest)
+
+
+def _lengths(parameters: Json) -> list[int]:
+    """The lengths among parameters, but for those of another model."""
+    lengths = [
+        value
+        for name, value in parameters.items()
+        if ("length" in name or "target" in name) and name != "extended_lengths"
+    ]
+    numbers = [n for value in lengths for n in (value if isinstance(value, list) else [value])]
+    return [n for n in numbers if isinstance(n, int)]
+
+
+def _of_plan(name: object) -> list[int]:
+    """What the stages of a plan read at a time, in tokens; a formula reads nothing."""
+    if not isinstance(name, str) or name not in PLANS:
+        return []
+    read = [stage for stage in PLANS[name].stages if not isinstance(stage, Formula)]
+    return [s.segment_tokens if isinstance(s, FineTune) else s.length for s in read]

@@ -101,7 +101,8 @@ def load_corpus(
             return documents
     if not documents or limit is not None:
         wanted = f"{limit} were asked for" if limit is not None else "at least one is needed"
-        longest = f", the longest has {max(short):,}" if short else ""
+        lacking = min_tokens - max(short, default=0)
+        longest = f", the longest has {max(short):,}, {lacking:,} too few" if short else ""
         raise ValueError(
             f"{len(documents)} of the {len(documents) + len(short)} documents of {str(source)!r} "
             f"have {min_tokens:,} tokens or more, and {wanted}{longest}: ask for fewer or shorter "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+# Tokens at the beginning of a document that tell it from others.
+TELLING = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,35 @@ class Document:
 
     def __repr__(self) -> str:
         return f"Document({self.title!r}, {len(self):,} tokens)"
+
+
+def check_unseen(docs: Sequence[Document], trained: Sequence[Document]) -> None:
+    """Refuse to report on documents that a model was trained on.
+
+    A document is one of those if one of the two is the beginning of the other: each may have been
+    cut. Titles do not count, as different books have the same.
+
+    Args:
+        docs: to report on.
+        trained: what was trained on, in tokens of the same tokenizer.
+
+    Raises:
+        ValueError: naming those that were trained on.
+    """
+    seen = [doc for doc in docs if any(_same_beginning(doc.ids, other.ids) for other in trained)]
+    if seen:
+        titles = ", ".join(repr(doc.title) for doc in seen[:3])
+        raise ValueError(
+            f"{len(seen)} of the {len(docs)} documents to report on were trained on ({titles}"
+            f"{', ...' if len(seen) > 3 else ''}): a model reads those too well; name another "
+            "corpus, or another split"
+        )
+
+
+def _same_beginning(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
+    shared = min(len(one), len(other))
+    enough = shared >= min(TELLING, max(len(one), len(other))) > 0
+    return enough and np.array_equal(one[:shared], other[:shared])
 
 
 def check_ids(

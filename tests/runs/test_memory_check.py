@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from longrope_lab.runs import notebooks, run_one
-from longrope_lab.runs.memory_check import check_sources
+from longrope_lab.runs.memory_check import _lengths, _of_plan, check_sources
 
 FREE = "this machine has free"
 CPU, GPU = "--profile cpu fits", "--profile gpu fits"
@@ -53,6 +53,36 @@ def test_a_profile_too_large_for_the_machine(
     with pytest.raises(ValueError, match=f"{too_large} .*{way_out}"):
         run_one.run("00", profile, over, profiles_of_sizes)
     assert not profiles_of_sizes.exists() and no_kernel == []  # nothing was begun
+
+
+def test_a_gpu_that_is_too_small(profiles_of_sizes, no_kernel, monkeypatch):
+    """By the whole memory of the GPU, in bfloat16, before anything is loaded."""
+    gpu = SimpleNamespace(total_memory=2**30)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: gpu)
+    words = r"'paper' of 00_tiny .* in bfloat16 and 7\.63 GiB .*, and the GPU has 1 GiB: " + GPU
+    with pytest.raises(ValueError, match=words):
+        run_one.run("00", "paper", None, profiles_of_sizes)
+    assert no_kernel == []
+
+
+def test_the_lengths_of_a_plan_count():
+    """Those of its searches and trainings, whatever the lengths among the parameters."""
+    parameters = {"model_name": "lab", "lengths": [512]}
+    longest = {
+        name: max([*_lengths(parameters), *_of_plan(name)])
+        for name in ("lab", "scale", "smollm2_2048k", "paper_mistral", "no plan", None)
+    }
+    assert longest == {
+        "lab": 16_384,
+        "scale": 262_144,
+        "smollm2_2048k": 262_144,  # the rest is a formula, which reads nothing
+        "paper_mistral": 2_097_152,
+        "no plan": 512,
+        None: 512,
+    }
+    # Those of the extended model in 00 say nothing about model_name.
+    assert _lengths(parameters | {"extended_lengths": [16_384]}) == [512]
 
 
 def test_a_profile_that_fits(profiles_of_sizes, no_kernel, monkeypatch):

@@ -423,7 +423,8 @@ def test_what_is_asked_for_or_an_error(tmp_path_factory, lengths, least, limit, 
         short = [n for n in lengths if n < least]
         message = f"{len(fit)} of the {len(lengths)} documents .* have {least} tokens or more, and "
         message += f"{limit} were asked for" if limit else "at least one is needed"
-        message += f", the longest has {max(short)}: " if short else ": "
+        missing = least - max(short, default=0)
+        message += f", the longest has {max(short)}, {missing} too few: " if short else ": "
         with pytest.raises(ValueError, match=message):
             load_corpus(folder, Words(), **arguments)
     else:

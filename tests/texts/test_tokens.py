@@ -16,7 +16,14 @@ from test_corpora import Words
 
 from longrope_lab.common import files
 from longrope_lab.common.files import cache_dir
-from longrope_lab.texts.tokens import Document, check_ids, opening, tokenize, without_ends
+from longrope_lab.texts.tokens import (
+    Document,
+    check_ids,
+    check_unseen,
+    opening,
+    tokenize,
+    without_ends,
+)
 
 
 @pytest.mark.parametrize("make", [np.array, torch.tensor])
@@ -213,3 +220,18 @@ def test_a_list_of_ids_is_a_document_too():
     doc = Document("book", [3, 4, 5], [False, True, False])
     assert doc.ids.tolist() == [3, 4, 5] and doc.answers.tolist() == [False, True, False]
     assert Document("nothing", []).ids.dtype == np.int64
+
+
+def test_documents_that_were_trained_on_are_refused():
+    """Also where one of the two was cut; another book of the same title is none of them."""
+    ids = np.arange(90)
+    trained = [Document("Emma", ids), Document("Poems", ids + 100)]
+    check_unseen([Document("Poems", ids + 200), Document("few", ids[:63])], trained)
+    for length in (64, 90, 95):
+        docs = [Document("new", ids + 300), Document("E.", np.arange(length))]
+        words = r"1 of the 2 documents to report on were trained on \('E\.'\): .* another corpus"
+        with pytest.raises(ValueError, match=words):
+            check_unseen(docs, trained)
+    many = [Document(str(i), ids) for i in range(5)]
+    with pytest.raises(ValueError, match=r"5 of the 5 .* \('0', '1', '2', \.\.\.\)"):
+        check_unseen(many, trained)
