@@ -6,7 +6,7 @@ import argparse
 
 from ..runs.notebooks import PROFILES
 
-MODEL = "'lab', 'smollm2', a folder, a .gguf file or a hub id such as owner/name"
+MODEL = "'lab', 'lab-256k', 'smollm2', a folder, a .gguf file or a hub id such as owner/name"
 CORPUS = "'kjv', 'python', a file or folder of texts, or a data set of the hub"
 LENGTH = "in tokens, such as 4096, 4,096 or 4k"
 

@@ -36,6 +36,7 @@ ModelSource: TypeAlias = "PreTrainedModel | str | Callable[[], PreTrainedModel]"
 log = logging.getLogger(__name__)
 
 LAB_MODEL = Path(__file__).parents[1] / "lab_model"
+SHIPPED = {"lab": LAB_MODEL, "lab-256k": LAB_MODEL / "extended"}
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 # What a tokenizer's vocabulary is kept in, of whatever kind it is.
@@ -60,8 +61,9 @@ def load_model(
     Where the attention of every layer slides, it is widened to the full text (`full_attention`).
 
     Args:
-        name: "lab"; "smollm2" (from the hub if it is cached or reachable, else what `longrope-lab
-            fetch smollm2` left); a folder; a .gguf file; or a hub id such as "owner/name".
+        name: "lab", or "lab-256k", the same extended; "smollm2" (from the hub if it is cached or
+            reachable, else what `longrope-lab fetch smollm2` left); a folder; a .gguf file; or a
+            hub id such as "owner/name".
         device: where to put it; the first GPU if there is one, else the CPU.
         dtype: bfloat16 on a GPU and float32 on a CPU, unless given.
         window: the window that it was trained on, in tokens, where its config states another. Every
@@ -241,8 +243,8 @@ def quiet_transformers() -> Iterator[None]:
 
 def _locate(name: str) -> tuple[str, Json]:
     """What to hand to from_pretrained, and with which options."""
-    if name == "lab":
-        return str(LAB_MODEL), {}
+    if name in SHIPPED:
+        return str(SHIPPED[name]), {}
     if name == "smollm2":
         if _in_hub_cache(SMOLLM2_HUB):
             return SMOLLM2_HUB, {"local_files_only": True}
@@ -265,9 +267,8 @@ def _locate(name: str) -> tuple[str, Json]:
         raise FileNotFoundError(f"no model folder at {name}: check the path")
     if name.count("/") == 1:
         return name, {}
-    raise unknown(
-        "model", name, ["lab", "smollm2", "a folder", "a .gguf file", "a hub id such as owner/name"]
-    )
+    others = ["smollm2", "a folder", "a .gguf file", "a hub id such as owner/name"]
+    raise unknown("model", name, [*SHIPPED, *others])
 
 
 def _in_hub_cache(repository: str) -> bool:

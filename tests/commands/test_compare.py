@@ -160,7 +160,7 @@ def lab_with_yarn(lab):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["one", "tow"], "unknown model 'tow': Known: lab, smollm2, a folder"),
+        (["one", "tow"], "unknown model 'tow': Known: lab, lab-256k, smollm2, a folder"),
         (["one", "--lengths", "5.5"], "the length '5.5' is no whole number of tokens"),
         (["one", "--lengths", "1"], "length 1 has no room for a passkey prompt"),
         (["one", "--lengths", "512k"], "0 of the 39 documents of 'kjv' have 524,288 tokens"),

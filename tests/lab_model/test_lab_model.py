@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from longrope_lab.lab_model import pretrain
+from longrope_lab.common.identity import digest_of
+from longrope_lab.lab_model import extend, pretrain
 from longrope_lab.measure.needles import passkey
 from longrope_lab.measure.perplexity import perplexity
 from longrope_lab.models.forward import token_losses
-from longrope_lab.models.loading import LAB_MODEL
+from longrope_lab.models.loading import LAB_MODEL, SHIPPED, load_model
+from longrope_lab.models.read_config import scaling_from_config
+from longrope_lab.rope.schedule import load_scaling
 from longrope_lab.texts.corpora import load_corpus
 
 
@@ -139,3 +145,71 @@ def test_the_cards_figures_are_measured(lab):
     assert beyond[-1] > 2 * inside
     # One trial per depth.
     assert {row["trials"] for rows in figures["passkey"].values() for row in rows} == {5}
+
+
+# --- the extended one ---
+
+EXTENDED = SHIPPED["lab-256k"]
+RESULTS = Path(__file__).parents[2] / "results" / "scale"
+
+
+@pytest.fixture(scope="module")
+def extended():
+    """The extended model, its tokenizer, and the scaling of its config."""
+    model, tokenizer = load_model("lab-256k")
+    return model, tokenizer, scaling_from_config(model.config)
+
+
+def test_the_extended_model_is_the_one_that_was_measured(extended):
+    model, tokenizer, scaling = extended
+    assert sum(file.stat().st_size for file in EXTENDED.iterdir()) <= 16e6
+    assert model.config.max_position_embeddings == 262_144
+    assert len(tokenizer) == model.config.vocab_size
+    made = json.loads((EXTENDED / "training.json").read_text())
+    assert made["weights"] == digest_of(EXTENDED / "model.safetensors")
+    run = json.loads((RESULTS / "06_short_context_recovery" / "run.json").read_text())
+    assert (made["made"], made["commit"]) == (run["started"][:10], run["commit"])
+    kept = (RESULTS / "06_short_context_recovery" / "schedule.json").read_bytes()
+    assert (EXTENDED / "schedule.json").read_bytes() == kept
+    longest = json.loads(kept)["scalings"][-1]
+    assert scaling.scalings[-1].factors.tolist() == longest["factors"]
+    assert [each.target_length for each in scaling.scalings] == [1024, 262_144]
+    assert (
+        load_scaling(EXTENDED / "scaling.json").scalings[-1].factors.tolist() == longest["factors"]
+    )
+
+
+def test_it_reads_on_where_the_lab_model_breaks(lab, extended):
+    """At four times the window of 512, on a text of its own kind that nobody trained on."""
+    docs = load_corpus("kjv", lab[1], min_tokens=2048, max_tokens=2048, limit=3)
+    before = perplexity(lab[0], docs, [2048], {"none": None})["loss"].mean()
+    after = perplexity(extended[0], docs, [2048], {"config": extended[2]})["loss"].mean()
+    assert after < before - 0.5
+
+
+def test_it_finds_keys_that_the_measurement_found(extended):
+    """The prompts of `results/scale`, of which it found 19 of 20 at four times the window."""
+    model, tokenizer, scaling = extended
+    found = passkey(model, tokenizer, [2048], [0.0, 0.5], 2, {"extended model": scaling}, seed=0)
+    there = pd.read_csv(RESULTS / "07_passkey" / "f4.csv", dtype={"expected": str})
+    there = there.query("scaling == 'extended model' and length == 2048 and trial < 2")
+    there = there[there["depth"].isin([0.0, 0.5])]
+    assert found["expected"].tolist() == there["expected"].tolist()
+    assert found["correct"].tolist() == there["correct"].tolist() and found["correct"].sum() >= 3
+
+
+def test_the_script_that_made_it(tmp_path, monkeypatch):
+    """With the smallest plan, on a packaged corpus; what it writes has the names of what ships."""
+    book = tmp_path / "book.txt"
+    book.write_text("And the earth was without form, and void; " * 400)
+    corpora = ["--search", "python", "--train", str(book), "--test", "kjv"]
+    monkeypatch.setattr(extend, "load_corpus", functools.partial(load_corpus, limit=2))
+    small = ["--plan", "tiny", "--documents", "1"]
+    places = ["--stages", str(tmp_path / "stages"), "--out", str(tmp_path / "made")]
+    extend.main([*corpora, *small, *places])
+    names = {path.name for path in (tmp_path / "made").iterdir()}
+    assert names == {path.name for path in EXTENDED.iterdir()}
+    made = json.loads((tmp_path / "made" / "training.json").read_text())
+    shipped = json.loads((EXTENDED / "training.json").read_text())
+    assert made.keys() <= shipped.keys() and list(made["loss"]) == ["01_finetune_576"]
+    assert made["weights"] == digest_of(tmp_path / "made" / "model.safetensors")

@@ -360,7 +360,7 @@ def test_a_hub_is_not_asked_whether_a_model_fits(monkeypatch):
         (
             "zzzzzzz",
             ValueError,
-            "unknown model 'zzzzzzz': Known: lab, smollm2, a folder, a .gguf file, a hub id",
+            "unknown model 'zzzzzzz': Known: lab, lab-256k, smollm2, a folder, a .gguf file",
         ),
         (
             "/no/such/folder",
