@@ -10,20 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.checks import seed_of, whole
+from ..texts import needle_writing
 from ..texts.needle_tasks import NEEDLES, NeedleTask, tasks_of
 from ..texts.needle_wordings import FILLER, Quiz, reported
-from ..texts.needle_writing import (
-    Hay,
-    Haystack,
-    NoRoomError,
-    check_writable,
-    framed,
-    ids_of,
-    sentences,
-    uuid_lines,
-    word_list,
-    written,
-)
 from ..texts.tokens import Document, without_ends
 
 if TYPE_CHECKING:
@@ -152,19 +141,19 @@ def _prompt(
     check_depth(depth)
     quiz = reported(task, rng)
     if task.kind != "passkey":
-        check_writable(quiz, tokenizer)
+        needle_writing.check_writable(quiz, tokenizer)
     haystack = _haystack(task, quiz, length, rng, text, tokenizer)
-    before, after = framed(quiz, tokenizer, chat=chat)
+    before, after = needle_writing.framed(quiz, tokenizer, chat=chat)
     size = length - answer_tokens
     try:
-        ids = written(quiz, before, after, size, haystack, depth, rng, tokenizer)
-    except NoRoomError as error:
+        ids = needle_writing.written(quiz, before, after, size, haystack, depth, rng, tokenizer)
+    except needle_writing.NoRoomError as error:
         raise ValueError(
             f"length {length} has no room for a {task.name} prompt: with this tokenizer it takes "
             f"at least {length + error.missing}"
         ) from None
     for key in quiz.expected:
-        least = len(ids_of(key, tokenizer))
+        least = len(needle_writing.ids_of(key, tokenizer))
         whole("answer_tokens", answer_tokens, least, f"the key {key} alone takes {least} tokens")
     return ids, quiz.expected
 
@@ -176,20 +165,20 @@ def _haystack(
     rng: np.random.Generator,
     text: NDArray[np.integer] | None,
     tokenizer: PreTrainedTokenizerBase,
-) -> Haystack:
+) -> needle_writing.Haystack:
     if task.kind == "words":
-        return word_list(quiz, rng, tokenizer)
+        return needle_writing.word_list(quiz, rng, tokenizer)
     if task.haystack == "uuids":
-        return uuid_lines(quiz, rng, tokenizer)
+        return needle_writing.uuid_lines(quiz, rng, tokenizer)
     if text is None:
-        return sentences(FILLER, tokenizer)
+        return needle_writing.sentences(FILLER, tokenizer)
 
-    def beginning(room: int) -> Hay:
+    def beginning(room: int) -> needle_writing.Hay:
         if len(text) < room:
             raise ValueError(
                 f"the filler has {len(text)} tokens: a prompt of length {length} needs {room}"
             )
-        return Hay(text[:room].tolist())
+        return needle_writing.Hay(text[:room].tolist())
 
     return beginning
 
@@ -218,7 +207,7 @@ def answer_room(tokenizer: PreTrainedTokenizerBase, task: NeedleTask) -> int:
         return ANSWER_TOKENS
     rng = np.random.default_rng(0)
     longest = max(
-        len(ids_of(f" {', '.join(reported(task, rng).expected)} and.", tokenizer))
+        len(needle_writing.ids_of(f" {', '.join(reported(task, rng).expected)} and.", tokenizer))
         for _ in range(SAMPLES)
     )
     return longest + max(longest // 8, 2)

@@ -26,7 +26,7 @@ from ..texts.needle_tasks import NeedleTask, tasks_of
 from ..texts.tokens import Document
 from .needle_prompts import answer_room, check_depth, check_filler, needle_prompt
 from .needles import answers_to, batches
-from .stats import bootstrap_interval, perplexity_summary, wilson_interval
+from .stats import perplexity_summary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,9 +48,9 @@ def needles(
     filler: Sequence[Document] | None = None,
     seed: int = 0,
     *,
+    searched_on: Sequence[Document] = (),
     chat: bool = False,
     answer_tokens: int | None = None,
-    searched_on: Sequence[Document] = (),
 ) -> pd.DataFrame:
     """Needle tasks at each length and depth, under each scaling.
 
@@ -202,13 +202,7 @@ def needle_summary(
     rows = []
     for key, group in table.groupby(list(by), sort=False, dropna=False):
         found = group["found"]
-        whole_ones = found.isin([0, 1]).all()
-        interval = (
-            wilson_interval(int(found.sum()), len(found))
-            if whole_ones
-            else bootstrap_interval(found)
-        )
-        rows.append((*key, len(found), found.mean(), *interval))
+        rows.append((*key, len(found), found.mean(), *share_interval(found)))
     return pd.DataFrame(rows, columns=[*by, "prompts", "found", "low", "high"])
 
 

@@ -73,6 +73,13 @@ def wilson_interval(
     return below if right else 0.0, above if right < trials else 1.0
 
 
+def share_interval(scores: pd.Series[float]) -> tuple[float, float]:
+    """Of a mean of scores from 0 to 1: Wilson's if none lies between, else a bootstrap."""
+    if scores.isin([0, 1]).all():
+        return wilson_interval(int(scores.sum()), len(scores))
+    return bootstrap_interval(scores)
+
+
 def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
     """The mean over documents of a `perplexity` table.
 
@@ -208,13 +215,7 @@ def benchmark_summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, group in table.groupby(keys, sort=False):
         scores = group["score"]
-        right_or_wrong = scores.isin([0, 1]).all()
-        interval = (
-            wilson_interval(int(scores.sum()), len(scores))
-            if right_or_wrong
-            else bootstrap_interval(scores)
-        )
-        rows.append((*key, len(scores), scores.mean(), *interval))
+        rows.append((*key, len(scores), scores.mean(), *share_interval(scores)))
     return pd.DataFrame(rows, columns=[*keys, "questions", "accuracy", "low", "high"])
 
 

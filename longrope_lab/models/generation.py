@@ -106,7 +106,7 @@ def generate(
             )
 
 
-def _check_options(options: Mapping[str, Any], max_new_tokens: int) -> None:
+def _check_options(options: Mapping[str, object], max_new_tokens: int) -> None:
     """Refuse what transformers would take for another value, or pass over."""
     for name in SWITCHES:
         if options.get(name) is not None and not isinstance(options[name], bool):
@@ -127,7 +127,7 @@ def _check_options(options: Mapping[str, Any], max_new_tokens: int) -> None:
 
 
 @contextlib.contextmanager
-def _told_with(options: Mapping[str, Any]) -> Iterator[None]:
+def _told_with(options: Mapping[str, object]) -> Iterator[None]:
     """What fails in the block becomes a `ValueError` that shows the options it was called with.
 
     transformers checks a few of them alone; of the others its words name neither option nor value.

@@ -37,7 +37,7 @@ from .formulas import (
 )
 from .scaling import RopeScaling
 from .schedule import DynamicNTK, RopeSchedule, Scaling
-from .spec import RopeSpec, check_target
+from .spec import Floats, RopeSpec, check_target
 
 Method = Callable[..., Scaling]
 
@@ -225,10 +225,8 @@ def ramp_scaling(
     and calls them YaRN's. YaRN itself is linear in the frequency, so that in the middle of the ramp
     it slows pairs less.
     """
-    m = attention_factor
-    m = longrope_attention_factor(spec, target_length) if m is None else m
     factors = ramp_factors(spec, target_length / spec.window)
-    return RopeScaling(spec, factors, target_length, "ramp", attention_factor=m)
+    return _with_longropes_m(spec, factors, target_length, "ramp", attention_factor)
 
 
 @register_method("geometric")
@@ -236,10 +234,15 @@ def geometric_scaling(
     spec: RopeSpec, target_length: int, attention_factor: float | None = None
 ) -> RopeScaling:
     """YaRN's ramp between the same two pairs, linear in the factor's logarithm, LongRoPE's m."""
-    m = attention_factor
-    m = longrope_attention_factor(spec, target_length) if m is None else m
     factors = geometric_factors(spec, target_length / spec.window)
-    return RopeScaling(spec, factors, target_length, "geometric", attention_factor=m)
+    return _with_longropes_m(spec, factors, target_length, "geometric", attention_factor)
+
+
+def _with_longropes_m(
+    spec: RopeSpec, factors: Floats, target_length: int, method: str, given: float | None
+) -> RopeScaling:
+    m = longrope_attention_factor(spec, target_length) if given is None else given
+    return RopeScaling(spec, factors, target_length, method, attention_factor=m)
 
 
 @register_method("llama3")

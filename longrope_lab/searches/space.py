@@ -61,8 +61,7 @@ class SearchSpace:
 
     Raises:
         ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step
-            or keep_rotations that is not above 0; start tokens that are not whole numbers from 0,
-            or none at all.
+            or keep_rotations that is not above 0; no start tokens, or not whole numbers from 0.
     """
 
     spec: RopeSpec
