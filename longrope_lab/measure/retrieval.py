@@ -26,7 +26,7 @@ from ..texts.needle_tasks import NeedleTask, tasks_of
 from ..texts.tokens import Document
 from .needle_prompts import answer_room, check_depth, check_filler, needle_prompt
 from .needles import answers_to, batches
-from .stats import perplexity_summary
+from .stats import perplexity_summary, share_interval
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
