@@ -55,7 +55,7 @@ def needle_heatmap(table: pd.DataFrame, window: int | None = None, *, rows: str 
             image = heatmap(ax, shares, counts, labels, lengths)
             mark_after_window(ax, lengths, window)
             ax.set_title(styles[str(name)].label, color=styles[str(name)].colour)
-        figure.supylabel("depth of a needle in the text" if rows == "depth" else "", fontsize=10)
+        figure.supylabel("depth" if rows == "depth" else "", fontsize=10)
         words = f"; dashed: trained window of {tokens(window)}" if window else ""
         most_prompts = f"; {summary['prompts'].max()} prompts per cell"
         figure.supxlabel(f"length (tokens){words}{most_prompts}", fontsize=10)
