@@ -68,10 +68,10 @@ def scoring_cost(
     rng = np.random.default_rng(seed_of(seed))
     vocabulary = model.get_input_embeddings().weight.shape[0]
     memory = PeakMemory(model.device)
-    rows = []
+    rows, plain_up_to = [], whole("plain_up_to", plain_up_to, 0)
     for length in progress(lengths, "scoring cost"):
         ids = torch.from_numpy(rng.integers(0, vocabulary, length)).to(model.device)
-        plain = length <= whole("plain_up_to", plain_up_to, 0)
+        plain = length <= plain_up_to
         memory.reset()
         token_losses(model, ids)
         peak = memory.gib  # before the plain way, which needs more

@@ -225,6 +225,25 @@ def check_depth(depth: float) -> None:
         )
 
 
+def places_asked(
+    measured: str, lengths: Sequence[int], depths: Sequence[float]
+) -> tuple[list[int], list[float]]:
+    """The lengths and depths of a measurement, each once: else the same prompts would count twice.
+
+    Raises:
+        ValueError: there are none, or such as no prompt has.
+    """
+    if not len(lengths) or not len(depths):
+        raise ValueError(
+            f"{measured} needs at least one length and one depth; got {len(lengths)} lengths and "
+            f"{len(depths)} depths"
+        )
+    for depth in depths:
+        check_depth(depth)
+    whole_lengths = dict.fromkeys(whole("length", length, 1) for length in lengths)
+    return list(whole_lengths), list(dict.fromkeys(depths))
+
+
 def check_filler(tasks: Sequence[NeedleTask], filler: Sequence[Document] | None) -> None:
     """Refuse documents to hide in that tasks lack, that none of them uses, or that hold needles.
 

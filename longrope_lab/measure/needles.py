@@ -26,7 +26,7 @@ from ..models.loading import quiet_transformers
 from ..models.rotary import by_name
 from ..rope.schedule import Scaling
 from ..texts.tokens import Document
-from .needle_prompts import ANSWER_TOKENS, check_depth, passkey_prompt
+from .needle_prompts import ANSWER_TOKENS, passkey_prompt, places_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,16 +131,8 @@ def passkey_cells(lengths: Sequence[int], depths: Sequence[float], trials: int) 
     Raises:
         ValueError: no lengths or depths, or such as no prompt has.
     """
-    if not len(lengths) or not len(depths):
-        raise ValueError(
-            f"passkey needs at least one length and one depth; got {len(lengths)} lengths and "
-            f"{len(depths)} depths"
-        )
-    lengths = list(dict.fromkeys(whole("length", length, 1) for length in lengths))
-    depths = list(dict.fromkeys(depths))  # a second time would count the same prompts twice
-    for depth in depths:
-        check_depth(depth)
-    return list(product(lengths, depths, range(whole("trials", trials, 1))))
+    places = places_asked("passkey", lengths, depths)
+    return list(product(*places, range(whole("trials", trials, 1))))
 
 
 def batches(prompts: Sequence[T], length: int) -> Iterator[Sequence[T]]:

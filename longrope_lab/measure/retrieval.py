@@ -24,7 +24,7 @@ from ..models.rotary import by_name
 from ..rope.schedule import Scaling
 from ..texts.needle_tasks import NeedleTask, tasks_of
 from ..texts.tokens import Document
-from .needle_prompts import answer_room, check_depth, check_filler, needle_prompt
+from .needle_prompts import answer_room, check_filler, needle_prompt, places_asked
 from .needles import answers_to, batches
 from .stats import perplexity_summary, share_interval
 
@@ -91,10 +91,10 @@ def needles(
     asked, scalings = tasks_of(tasks), by_name(scalings)
     if answer_tokens is not None:
         answer_tokens = whole("answer_tokens", answer_tokens, 1)
-    lengths = [whole("length", length, 1) for length in dict.fromkeys(lengths)]
+    lengths, depths = places_asked("needles", lengths, depths)
     trials, seed = whole("trials", trials, 1), seed_of(seed)
-    depths = list(dict.fromkeys(depths))  # a second time would count the same prompts twice
-    _check(asked, lengths, depths, filler, searched_on)
+    check_filler(asked, filler)
+    _check_unseen(filler or (), searched_on)
     check_fits(model, max(lengths))
     rooms = {task: answer_tokens or answer_room(tokenizer, task) for task in asked}
     write = partial(needle_prompt, tokenizer, filler=filler, seed=seed, chat=chat)
@@ -143,23 +143,9 @@ def _batches(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
         yield from batches(list(together), length)
 
 
-def _check(
-    tasks: Sequence[NeedleTask],
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    filler: Sequence[Document] | None,
-    searched_on: Sequence[Document],
-) -> None:
-    """Refuse a measurement of nothing, and texts that cannot be reported on."""
-    if not lengths or not len(depths):
-        raise ValueError(
-            f"needles needs at least one length and one depth; got {len(lengths)} lengths and "
-            f"{len(depths)} depths"
-        )
-    for depth in depths:
-        check_depth(depth)
-    check_filler(tasks, filler)
-    for document in filler or ():
+def _check_unseen(filler: Sequence[Document], searched_on: Sequence[Document]) -> None:
+    """Refuse texts that cannot be reported on."""
+    for document in filler:
         for other in searched_on:
             if _share(document.ids, other.ids):
                 raise ValueError(

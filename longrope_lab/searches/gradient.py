@@ -112,16 +112,17 @@ class Gradient:
             ValueError: too few passes for the starts, a step and the measurement at the end.
         """
         documents = whole("documents", documents, 1)
-        few = 0 if len(initial) == 1 else len(initial)
-        first = documents if len(initial) == 1 else few
+        several = len(initial) > 1
+        first = len(initial) if several else documents
         least = first + GRADIENT_FORWARDS + documents
         passes = whole("passes", passes, least, f"{len(initial)} starts on {documents} documents, "
                        f"a step and a measurement at the end take {least}")  # fmt: skip
         steps = (passes - first - documents) // GRADIENT_FORWARDS
         while first + GRADIENT_FORWARDS * steps + documents * -(-steps // BETWEEN) > passes:
             steps -= 1
+        compared = 1 if several else None
         every = min(steps, BETWEEN)
-        return cls(steps, validate_every=every, initial=initial, start_documents=1 if few else None)
+        return cls(steps, validate_every=every, initial=initial, start_documents=compared)
 
     def start(self, space: SearchSpace, documents: int, seed: int) -> GradientSearch:
         """A search with these settings."""

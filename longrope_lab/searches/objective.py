@@ -24,7 +24,7 @@ from ..models.estimates import saving_memory
 from ..models.forward import fast_attention, mean_loss, token_losses
 from ..models.rotary import apply_scaling
 from ..rope.scaling import RopeScaling
-from ..texts.tokens import Document
+from ..texts.tokens import TELLING, Document
 from .weighing import Goal, means_of, weights_of
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 # A backward pass counts as two forward passes, and what may have to be computed again for it as a
 # third.
 GRADIENT_FORWARDS = 4
-
-# Tokens by which a document is known again.
-OPENING = 64
 
 
 @dataclass(frozen=True)
@@ -245,7 +242,7 @@ class Objective:
 
 def opening_of(ids: NDArray[np.integer]) -> str:
     """A short name for how a document begins, whatever length it was cut to."""
-    return digest(np.asarray(ids[:OPENING], np.int64).tobytes())
+    return digest(np.asarray(ids[:TELLING], np.int64).tobytes())
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.files import at_home
 from ..common.identity import digest
 from .corpora import iterate_texts
 
@@ -81,10 +82,11 @@ def check_books(folder: str | os.PathLike[str]) -> list[Found]:
         ValueError: a file that cannot be read.
     """
     listed = books()
-    if not Path(folder).expanduser().exists():
+    place = at_home(folder)
+    if not place.exists():
         raise FileNotFoundError(f"no folder of books at {folder}: check the path")
     sizes: dict[str, int] = {}
-    for title, text in iterate_texts(Path(folder).expanduser()):
+    for title, text in iterate_texts(place):
         sizes |= dict.fromkeys((digest(text), _plain(title)), len(text))
     return list(_compared(listed, sizes))
 
