@@ -98,7 +98,7 @@ def _work(ready: Prepared, work: Path, display: Display) -> None:
     try:
         with _kernel_beside(display) as config:
             papermill.execute_notebook(
-                os.path.relpath(ready.notebook),  # it is written into the executed notebook
+                str(ready.notebook),
                 str(executed),
                 parameters=ready.chosen | {"out": work.as_posix()},
                 kernel_name="python3",
@@ -123,8 +123,10 @@ def _work(ready: Prepared, work: Path, display: Display) -> None:
 
 
 def _without_folders(text: str, ready: Prepared) -> str:
-    """The executed notebook, with the paths of its parameters as `source_name` has them."""
+    """The executed notebook, with its own path and its parameters' as others can read them."""
     names = {path: source_name(path) for _, path in ready.paths}
+    # papermill writes it down; seen from this process it would depend on where that runs.
+    names[str(ready.notebook)] = "/".join(ready.notebook.parts[-2:])
     for path in sorted(names, key=len, reverse=True):  # a folder after what lies in it
         if names[path] != path:
             # Whole paths alone: "/tmp/a" is no part of "/tmp/ab", nor of "x/tmp/a".

@@ -194,6 +194,7 @@ def test_results_name_no_folder_of_the_machine(own_notebooks, tmp_path):
     assert origin["inputs"] == {"extended": digest_at(model)}
     executed = (folder / "00_tiny.ipynb").read_text()
     assert str(tmp_path) not in executed and 'model_name = \\"extended\\"' in executed
+    assert json.loads(executed)["metadata"]["papermill"]["input_path"] == "notebooks/00_tiny.ipynb"
 
 
 def test_a_run_whose_texts_have_changed_is_not_done(own_notebooks, no_kernel, tmp_path):
