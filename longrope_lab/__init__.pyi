@@ -19,8 +19,12 @@ from .extend.recipe import RECIPES, Recipe
 from .extend.several_plans import run_plans
 from .extend.stages import FineTune, Formula, Recover, Search
 from .measure.benchmarks import benchmarks
+from .measure.book_questions import book_questions
+from .measure.book_summaries import book_summaries
+from .measure.choices import choice_summary
 from .measure.cost import scoring_cost, search_cost, training_cost, worker_cost
 from .measure.generation_check import reread
+from .measure.many_examples import EXAMPLES, ExampleTask, examples_prompt, many_examples
 from .measure.needle_prompts import needle_prompt, passkey_prompt
 from .measure.needles import passkey
 from .measure.objectives import objective_summary
@@ -89,6 +93,7 @@ from .texts.needle_tasks import NEEDLES, NeedleTask
 from .texts.tokens import Document, check_unseen
 
 __all__ = [
+    "EXAMPLES",
     "FORMULAS",
     "METHODS",
     "NEEDLES",
@@ -100,6 +105,7 @@ __all__ = [
     "Budget",
     "Document",
     "Evolution",
+    "ExampleTask",
     "Extended",
     "FineTune",
     "Formula",
@@ -129,12 +135,16 @@ __all__ = [
     "benchmark_summary",
     "benchmarks",
     "best_by_start_tokens",
+    "book_questions",
+    "book_summaries",
     "check_books",
     "check_serving",
     "check_unseen",
+    "choice_summary",
     "compiled",
     "compose",
     "effective_window",
+    "examples_prompt",
     "factor_table",
     "finetune",
     "full_attention",
@@ -145,6 +155,7 @@ __all__ = [
     "load_corpus",
     "load_model",
     "losses_after",
+    "many_examples",
     "named_scalings",
     "needle_documents",
     "needle_prompt",

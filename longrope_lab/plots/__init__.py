@@ -5,6 +5,7 @@ Lengths are on an axis of base 2, the trained window is marked, and intervals ar
 
 from ..common.doors import door
 from .benchmarks import benchmark_scores
+from .choices import choice_curves
 from .measured import accuracy_curves, cost_curves, passkey_heatmap, perplexity_curves
 from .needles import needle_heatmap, trade_off_curves
 from .nonuniformity import paired_ratios, start_token_curves
@@ -18,6 +19,7 @@ __all__ = [
     "STYLES",
     "accuracy_curves",
     "benchmark_scores",
+    "choice_curves",
     "coefficient_profile",
     "cost_curves",
     "factor_profile",
