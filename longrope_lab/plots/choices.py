@@ -63,8 +63,7 @@ def choice_curves(
             _curves(ax, rows, styles, columns)
             if value == "accuracy":
                 _possible(ax, rows, styles)
-            guessed = rows.drop_duplicates("length")
-            ax.plot(guessed["length"], guessed[columns[-1]], **GUESSING, label=guess)
+            ax.axhline(rows[columns[-1]].mean(), **GUESSING, label=guess)
             _lengths(ax, rows)
             mark_window(ax, window)
             ax.set_title(str(task), pad=ABOVE_WINDOW)
@@ -109,4 +108,4 @@ def _lengths(ax: Axes, rows: pd.DataFrame) -> None:
 def _asked(summary: pd.DataFrame) -> str:
     counts = summary["questions"]
     few, many = int(counts.min()), int(counts.max())
-    return f" ({few} questions)" if few == many else f" ({few} to {many} questions)"
+    return f"\n({few if few == many else f'{few} to {many}'} questions per point)"

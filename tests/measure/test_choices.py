@@ -12,7 +12,14 @@ import torch
 from conftest import tiny_model
 
 from longrope_lab.measure.book_questions import KEPT, book_prompt, book_questions
-from longrope_lab.measure.choices import COLUMNS, Asked, choice_losses, choice_summary
+from longrope_lab.measure.book_summaries import LEAD, book_summaries, names_checked
+from longrope_lab.measure.choices import (
+    COLUMNS,
+    Asked,
+    choice_losses,
+    choice_summary,
+    lengths_asked,
+)
 from longrope_lab.measure.many_examples import (
     EXAMPLES,
     ExampleTask,
@@ -232,18 +239,18 @@ def test_a_careful_reader_of_books(monkeypatch, tokenizer, books):
     looked_up(monkeypatch, "book_questions", lambda text, _, choice: -float(choice in text))
     options = {"tasks": ["line", "name"], "lengths": [2000], "trials": 3}
     all_of_it = book_questions(Named(tokenizer), tokenizer, books, **options)
-    assert list(all_of_it.columns) == COLUMNS and len(all_of_it) == 2 * 3 * 4
+    assert list(all_of_it.columns) == COLUMNS and set(all_of_it["task"]) == {"line", "name"}
     assert all_of_it["in_sight"].all() and all_of_it["correct"].all()
     end = book_questions(Named(tokenizer), tokenizer, books, **options, window=512)
     assert (end["read"] == 512 - KEPT).all() and end["expected"].equals(all_of_it["expected"])
-    assert not end["in_sight"].all() and end.loc[end["in_sight"], "correct"].all()
+    assert end["in_sight"].mean() < 0.5 and end.loc[end["in_sight"], "correct"].all()
     assert np.allclose(end.loc[~end["in_sight"], "loss"], math.log(2))
 
 
 def test_what_the_text_does_not_raise_does_not_count(tokenizer, books, model):
     """The loss without the text is taken away: both by brute force."""
-    table = book_questions(model, tokenizer, books, ["name"], [400], 1, questions=2)
-    asked, text = book_prompt(tokenizer, books, ["name"], 400, questions=2)
+    table = book_questions(model, tokenizer, books, ["line"], [600], 1, questions=2)
+    asked, text = book_prompt(tokenizer, books, ["line"], 600, questions=2)
     for row, (*_, question) in zip(table.itertuples(), asked, strict=True):
         raised = []
         for choice in question.choices:
@@ -272,6 +279,34 @@ def test_books_that_cannot_be_asked_about(tokenizer, books, model):
     no_lines = [Document("a list", np.full(9000, tokenizer(" the")["input_ids"][0]))]
     with pytest.raises(ValueError, match="'a list' give no question of line, order: take longer"):
         book_questions(model, tokenizer, no_lines, ["line", "order"])
+
+
+def test_names_of_a_summary_are_checked(monkeypatch, tokenizer, books):
+    assert names_checked("of Moses, and Aaron, and Noah", "by Aaron and then Moses", "to Noah") == (
+        3, 2, 1, 0.0,
+    )  # fmt: skip
+    asked = []
+
+    def say(model, tokenizer, prompts, scaling, room):
+        asked.append((len(prompts[0]) + room, tokenizer.decode(prompts[0])))
+        return ["of Moses"]
+
+    monkeypatch.setattr("longrope_lab.measure.book_summaries.answers_to", say)
+    options = {"lengths": [600, 2000], "trials": 2, "window": 700, "answer_tokens": 20}
+    table = book_summaries(Named(tokenizer), tokenizer, books, **options)
+    assert [size for size, _ in asked] == [600, 600, 700, 700]
+    assert all(text.endswith(LEAD) for _, text in asked)
+    assert (table["names"] == 1).all() and table["ordered"].isna().all()
+    with pytest.raises(
+        ValueError, match=r"length is 30: \d+ tokens of it are kept for the summary"
+    ):
+        book_summaries(Named(tokenizer), tokenizer, books, [30])
+
+
+def test_lengths_are_given():
+    with pytest.raises(ValueError, match="lengths is empty: give at least one"):
+        lengths_asked([])
+    assert lengths_asked([512.0, 256, 512]) == [512, 256]
 
 
 def test_a_summary_needs_answers():
