@@ -184,6 +184,9 @@ def choice_summary(
 ) -> pd.DataFrame:
     """The accuracy of answers by choice, against chance.
 
+    Intervals count each question. Those of one prompt share its text, so with few prompts the
+    intervals are somewhat too narrow.
+
     Args:
         table: as `many_examples` or `book_questions` returns it.
         by: columns whose values make a group.

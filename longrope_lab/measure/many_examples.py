@@ -238,7 +238,9 @@ def examples_prompt(
     rng = np.random.default_rng([seed_of(seed), length, trial, zlib.crc32(repr(task).encode())])
     shown, held = _dealt(task, rng)
     count = whole("questions", questions, 1)
-    asked = [held[i] for i in rng.integers(len(held), size=count)]
+    # Each pair once before one comes again, so that labels are asked for about equally often.
+    asked = [held[i] for _ in range(-(-count // len(held))) for i in rng.permutation(len(held))]
+    asked = asked[:count]
     choices, after = _written(tokenizer, task)
     leads = _leads(tokenizer, task, [*shown, *held])
     examples = [shown[i] for i in rng.integers(len(shown), size=length)]  # each has a token or more

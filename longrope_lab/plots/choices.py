@@ -90,7 +90,8 @@ def _possible(ax: Axes, rows: pd.DataFrame, styles: Mapping[str, Style]) -> None
     for name, curve in rows.groupby("scaling", sort=False):
         style: LineStyle = {**POSSIBLE, "color": styles[str(name)].colour}
         ax.plot(curve["length"], curve["possible"], **style)
-    ax.plot([], [], **{**POSSIBLE, "color": BLACK}, label="a perfect reader")
+    named: LineStyle = {**POSSIBLE, "color": BLACK}
+    ax.plot([], [], **named, label="a perfect reader")
 
 
 def _lengths(ax: Axes, rows: pd.DataFrame) -> None:
