@@ -137,7 +137,8 @@ def book_questions(
         for (task, number, choice, question), loss in zip(asked, losses, strict=True):
             place = name, task, length, trial, number, len(read), 0
             rows.append((*place, choice.in_sight(seen), *question.row(loss)))
-    rows.sort(key=lambda row: (list(scalings).index(row[0]), tasks.index(str(row[1]))))
+    names: list[object] = [*scalings]
+    rows.sort(key=lambda row: (names.index(row[0]), tasks.index(str(row[1]))))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
