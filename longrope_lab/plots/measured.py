@@ -151,11 +151,9 @@ def passkey_heatmap(
             image = heatmap(ax, *shares, [f"{d:.0%}" for d in depths], lengths)
             mark_after_window(ax, lengths, window)
             ax.set_title(styles[str(name)].label, color=styles[str(name)].colour)
-        figure.supylabel("depth of the key in the text", fontsize=10)
-        words = f"; dashed: trained window of {tokens(window)}" if window else ""
-        figure.supxlabel("length (tokens)" + words, fontsize=10)
-        bar = share_bar(figure, image, axes)
-        bar.set_label(f"keys found ({int(summary['trials'].max())} trials per cell)", fontsize=9)
+        figure.supylabel("depth of the key", fontsize=10)
+        name_cells(figure, window, int(summary["trials"].max()))
+        share_bar(figure, image, axes).set_label("keys found", fontsize=9)
     return figure
 
 
@@ -200,6 +198,13 @@ def mark_after_window(ax: Axes, lengths: list[int], window: int | None) -> None:
     if 0 < inside < len(lengths):
         style: LineStyle = {**WINDOW_STYLE, "color": "#FFFFFF", "linewidth": 2, "zorder": 3}
         ax.axvline(inside - 0.5, **style)
+
+
+def name_cells(figure: Figure, window: int | None, prompts: int) -> None:
+    """Under a heatmap, what its columns and its cells are: there every figure has the room."""
+    words = f"; dashed: trained window of {tokens(window)}" if window else ""
+    count = f"{prompts} prompt{'s' if prompts != 1 else ''} per cell"
+    figure.supxlabel(f"length (tokens){words}; {count}", fontsize=10)
 
 
 def share_bar(figure: Figure, image: AxesImage, axes: list[Axes]) -> Colorbar:

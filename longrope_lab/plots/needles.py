@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from ..common.checks import check_table, unknown
 from ..measure.retrieval import needle_summary
 from .axes import check_drawable, legend_below, small_multiples, subplots
-from .measured import heatmap, mark_after_window, share_bar
-from .style import BLACK, OTHERS, RC, STYLES, styles_of, tokens
+from .measured import heatmap, mark_after_window, name_cells, share_bar
+from .style import BLACK, OTHERS, RC, STYLES, styles_of
 
 ROWS = ("task", "depth")
 
@@ -56,11 +56,8 @@ def needle_heatmap(table: pd.DataFrame, window: int | None = None, *, rows: str 
             mark_after_window(ax, lengths, window)
             ax.set_title(styles[str(name)].label, color=styles[str(name)].colour)
         figure.supylabel("depth" if rows == "depth" else "", fontsize=10)
-        words = f"; dashed: trained window of {tokens(window)}" if window else ""
-        most_prompts = f"; {summary['prompts'].max()} prompts per cell"
-        figure.supxlabel(f"length (tokens){words}{most_prompts}", fontsize=10)
-        bar = share_bar(figure, image, axes)
-        bar.set_label("found", fontsize=9)
+        name_cells(figure, window, int(summary["prompts"].max()))
+        share_bar(figure, image, axes).set_label("found", fontsize=9)
     return figure
 
 

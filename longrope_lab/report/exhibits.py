@@ -11,6 +11,7 @@ import pandas as pd
 from ..common.files import Json
 from ..measure.stats import perplexity_summary
 from .claims_searched_factors import by_round
+from .experiments import Experiment
 from .recorded import (
     BENCHMARKS,
     EXTENSION,
@@ -21,6 +22,7 @@ from .recorded import (
     RECOVERY,
     SEARCH,
     WITHOUT,
+    NotMeasuredError,
     Results,
 )
 
@@ -231,3 +233,28 @@ EXHIBITS: dict[str, tuple[Table | Picture, ...]] = {
         Picture(SEARCH, "search_curves", "The best perplexity found, against forward passes"),
     ),
 }  # fmt: skip
+
+
+def windows_read(each: Experiment, results: Results) -> float | None:
+    """How many trained windows long the longest text of an experiment is, in a profile's tables.
+
+    None where they do not say: without a length in them, or without a table of Figure 1, whose
+    lengths stand in windows, too.
+    """
+    try:
+        reach = results.table("reach", LONG, needs=("holds to", "times the window")).iloc[0]
+    except NotMeasuredError:
+        return None
+    longest = [_longest(shown, results) for shown in EXHIBITS[each.figures_of or each.id]]
+    return max(longest) * reach["times the window"] / reach["holds to"] or None
+
+
+def _longest(shown: Table | Picture, results: Results) -> float:
+    """The longest length in a table, in tokens; 0 where there is none."""
+    if isinstance(shown, Picture):
+        return 0
+    try:
+        table = shown.read(results)
+    except NotMeasuredError:
+        return 0
+    return float(table["length"].max()) if "length" in table else 0

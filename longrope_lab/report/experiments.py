@@ -30,6 +30,7 @@ class Experiment:
         id: "T1" for Table 1, "F6" for Figure 6.
         title: what is measured.
         notebooks: those with a section for it.
+        windows: how many trained windows long its longest text is.
         measure: what the figures are.
         finding: what the paper concludes.
         columns: headings of the figures, in the paper's order.
@@ -41,6 +42,7 @@ class Experiment:
     id: str
     title: str
     notebooks: tuple[str, ...]
+    windows: int
     measure: str
     finding: str
     columns: tuple[str, ...]
@@ -107,6 +109,7 @@ def _read(path: Path) -> dict[str, Experiment]:
             name,
             title=table["title"],
             notebooks=tuple(table["notebooks"]),
+            windows=table["windows"],
             measure=table["measure"],
             finding=table["finding"],
             columns=tuple(figures.get("columns", ())),

@@ -16,9 +16,9 @@ from ..common.markup import as_markdown
 
 # Imported, they register their claims.
 from . import claims_extended_models, claims_searched_factors  # noqa: F401
-from .claims import CLAIMS, Outcome, Places, at, judge
+from .claims import CLAIMS, NOT_MEASURED, Outcome, Places, at, judge
 from .comparisons import ENOUGH
-from .exhibits import EXHIBITS, Picture, Table
+from .exhibits import EXHIBITS, Picture, Table, windows_read
 from .experiments import EXPERIMENTS, Experiment
 from .markdown import grid, number, papers_figures, rows_of, with_interval
 from .recorded import MEASURING, NotMeasuredError, Results, Run, read_results
@@ -29,7 +29,8 @@ HEAD = f"""`longrope-lab report` writes this page from the tables beside it; no 
 The paper is [LongRoPE](https://arxiv.org/abs/2402.13753), which extends LLaMA2-7B and Mistral-7B.
 Our models, texts and lengths differ, and so do the numbers. What can be compared are findings:
 which method wins, by what ratio, and how far it reaches. Each profile is a scale at which the
-notebooks ran ({", ".join(MEASURING)}), and has a verdict of its own.
+notebooks ran ({", ".join(MEASURING)}), and has a verdict of its own. A ratio beside it says how
+many trained windows long the longest text was, in the paper and in each profile.
 
 **How to read it.** A finding consists of one or more claims. Each claim is tested at several
 places, such as a corpus and a length. The verdict is
@@ -82,14 +83,21 @@ def render(profiles: Mapping[str, Results]) -> str:
     headline = [
         [
             f"[{each.source.partition(', ')[2]}](#{name.lower()})", each.finding,
-            *(verdict for verdict, _ in judged[name].values()),
+            f"{each.windows}x", *(_short(each, judged[name][p][0], profiles[p]) for p in profiles),
         ]
         for name, each in EXPERIMENTS.items()
     ]  # fmt: skip
-    parts = [TITLE, rows_of(["exhibit", "the paper finds", *profiles], headline), HEAD]
+    columns = ["exhibit", "the paper finds", "the paper's ratio", *profiles]
+    parts = [TITLE, rows_of(columns, headline), HEAD]
     for each in EXPERIMENTS.values():
         parts += _section(each, profiles, judged[each.id])
     return "\n".join([*parts, *_origins(profiles)])
+
+
+def _short(each: Experiment, verdict: str, results: Results) -> str:
+    """A verdict, and the ratio at which it was reached: "yes, 8x"."""
+    ratio = None if verdict == NOT_MEASURED else windows_read(each, results)
+    return f"{verdict}, {ratio:g}x" if ratio else verdict
 
 
 def _link(text: str, run: Run) -> str:

@@ -94,6 +94,19 @@ def test_cells_of_many_trials_are_shares():
     assert [t.get_text() for t in panel.texts] == ["100%", "95%", "100%", "95%"]
 
 
+@pytest.mark.parametrize("window", [None, 512])
+def test_no_label_of_a_small_heatmap_is_cut(window):
+    """One panel of few depths is the lowest figure: its labels were longer than it is high."""
+    figure = plots.passkey_heatmap(passkeys(["none"], 1, {(1024, 0)}), window=window)
+    figure.draw_without_rendering()
+    _, bar = figure.axes
+    for label in (figure._supxlabel, figure._supylabel, bar.yaxis.label):
+        box = label.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0
+        assert box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+    assert figure.get_supxlabel().endswith("; 1 prompt per cell")
+
+
 def test_a_heatmap_of_many_scalings_keeps_room_for_its_words():
     names = [f"variant {k}" for k in range(7)]
     table = passkeys(names, 10)

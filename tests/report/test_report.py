@@ -19,7 +19,7 @@ from longrope_lab.common.identity import digests_of
 from longrope_lab.measure import stats
 from longrope_lab.measure.stats import accuracy_summary, paired_comparison, perplexity_summary
 from longrope_lab.report.claims import CLAIMS, judge, overall
-from longrope_lab.report.exhibits import EXHIBITS, Picture
+from longrope_lab.report.exhibits import EXHIBITS, Picture, windows_read
 from longrope_lab.report.experiments import EXPERIMENTS
 from longrope_lab.report.markdown import grid, number
 from longrope_lab.report.page import render, write_report
@@ -440,6 +440,24 @@ def synthetic(results):
     (results / "cpu" / N02 / "t1_ratios.png").write_bytes(b"")
 
 
+def test_a_verdict_has_the_ratio_that_was_reached(tmp_path):
+    """The longest text over the window; none beside what was not measured, or has no length."""
+    synthetic(tmp_path)
+    (results,) = (r for p, r in read_results(tmp_path).items() if p == "cpu")
+    assert windows_read(EXPERIMENTS["T1"], results) is None  # nothing says what the window is
+    folder = tmp_path / "cpu" / "10_long_documents"
+    folder.mkdir()
+    (folder / "run.json").write_bytes((tmp_path / "cpu" / N02 / "run.json").read_bytes())
+    (folder / "reach.csv").write_text("scaling,holds to,times the window\nnone,256,0.5\n")
+    (results,) = (r for p, r in read_results(tmp_path).items() if p == "cpu")
+    longest = results.table("t1_summary", N02)["length"].max()
+    assert windows_read(EXPERIMENTS["T1"], results) == longest / 512
+    assert windows_read(EXPERIMENTS["F6"], results) is None
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| [Table 1]"))
+    assert f"| 4x | yes, {longest / 512:g}x |" in row and "not measured |" in row
+
+
 def sections(page):
     return dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
 
@@ -451,7 +469,9 @@ def test_the_page_says_for_each_experiment_what_was_found(tmp_path):
     page = path.read_text(encoding="utf-8")
     assert path == tmp_path / "README.md" and set(tmp_path.iterdir()) >= {path}
     assert list(sections(page)) == [*EXPERIMENTS, "Runs"]
-    assert page.splitlines()[2].startswith("| exhibit | the paper finds | cpu | gpu |")
+    assert page.splitlines()[2].startswith(
+        "| exhibit | the paper finds | the paper's ratio | cpu | gpu |"
+    )
     for name, each in EXPERIMENTS.items():
         exhibit = each.source.removeprefix("LongRoPE, ")
         assert f"| [{exhibit}](#{name.lower()}) | {each.finding} |" in page

@@ -82,6 +82,7 @@ def test_quickstart_on_mistral(scaled_down):
         key_lengths=lengths,
         documents=2,
         trials=1,
+        extended_lengths=[1024],
     )
     own, profile = settings(folder)
     # All of them had to be scaled down.
