@@ -144,8 +144,10 @@ def _text_decoder(model: PreTrainedModel) -> nn.Module:
 
 def _layer_types(module: nn.Module) -> list[str | None]:
     """The layer types that a module holds frequencies for; [None] is one set for all of them."""
-    held = {**vars(module), **vars(module)["_buffers"]}  # every module is looked at: by name first
-    suffix = "inv_freq"
+    own, buffers, suffix = vars(module), vars(module)["_buffers"], "inv_freq"
+    if suffix not in " ".join((*own, *buffers)):  # every module is looked at: most end here
+        return []
+    held = {**own, **buffers}
     names = [n for n, v in held.items() if n.endswith(suffix) and isinstance(v, Tensor)]
     if suffix in names:
         return [None]
