@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 DECAYS = ("linear", "constant", "cosine")
 NEEDLE_LOSSES = ("answers", "all")
+# Their order is laid down before the first is read.
+MOST_SEGMENTS = 10**8
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -49,7 +51,8 @@ class Recipe:
 
     Raises:
         ValueError: a number below its least, a share that leaves no long segment, shares of more
-            than all segments, a warm-up as long as the training, an unknown decay or loss.
+            than all segments, a warm-up as long as the training, an unknown decay or loss,
+            more than a hundred million segments.
     """
 
     steps: int = 400
@@ -75,6 +78,7 @@ class Recipe:
             raise unknown("decay", self.decay, DECAYS)
         if self.needle_loss not in NEEDLE_LOSSES:
             raise unknown("needle_loss", self.needle_loss, NEEDLE_LOSSES)
+        self._check_size()
         if self.warmup >= self.steps:
             raise ValueError(
                 f"warmup is {self.warmup} and steps {self.steps}: the learning rate would never "
@@ -97,6 +101,13 @@ class Recipe:
             raise ValueError(
                 f"lora_rank is {self.lora_rank} and lora_modules is empty: name the layers to "
                 "update"
+            )
+
+    def _check_size(self) -> None:
+        if self.steps * self.batch > MOST_SEGMENTS:
+            raise ValueError(
+                f"steps is {self.steps:,} and batch {self.batch:,}: a training reads at most "
+                f"{MOST_SEGMENTS:,} segments, so take fewer of either"
             )
 
     def short_of(self, count: int) -> int:

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..common.checks import seed_of, whole
 from ..common.progress import progress
-from ..models.estimates import saving_memory
+from ..models.estimates import check_fits, saving_memory
 from ..models.forward import fast_attention, in_float32, mean_loss, token_losses
 from ..models.loading import ModelSource, model_of
 from ..models.rotary import rope_spec
@@ -64,7 +64,7 @@ def scoring_cost(
     Raises:
         ValueError: no lengths, or some that are not whole numbers from 2, or repeats from 1.
     """
-    lengths, repeats = _checked(lengths, repeats)
+    lengths, repeats = _checked(model, lengths, repeats)
     rng = np.random.default_rng(seed_of(seed))
     vocabulary = model.get_input_embeddings().weight.shape[0]
     memory = PeakMemory(model.device)
@@ -191,7 +191,7 @@ def training_cost(
     Raises:
         ValueError: no lengths, or some that are not whole numbers from 2, or repeats from 1.
     """
-    lengths, repeats = _checked(lengths, repeats)
+    lengths, repeats = _checked(model, lengths, repeats)
     rng = np.random.default_rng(seed_of(seed))
     vocabulary = model.get_input_embeddings().weight.shape[0]
     training, rows = model.training, []
@@ -279,11 +279,13 @@ def worker_cost(
     return pd.DataFrame(rows)
 
 
-def _checked(lengths: Sequence[int], repeats: int) -> tuple[list[int], int]:
+def _checked(model: PreTrainedModel, lengths: Sequence[int], repeats: int) -> tuple[list[int], int]:
     """The lengths in rising order, and the repeats."""
     if not len(lengths):
         raise ValueError("lengths is empty: name at least one, in tokens")
-    return sorted(whole("length", each, 2) for each in lengths), whole("repeats", repeats, 1)
+    rising = sorted(whole("length", each, 2) for each in lengths)
+    check_fits(model, rising[-1])
+    return rising, whole("repeats", repeats, 1)
 
 
 def _plain_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.checks import seed_of, whole
+from ..models.estimates import check_prompts
 from ..texts import needle_writing
 from ..texts.needle_tasks import NEEDLES, NeedleTask, tasks_of
 from ..texts.needle_wordings import FILLER, Quiz, reported
@@ -242,6 +243,17 @@ def places_asked(
         check_depth(depth)
     whole_lengths = dict.fromkeys(whole("length", length, 1) for length in lengths)
     return list(whole_lengths), list(dict.fromkeys(depths))
+
+
+def trials_asked(trials: int, lengths: Sequence[int], depths: Sequence[float]) -> int:
+    """The trials of each length and depth, as an int.
+
+    Raises:
+        ValueError: no whole number from 1, or more than memory holds the prompts of.
+    """
+    trials = whole("trials", trials, 1)
+    check_prompts(trials * sum(lengths) * len(depths), f"trials is {trials:,}", "ask for fewer")
+    return trials
 
 
 def check_filler(tasks: Sequence[NeedleTask], filler: Sequence[Document] | None) -> None:

@@ -26,7 +26,7 @@ from ..models.loading import quiet_transformers
 from ..models.rotary import by_name
 from ..rope.schedule import Scaling
 from ..texts.tokens import Document
-from .needle_prompts import ANSWER_TOKENS, passkey_prompt, places_asked
+from .needle_prompts import ANSWER_TOKENS, passkey_prompt, places_asked, trials_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,10 +129,10 @@ def passkey_cells(lengths: Sequence[int], depths: Sequence[float], trials: int) 
     """The rows of a `passkey` table under one scaling, in their order.
 
     Raises:
-        ValueError: no lengths or depths, or such as no prompt has.
+        ValueError: no lengths or depths, such as no prompt has, or too many trials.
     """
     places = places_asked("passkey", lengths, depths)
-    return list(product(*places, range(whole("trials", trials, 1))))
+    return list(product(*places, range(trials_asked(trials, *places))))
 
 
 def batches(prompts: Sequence[T], length: int) -> Iterator[Sequence[T]]:

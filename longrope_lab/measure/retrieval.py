@@ -24,7 +24,7 @@ from ..models.rotary import by_name
 from ..rope.schedule import Scaling
 from ..texts.needle_tasks import NeedleTask, tasks_of
 from ..texts.tokens import Document
-from .needle_prompts import answer_room, check_filler, needle_prompt, places_asked
+from .needle_prompts import answer_room, check_filler, needle_prompt, places_asked, trials_asked
 from .needles import answers_to, batches
 from .stats import perplexity_summary, share_interval
 
@@ -92,7 +92,7 @@ def needles(
     if answer_tokens is not None:
         answer_tokens = whole("answer_tokens", answer_tokens, 1)
     lengths, depths = places_asked("needles", lengths, depths)
-    trials, seed = whole("trials", trials, 1), seed_of(seed)
+    trials, seed = trials_asked(trials, lengths, depths), seed_of(seed)
     check_filler(asked, filler)
     _check_unseen(filler or (), searched_on)
     check_fits(model, max(lengths))

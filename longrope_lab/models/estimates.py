@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from .config_fields import head_dim, stated_values
+from .config_fields import FULL_ATTENTION, head_dim, stated_values
 from .forward import recomputing
 from .head import HEAD_CHUNK, head_rows
 
@@ -68,6 +68,48 @@ def check_fits(model: PreTrainedModel, length: int) -> None:
         needed = activation_bytes(model.config, length, model.dtype)
     except (AttributeError, KeyError, TypeError, ValueError):
         return  # its config has no such widths, and nothing is known of it
+    _check_held(model, needed, f"{length:,} tokens take", "choose shorter lengths")
+
+
+def check_cache(model: PreTrainedModel, rows: int, length: int) -> None:
+    """Refuse texts whose cached keys and values alone are more than the machine holds.
+
+    Counted are the layers that look back over the whole text.
+
+    Raises:
+        ValueError: they are.
+    """
+    try:
+        config = model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None)
+        every = 0 if getattr(config, "sliding_window", None) else config.num_hidden_layers
+        layers = kinds.count(FULL_ATTENTION) if kinds else every
+        per_token = 2 * layers * projected_widths(config)[1] * model.dtype.itemsize
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return  # its config has no such widths, and nothing is known of it
+    texts = f"{rows:,} texts of {length:,} tokens take"
+    _check_held(model, rows * length * per_token, texts, "ask for fewer texts or new tokens")
+
+
+def check_prompts(tokens: int, asked: str, way_out: str) -> None:
+    """Refuse prompts that are made before the first is read, and do not fit into memory together.
+
+    Args:
+        tokens: of all of them; a list takes 8 bytes for each.
+        asked: what was asked for, in words: "trials is 3".
+        way_out: in words.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if (needed := 8 * tokens) > (held := psutil.virtual_memory().total):
+        raise ValueError(
+            f"{asked}, and the prompts of all lengths and depths take at least {needed / GIB:.3g} "
+            f"GiB, where this machine has {held / GIB:.3g} GiB: {way_out}"
+        )
+
+
+def _check_held(model: PreTrainedModel, needed: int, what: str, way_out: str) -> None:
     on_gpu = model.device.type == "cuda"
     held = (
         torch.cuda.get_device_properties(model.device).total_memory
@@ -76,9 +118,8 @@ def check_fits(model: PreTrainedModel, length: int) -> None:
     )
     if needed > held:
         raise ValueError(
-            f"{length:,} tokens take at least {needed / GIB:.3g} GiB beside the weights, and "
-            f"{'the GPU' if on_gpu else 'this machine'} has {held / GIB:.3g} GiB: choose shorter "
-            "lengths"
+            f"{what} at least {needed / GIB:.3g} GiB beside the weights, and "
+            f"{'the GPU' if on_gpu else 'this machine'} has {held / GIB:.3g} GiB: {way_out}"
         )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..common.checks import whole
 from ..rope.schedule import Scaling
 from ..texts.tokens import check_ids
+from .estimates import check_cache
 from .forward import forget_lengths
 from .parts import causal_model, check_has_weights, is_whole
 from .rotary import scaled
@@ -73,9 +74,9 @@ def generate(
     Raises:
         ValueError: prompts that are not (B, T); a mask of another shape, with padding elsewhere
             than on the left, or without a token; padding without a mask; ids that the model has no
-            embedding for; `max_new_tokens` below 1; an option that brings its own keys, positions
-            or embeddings, or that the model's `generate` fails with; prompt tuning of peft; a
-            scaling for another model.
+            embedding for; `max_new_tokens` below 1; more texts or tokens than the machine can hold;
+            an option that brings its own keys, positions or embeddings, or that the model's
+            `generate` fails with; prompt tuning of peft; a scaling for another model.
     """
     check_has_weights(model)
     ids = torch.as_tensor(input_ids, device=model.device)
@@ -98,12 +99,24 @@ def generate(
     if schedule is not None:
         causal_model(model)  # refuses one with tokens of its own, which no length counts
     mask = _mask(model, ids, attention_mask, options)
+    _check_memory(model, ids, max_new_tokens, options)
     with scaled(model, schedule, length=mask.sum(dim=1) + max_new_tokens):
         forget_lengths(model)
         with _told_with(options):
             return model.generate(
                 ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options
             )
+
+
+def _check_memory(
+    model: PreTrainedModel, ids: Tensor, max_new_tokens: int, options: Mapping[str, object]
+) -> None:
+    """Refuse more rows and tokens than this machine can hold the keys of."""
+    each = [options.get(name) or 1 for name in ("num_return_sequences", "num_beams")]
+    if options.get("use_cache") is False or not all(isinstance(n, int) for n in each):
+        return
+    rows = len(ids) * max(n for n in each if isinstance(n, int))
+    check_cache(model, rows, ids.shape[1] + max_new_tokens)
 
 
 def _check_options(options: Mapping[str, object], max_new_tokens: int) -> None:

@@ -27,7 +27,7 @@ from .repairs import forget_quantization, full_attention, packed, state_trained_
 from .weights import check_kinds, check_weights
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # A model, its name for `load_model`, or a function without arguments that returns it: a worker
 # process can so load its own.
@@ -190,13 +190,22 @@ def too_large(name: str | os.PathLike[str], length: int) -> str | None:
         ValueError: an unknown name.
         FileNotFoundError: as of `load_model`.
     """
-    source, options = _locate(str(name))
+    config, device = local_config(str(name)), _device(None)
+    with contextlib.suppress(ValueError):
+        return None if config is None else memory_shortage(config, length, device, _dtype(device))
+    return None
+
+
+def local_config(name: str) -> PreTrainedConfig | None:
+    """The config of a model, if it can be read without a network; it raises as `too_large`."""
+    source, options = _locate(name)
     from transformers import AutoConfig
 
-    device = _device(None)
-    with contextlib.suppress(ValueError), _readable(str(name), source, options):
-        config = AutoConfig.from_pretrained(source, **options | {"local_files_only": True})
-        return memory_shortage(config, length, device, _dtype(device))
+    with contextlib.suppress(ValueError), _readable(name, source, options):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source, **options | {"local_files_only": True}
+        )
+        return config
     return None
 
 

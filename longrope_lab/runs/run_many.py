@@ -16,6 +16,7 @@ from ..common.progress import HOW
 from .choices import check_choices
 from .forecast import Pace, recorded_seconds
 from .preparing import Prepared
+from .relations import check_relations
 from .run_one import execute
 from .side_by_side import side_by_side
 from .terminal import STOPPED, complain, words_of
@@ -39,6 +40,7 @@ def run_all(prepared: Sequence[Prepared], *, resume: bool = False, jobs: int = 1
         KeyboardInterrupt: stopped by hand; where is said before.
     """
     check_choices(prepared)
+    check_relations(prepared)
     done = [resume and ready.is_done() for ready in prepared]
     for ready in (ready for ready, skip in zip(prepared, done, strict=True) if skip):
         print(f"{ready.folder}  is of this commit, profile and parameters", flush=True)

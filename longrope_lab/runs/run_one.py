@@ -28,6 +28,7 @@ from .choices import check_choices
 from .memory_check import check_memory, check_sources
 from .origin import describe_run, git_commit
 from .preparing import Prepared, prepare
+from .relations import check_relations
 from .watching import Display, Watch
 
 # A path to a socket has at most 104 characters (108 on Linux); the name there takes some.
@@ -56,12 +57,14 @@ def run(
 
     Raises:
         ValueError: an unknown notebook, profile or parameter (the nearest name is offered), a value
-            that a parameter does not take, a model that does not fit into this machine's memory, no
-            place for the results or another run at work there, or no Jupyter kernel.
+            that a parameter does not take, parameters that do not fit one another, a model that
+            does not fit into this machine's memory, no place for the results or another run at work
+            there, or no Jupyter kernel.
         papermill.PapermillExecutionError: a cell failed.
     """
     ready = prepare(name, profile, dict(parameters or {}), results=Path(results))
     check_choices([ready])
+    check_relations([ready])
     return execute(ready, Display(Watch(ready), None))
 
 

@@ -1,0 +1,164 @@
+"""Refuses parameters that do not fit one another, or the model's window, before a run begins.
+
+Each line of `RULES` is one rule of one notebook: a cell further on would fail by it, or show
+something else than it says.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+from ..common.files import Json
+from ..extend.ready import PLANS
+from ..extend.stages import Recover
+from ..models.window import window_of
+from .preparing import Prepared
+
+# What is wrong with a notebook's parameters, in words; None if nothing is.
+Rule = Callable[[Json], str | None]
+
+# Parameters that name a length which a scaling is made for, and so is at least the window.
+TARGETS = (
+    "target", "targets", "two_steps", "aim", "objective_target", "ablation_target", "search_length",
+)  # fmt: skip
+
+
+def check_relations(prepared: Sequence[Prepared]) -> None:
+    """See whether the parameters of some notebooks fit one another.
+
+    Raises:
+        ValueError: some do not.
+    """
+    for ready in prepared:
+        name = ready.notebook.stem
+        for rule in (*RULES.get(name[:2], ()), _reaches_window):
+            if wrong := rule(ready.parameters):
+                raise ValueError(f"parameters of {name}: {wrong}")
+
+
+def _reaches_window(given: Json) -> str | None:
+    """No scaling is made for a length below the window, and no plan has such a stage."""
+    window = given["window"] if "window" in given else window_of(given.get("model_name"))
+    for name in TARGETS if window else ():
+        for length in _listed(given.get(name, [])):
+            if length < window:
+                return _too_short(name, length, window)
+    for stage in PLANS[given["plan"]].stages if window and "plan" in given else ():
+        if stage.length < window and not isinstance(stage, Recover):
+            return _too_short(f"a stage of the plan {given['plan']!r}", stage.length, window)
+    return None
+
+
+def _too_short(what: str, length: int, window: int) -> str:
+    return (
+        f"{what} is {length:,}, and the trained window is {window:,} tokens: a scaling extends it, "
+        "so name at least that"
+    )
+
+
+def _rising(name: str) -> Rule:
+    def rule(given: Json) -> str | None:
+        values = given[name]
+        if all(a < b for a, b in itertools.pairwise(values)):
+            return None
+        return f"{name} is {values}: each must be above the one before"
+
+    return rule
+
+
+def _as_many(name: str, other: str) -> Rule:
+    def rule(given: Json) -> str | None:
+        here, there = len(given[name]), len(given[other])
+        if here == there:
+            return None
+        return f"{name} has {here} values and {other} {there}: give each its own"
+
+    return rule
+
+
+def _once(name: str) -> Rule:
+    def rule(given: Json) -> str | None:
+        twice = [value for value in given[name] if given[name].count(value) > 1]
+        return f"{name} names {twice[0]!r} twice: name each once" if twice else None
+
+    return rule
+
+
+def _at_most(name: str, other: str, why: str) -> Rule:
+    """The greatest value of one is at most the least of another."""
+
+    def rule(given: Json) -> str | None:
+        greatest, least = max(_listed(given[name])), min(_listed(given[other]))
+        if greatest <= least:
+            return None
+        return f"{name} is {greatest:,} and {other} {least:,}: {why}"
+
+    return rule
+
+
+def _long_corpus(given: Json) -> str | None:
+    count, number = len(given["corpora"]), given["long_corpus"]
+    if -count <= number < count:
+        return None
+    return f"long_corpus is {number}, and corpora has {count}: count them from 0"
+
+
+def _start_tokens(given: Json) -> str | None:
+    values, nearest = given["start_tokens"], given["targets"][0]
+    if values[0] != 0:
+        return f"start_tokens begins with {values[0]}: its first is the reference, 0"
+    if max(values) >= nearest:
+        return f"start_tokens has {max(values):,}, and targets begins with {nearest:,}: keep fewer"
+    return None
+
+
+def _reaches_length(given: Json) -> str | None:
+    """Notebook 04 aims for the longest of its lengths."""
+    longest, window = max(given["lengths"]), window_of(given["model_name"])
+    return (
+        _too_short("the longest of lengths", longest, window) if longest < (window or 0) else None
+    )
+
+
+def _recovers(given: Json) -> str | None:
+    """Notebook 06 shows what a recovery does at or below its length."""
+    recovered = [s.length for s in PLANS[given["plan"]].stages if isinstance(s, Recover)]
+    if not recovered:
+        with_one = [n for n, p in PLANS.items() if any(isinstance(s, Recover) for s in p.stages)]
+        return f"the plan {given['plan']!r} has no recovery: name one of {', '.join(with_one)}"
+    longest = max(given["lengths"])
+    if longest > max(recovered):
+        return f"lengths has {longest:,}, and {max(recovered):,} tokens are recovered: name no more"
+    return None
+
+
+def _aimed(given: Json) -> str | None:
+    """Notebook 10 compares the lengths from the window to the target with one another."""
+    window = window_of(given["model_name"]) or 0
+    if any(window <= length <= given["target"] for length in given["lengths"]):
+        return None
+    return (
+        f"lengths is {given['lengths']}: name one from the window ({window:,}) to the target "
+        f"({given['target']:,})"
+    )
+
+
+def _listed(value: object) -> list[int]:
+    """A parameter of numbers as a list."""
+    return value if isinstance(value, list) else [value]  # type: ignore[list-item]
+
+
+RULES: Mapping[str, Sequence[Rule]] = {
+    "02": (_rising("targets"), _as_many("corpora", "search_corpora"), _long_corpus, _start_tokens),
+    "03": (_once("targets"), _once("methods"), _once("weights"), _as_many("targets", "forwards")),
+    "04": (_reaches_length,),
+    "05": (_rising("two_steps"), _once("formulas")),
+    "06": (_recovers,),
+    "09": (_rising("targets"),),
+    "10": (
+        _at_most("sliding_lengths", "sliding_tokens", "no window is longer than its document"),
+        _at_most("stride", "sliding_lengths", "tokens between two windows would be read in none"),
+        _aimed,
+    ),
+}  # fmt: skip

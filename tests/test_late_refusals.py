@@ -1,0 +1,135 @@
+"""What cannot end well is refused before anything runs, and not minutes later."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from conftest import tiny_model
+
+import longrope_lab as lab
+from longrope_lab import cli
+from longrope_lab.models.window import window_of
+from longrope_lab.runs import notebooks, relations
+from longrope_lab.runs.preparing import prepare
+from longrope_lab.runs.relations import check_relations
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+HELD = r"take at least .* GiB beside the weights, and this machine has"
+
+
+@pytest.mark.parametrize(
+    ("rows", "new_tokens", "options", "words"),
+    [
+        (1, 10**9, {}, f"1 texts of 1,000,000,001 tokens {HELD}"),
+        (2, 10**9, {"use_cache": True}, f"2 texts of 1,000,000,001 tokens {HELD}"),
+        (
+            1,
+            4,
+            {"num_return_sequences": 10**9, "do_sample": True},
+            f"1,000,000,000 texts .* {HELD}",
+        ),
+        (1, 4, {"num_beams": 10**9}, f"1,000,000,000 texts of 5 tokens {HELD}"),
+    ],
+)
+def test_more_texts_or_tokens_than_memory_holds(model, rows, new_tokens, options, words):
+    with pytest.raises(ValueError, match=words):
+        lab.generate(model, torch.ones(rows, 1).long(), None, max_new_tokens=new_tokens, **options)
+
+
+def test_keys_of_layers_that_slide_do_not_count():
+    """Nor do those of a model that keeps none."""
+    from longrope_lab.models.estimates import check_cache
+
+    check_cache(tiny_model("mistral", sliding_window=32), 1, 10**12)
+    with pytest.raises(ValueError, match=HELD):
+        check_cache(tiny_model("mistral", sliding_window=None), 1, 10**12)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m, t: lab.passkey(m, t, [200], [0.5], 10**9), "trials is 1,000,000,000, and the"),
+        (lambda m, t: lab.needles(m, t, ["single"], [900], [0.5], 10**9), "trials is 1,000,000,00"),
+        (lambda m, t: lab.scoring_cost(m, [64, 10**9]), f"1,000,000,000 tokens {HELD}"),
+        (lambda m, t: lab.training_cost(m, [10**9]), f"1,000,000,000 tokens {HELD}"),
+        (lambda m, t: lab.Recipe(batch=10**7), "a training reads at most 100,000,000 segments"),
+    ],
+)
+def test_counts_beyond_any_machine(model, tokenizer, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(model, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("number", "given", "words"),
+    [
+        ("01", {"target": 100}, "target is 100, and the trained window is 512 tokens"),
+        ("02", {"targets": [4096, 1024]}, r"targets is \[4096, 1024\]: each must be above the one"),
+        ("02", {"targets": [1024, 1024]}, r"targets is \[1024, 1024\]: each must be above the one"),
+        ("02", {"targets": [300, 1024]}, "targets is 300, and the trained window is 512 tokens"),
+        ("02", {"corpora": ["kjv"]}, "corpora has 1 values and search_corpora 2: give each its"),
+        ("02", {"long_corpus": 2}, "long_corpus is 2, and corpora has 2: count them from 0"),
+        ("02", {"start_tokens": [16, 0]}, "start_tokens begins with 16: its first is the refer"),
+        ("02", {"start_tokens": [0, 1024]}, "start_tokens has 1,024, and targets begins with 1,"),
+        ("03", {"targets": [1024, 2048]}, "targets has 2 values and forwards 1: give each its own"),
+        ("03", {"weights": [0.5, 0.5]}, "weights names 0.5 twice: name each once"),
+        ("03", {"objective_target": 20}, "objective_target is 20, and the trained window is 512"),
+        ("04", {"lengths": [128, 256]}, "the longest of lengths is 256, and the trained window is"),
+        ("05", {"two_steps": [2048, 1024]}, r"two_steps is \[2048, 1024\]: each must be above"),
+        ("05", {"two_steps": [256, 1024]}, "two_steps is 256, and the trained window is 512"),
+        ("05", {"plan": "tiny", "model_name": "lab-256k"}, "a stage of the plan 'tiny' is 544, an"),
+        ("06", {"lengths": [512, 4096]}, r"lengths has 4,096, and [\d,]+ tokens are recovered"),
+        ("06", {"plan": "bare"}, "the plan 'bare' has no recovery: name one of .*lab"),
+        ("07", {"target": 128}, "target is 128, and the trained window is 512 tokens"),
+        ("09", {"targets": [2048, 1024]}, r"targets is \[2048, 1024\]: each must be above the one"),
+        ("10", {"lengths": [64]}, r"lengths is \[64\]: name one from the window \(512\) to the t"),
+        ("10", {"stride": 5000}, "stride is 5,000 and sliding_lengths 512: tokens between two"),
+        ("10", {"sliding_tokens": 600}, "sliding_lengths is 4,096 and sliding_tokens 600: no wind"),
+        ("11", {"aim": 100}, "aim is 100, and the trained window is 512 tokens"),
+        ("90", {"search_length": 256}, "search_length is 256, and the trained window is 512"),
+    ],
+)  # fmt: skip
+def test_parameters_that_do_not_fit_one_another(number, given, words, monkeypatch):
+    """On top of the notebook's own defaults."""
+    monkeypatch.setitem(lab.PLANS, "bare", lab.Plan((lab.Formula(1024),)))
+    ready = prepare(number, "smoke", defaults(number) | given)
+    with pytest.raises(ValueError, match=f"parameters of {number}_.*{words}"):
+        check_relations([ready])
+
+
+def defaults(number):
+    """What a notebook sets itself."""
+    known = notebooks.parameters_of(notebooks.find_notebook(number))
+    return {name: parameter.default for name, parameter in known.items() if name != "out"}
+
+
+def test_defaults_and_profiles_fit(monkeypatch):
+    monkeypatch.setattr(relations, "window_of", functools.cache(window_of))
+    for path in notebooks.notebooks():
+        check_relations([prepare(path.stem, "smoke", defaults(path.stem[:2]))])
+        for profile in notebooks.PROFILES:
+            if (notebooks.NOTEBOOKS / "profiles" / profile / f"{path.stem}.yaml").is_file():
+                check_relations([prepare(path.stem, profile)])
+
+
+def test_the_command_refuses_before_a_kernel_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("papermill.execute_notebook", pytest.fail)
+    asked = ["run", "01", "05", "--profile", "smoke", "--results", str(tmp_path)]
+    assert cli.main([*asked, "-p", "two_steps=[2048,1024]"]) == 2
+    assert "05_progressive_extension: two_steps is [2048, 1024]" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_window_without_the_model(tmp_path):
+    windows = {"lab": 512, "lab-256k": 512, None: None, "no such model": None, "./nothing": None}
+    assert {name: window_of(name) for name in windows} == windows
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    assert window_of(str(tmp_path)) is None  # without a tokenizer it is no model
