@@ -21,6 +21,7 @@ def model():
     return tiny_model()
 
 
+PROMPTS = "the prompts of 1,000,000,000 trials take at least"
 HELD = r"take at least .* GiB beside the weights, and this machine has"
 
 
@@ -55,16 +56,37 @@ def test_keys_of_layers_that_slide_do_not_count():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m, t: lab.passkey(m, t, [200], [0.5], 10**9), "trials is 1,000,000,000, and the"),
-        (lambda m, t: lab.needles(m, t, ["single"], [900], [0.5], 10**9), "trials is 1,000,000,00"),
+        (
+            lambda m, t: lab.passkey(m, t, [200], [0.5], 10**9),
+            PROMPTS,
+        ),
+        (
+            lambda m, t: lab.needles(m, t, ["single"], [900], [0.5], 10**9),
+            PROMPTS,
+        ),
+        (lambda m, t: lab.passkey_prompt(t, 10**12, 0.5), "a prompt of length 1,000,000,000,000 t"),
+        (
+            lambda m, t: lab.needle_prompt(t, "words", 10**12),
+            "of length 1,000,000,000,000",
+        ),
+        (
+            lambda m, t: lab.needle_documents([], 900, 10**9, t, tasks="single"),
+            "1,000,000,000 needle documents of 900 tokens take at least",
+        ),
         (lambda m, t: lab.scoring_cost(m, [64, 10**9]), f"1,000,000,000 tokens {HELD}"),
         (lambda m, t: lab.training_cost(m, [10**9]), f"1,000,000,000 tokens {HELD}"),
+        (lambda m, t: made(t, count=10**9), r"'kjv' gives at most [\d,]+ questions after passages"),
+        (lambda m, t: made(t, passage_tokens=10**8), "'kjv' gives 0 questions after passages of 1"),
         (lambda m, t: lab.Recipe(batch=10**7), "a training reads at most 100,000,000 segments"),
     ],
 )
 def test_counts_beyond_any_machine(model, tokenizer, call, words):
     with pytest.raises(ValueError, match=words):
         call(model, tokenizer)
+
+
+def made(tokenizer, **options):
+    return lab.BenchmarkTask.from_corpus("kjv", tokenizer, **options)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.checks import seed_of, whole
-from ..models.estimates import check_prompts
+from ..common.memory import check_listed
 from ..texts import needle_writing
 from ..texts.needle_tasks import NEEDLES, NeedleTask, tasks_of
 from ..texts.needle_wordings import FILLER, Quiz, reported
@@ -140,6 +140,7 @@ def _prompt(
 ) -> tuple[list[int], tuple[str, ...]]:
     """A prompt of a task and what is expected; `text` hides it where it is given."""
     check_depth(depth)
+    check_listed(length, f"the tokens of a prompt of length {length:,}")
     quiz = reported(task, rng)
     if task.kind != "passkey":
         needle_writing.check_writable(quiz, tokenizer)
@@ -252,7 +253,7 @@ def trials_asked(trials: int, lengths: Sequence[int], depths: Sequence[float]) -
         ValueError: no whole number from 1, or more than memory holds the prompts of.
     """
     trials = whole("trials", trials, 1)
-    check_prompts(trials * sum(lengths) * len(depths), f"trials is {trials:,}", "ask for fewer")
+    check_listed(trials * sum(lengths) * len(depths), f"the prompts of {trials:,} trials")
     return trials
 
 

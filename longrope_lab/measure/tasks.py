@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
 from dataclasses import dataclass
@@ -143,10 +144,15 @@ def continuation_questions(
         for d in documents
     ]
     places = [(d, int(i)) for d, indices in enumerate(fit) for i in indices]
+    begins = [np.cumsum([0, *(len(s.encode()) + 1 for s in d)]) for d in documents]  # bytes before
+    if count > len(places):
+        raise _too_few(source, f"at most {len(places):,}", passage_tokens, count)
     made: list[Question] = []
     for place in rng.permutation(len(places)):
         document, right = places[place]
         sentences = documents[document]
+        if begins[document][right] < passage_tokens:  # no token is shorter than a byte
+            continue
         passage = _passage(sentences, right, passage_tokens, tokenizer)
         first = right - len(passage)
         others = _others(sentences, fit[document], first, right)
@@ -158,9 +164,15 @@ def continuation_questions(
         made.append(Question(" ".join(passage), tuple(offered[i] for i in order), order.index(0)))
         if len(made) == count:
             return tuple(made)
-    raise ValueError(
-        f"{str(source)!r} gives {len(made)} questions after passages of {passage_tokens:,} tokens, "
-        f"and {count} were asked for: ask for fewer or shorter ones, or use a corpus of longer "
+    raise _too_few(source, str(len(made)), passage_tokens, count)
+
+
+def _too_few(
+    source: str | os.PathLike[str], given: str, passage_tokens: int, count: int
+) -> ValueError:
+    return ValueError(
+        f"{str(source)!r} gives {given} questions after passages of {passage_tokens:,} tokens, and "
+        f"{count} were asked for: ask for fewer or shorter ones, or use a corpus of longer "
         "documents"
     )
 
@@ -169,13 +181,16 @@ def _passage(
     sentences: list[str], end: int, tokens: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
     """As many whole sentences before `end` as `tokens` hold."""
-    start = end
-    while start > 0:
-        longer = " ".join(sentences[start - 1 : end])
-        if len(tokenizer(longer, verbose=False)["input_ids"]) > tokens:
-            break
-        start -= 1
-    return sentences[start:end]
+
+    def size(count: int) -> int:
+        text = " ".join(sentences[end - count : end])
+        return len(tokenizer(text, verbose=False)["input_ids"])
+
+    most = 1  # doubled, since a text may be long, and a passage too
+    while most < end and size(most) <= tokens:
+        most *= 2
+    count = bisect.bisect_right(range(1, min(most, end) + 1), tokens, key=size)
+    return sentences[end - count : end]
 
 
 def _others(sentences: list[str], fit: NDArray[np.int64], first: int, right: int) -> list[np.int64]:

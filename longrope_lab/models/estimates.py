@@ -91,24 +91,6 @@ def check_cache(model: PreTrainedModel, rows: int, length: int) -> None:
     _check_held(model, rows * length * per_token, texts, "ask for fewer texts or new tokens")
 
 
-def check_prompts(tokens: int, asked: str, way_out: str) -> None:
-    """Refuse prompts that are made before the first is read, and do not fit into memory together.
-
-    Args:
-        tokens: of all of them; a list takes 8 bytes for each.
-        asked: what was asked for, in words: "trials is 3".
-        way_out: in words.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if (needed := 8 * tokens) > (held := psutil.virtual_memory().total):
-        raise ValueError(
-            f"{asked}, and the prompts of all lengths and depths take at least {needed / GIB:.3g} "
-            f"GiB, where this machine has {held / GIB:.3g} GiB: {way_out}"
-        )
-
-
 def _check_held(model: PreTrainedModel, needed: int, what: str, way_out: str) -> None:
     on_gpu = model.device.type == "cuda"
     held = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..common.checks import seed_of, whole
+from ..common.memory import check_listed
 from .needle_practice import ANNOUNCED, DIGITS, FILLERS, NAMES, OPENED, QUESTIONS, TOLD, practice
 from .needle_tasks import NeedleTask, hides_in_documents, tasks_of
 from .needle_wordings import Quiz
@@ -75,6 +76,7 @@ def needle_documents(
             names, a tokenizer that cannot write a key, an unknown task, no document asked for.
     """
     rng, count = np.random.default_rng(seed_of(seed)), whole("count", count, 1)
+    check_listed(count * length, f"{count:,} needle documents of {length:,} tokens")
     turns = [SINGLE] if tasks is None else tasks_of(tasks)
     books = long_enough(docs, length) if tasks is None or hides_in_documents(turns) else []
     writer = NeedleWriter(books, tokenizer, rng)
