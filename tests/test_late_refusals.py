@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import longrope_lab as lab
 from longrope_lab import cli
 from longrope_lab.models.window import window_of
 from longrope_lab.runs import notebooks, relations
+from longrope_lab.runs.choices import check_choices
 from longrope_lab.runs.preparing import prepare
 from longrope_lab.runs.relations import check_relations
 
@@ -85,6 +87,16 @@ def test_counts_beyond_any_machine(model, tokenizer, call, words):
         call(model, tokenizer)
 
 
+def test_more_processes_than_work_together():
+    with pytest.raises(ValueError, match="count is 10,000: at most 1,000 processes"):
+        lab.WorkerProcesses(10_000)
+
+
+def test_padding_that_is_no_token(model):
+    with pytest.raises(ValueError, match="pad_token_id is x: it must be a whole number from 0"):
+        lab.generate(model, [[1, 2]], None, max_new_tokens=2, pad_token_id="x")
+
+
 def made(tokenizer, **options):
     return lab.BenchmarkTask.from_corpus("kjv", tokenizer, **options)
 
@@ -92,6 +104,7 @@ def made(tokenizer, **options):
 @pytest.mark.parametrize(
     ("number", "given", "words"),
     [
+        ("00", {"lengths": [1, 512]}, "lengths has 1: a text has at least 2 tokens"),
         ("01", {"target": 100}, "target is 100, and the trained window is 512 tokens"),
         ("02", {"targets": [4096, 1024]}, r"targets is \[4096, 1024\]: each must be above the one"),
         ("02", {"targets": [1024, 1024]}, r"targets is \[1024, 1024\]: each must be above the one"),
@@ -106,7 +119,12 @@ def made(tokenizer, **options):
         ("04", {"lengths": [128, 256]}, "the longest of lengths is 256, and the trained window is"),
         ("05", {"two_steps": [2048, 1024]}, r"two_steps is \[2048, 1024\]: each must be above"),
         ("05", {"two_steps": [256, 1024]}, "two_steps is 256, and the trained window is 512"),
-        ("05", {"plan": "tiny", "model_name": "lab-256k"}, "a stage of the plan 'tiny' is 544, an"),
+        ("05", {"model_name": "lab-256k"}, "two_steps is 768, and the trained window is 1,024"),
+        (
+            "05",
+            {"model_name": "lab-256k", "two_steps": [2048, 4096], "plan": "tiny"},
+            "a stage of the plan 'tiny' is 544, and the trained window is 1,024",
+        ),
         ("06", {"lengths": [512, 4096]}, r"lengths has 4,096, and [\d,]+ tokens are recovered"),
         ("06", {"plan": "bare"}, "the plan 'bare' has no recovery: name one of .*lab"),
         ("07", {"target": 128}, "target is 128, and the trained window is 512 tokens"),
@@ -124,6 +142,51 @@ def test_parameters_that_do_not_fit_one_another(number, given, words, monkeypatc
     ready = prepare(number, "smoke", defaults(number) | given)
     with pytest.raises(ValueError, match=f"parameters of {number}_.*{words}"):
         check_relations([ready])
+
+
+@pytest.mark.parametrize(
+    ("number", "given", "words"),
+    [
+        ("00", {"trials": 10**9}, PROMPTS),
+        ("01", {"rotary_dim": 7}, "rotary_dim is 7: it must be even"),
+        ("01", {"base": 0.5}, "base is 0.5: it must be a finite number above 1"),
+    ],
+)
+def test_parameters_that_a_cell_would_refuse(number, given, words):
+    with pytest.raises(ValueError, match=words):
+        check_relations([prepare(number, "smoke", defaults(number) | given)])
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "value"),
+    [
+        ("03", "starts", ["nope"]), ("05", "train_split", "trian"),
+        ("11", "tasks", ["nope"]), ("11", "compared", ["nope"]),
+    ],
+)  # fmt: skip
+def test_names_that_a_cell_would_refuse(number, name, value):
+    with pytest.raises(ValueError, match=f"unknown {name} of {number}_"):
+        check_choices([prepare(number, "smoke", {name: value})])
+
+
+def test_found_scalings_of_another_model_or_one_name(tmp_path):
+    other = lab.rope_scaling(lab.RopeSpec(16, 64, base=1e4), "yarn", 1024)
+    ours = lab.rope_scaling(lab.RopeSpec(64, 512, base=1e4), "yarn", 1024)
+    paths = [str(tmp_path / name) for name in ("other.json", "ours.json", "again/ours.json")]
+    (tmp_path / "again").mkdir()
+    for scaling, path in zip((other, ours, ours), paths, strict=True):
+        scaling.save(path)
+    wide = "other.json is for 16 rotary dimensions, and the model has 64"
+    with pytest.raises(ValueError, match=wide):
+        lab.named_scalings(ours.spec, [], 1024, paths[:1])
+    for number, found, words in (
+        ("04", paths[0], wide),
+        ("07", paths[:1], wide),
+        ("07", paths[1:], "two files of found would be called 'ours'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_relations([prepare(number, "smoke", defaults(number) | {"found": found})])
+    check_relations([prepare("07", "smoke", {"found": [paths[1], str(tmp_path / "later.json")]})])
 
 
 def defaults(number):
@@ -149,8 +212,33 @@ def test_the_command_refuses_before_a_kernel_starts(tmp_path, capsys, monkeypatc
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["--lengths", "1000000000"], "to score 1,000,000,000 tokens"),
+        (["--lengths", "256", "--trials", "1000000000"], PROMPTS),
+    ],
+)
+def test_compare_refuses_before_a_model_is_loaded(asked, words, capsys, monkeypatch):
+    monkeypatch.setattr("longrope_lab.commands.compare.load_model", pytest.fail)
+    assert cli.main(["compare", "lab", "--corpus", "kjv", *asked]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "config"])
+@pytest.mark.parametrize("base", [0, -1.0, "1e4"])
+def test_a_base_that_turns_nothing(base, place, tmp_path, tokenizer):
+    tiny_model(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (config["rope_parameters"] if place == "rope_parameters" else config)["rope_theta"] = base
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"rope_theta is {base}"):
+        lab.load_model(tmp_path)
+
+
 def test_a_window_without_the_model(tmp_path):
-    windows = {"lab": 512, "lab-256k": 512, None: None, "no such model": None, "./nothing": None}
+    windows = {"lab": 512, "lab-256k": 1024, None: None, "no such model": None, "./nothing": None}
     assert {name: window_of(name) for name in windows} == windows
     model = tiny_model()
     model.save_pretrained(tmp_path)

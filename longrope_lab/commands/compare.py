@@ -14,12 +14,12 @@ from ..common.checks import seed_of, whole
 from ..common.files import at_home
 from ..common.quantities import length_in
 from ..export.folder import check_free
-from ..measure.needle_prompts import passkey_prompt
+from ..measure.needle_prompts import passkey_prompt, trials_asked
 from ..measure.needles import passkey
 from ..measure.perplexity import perplexity
 from ..measure.stats import accuracy_summary, perplexity_summary
 from ..measure.tables import with_interval
-from ..models.loading import load_model, load_tokenizer
+from ..models.loading import load_model, load_tokenizer, too_large
 from ..models.read_config import spec_from_config
 from ..plots.measured import accuracy_curves, perplexity_curves
 from ..runs.record import record
@@ -47,6 +47,7 @@ def compare(options: argparse.Namespace) -> int:
     _check_numbers(options)
     asked = [length_in(text) for text in options.lengths or ()]
     window = options.window and length_in(options.window)
+    _check_sizes(options, asked)
     if options.chat or asked:  # a prompt is made for each, before any model is loaded
         for name in options.models:
             passkey_prompt(load_tokenizer(name), min(asked, default=4096), 0.5, chat=options.chat)
@@ -71,6 +72,14 @@ def _check_numbers(options: argparse.Namespace) -> None:
     seed_of(options.seed)
     whole("--documents", options.documents, 1)
     whole("--trials", options.trials, 1)
+
+
+def _check_sizes(options: argparse.Namespace, lengths: Sequence[int]) -> None:
+    """Refuse lengths and trials that this machine cannot hold, before any model is loaded."""
+    trials_asked(options.trials, lengths or [1], [0.5])
+    for name in options.models:
+        if shortage := too_large(name, max(lengths, default=0)):
+            raise ValueError(f"the model {name!r} takes {shortage}: name shorter --lengths")
 
 
 def doubled(windows: Iterable[int]) -> list[int]:

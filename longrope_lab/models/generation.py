@@ -230,6 +230,8 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
 
 def _check_no_padding(ids: Tensor, pad: int | None) -> None:
     """Refuse rows that begin or end with different numbers of padding tokens, without a mask."""
+    if pad is not None:
+        whole("pad_token_id", pad, 0)
     for side, rows in (("left", ids), ("right", ids.flip(1))):
         count = torch.zeros(1) if pad is None else (rows == pad).long().cumprod(dim=1).sum(dim=1)
         if count.min() < count.max():

@@ -167,6 +167,10 @@ def _check_finite(values: Json) -> None:
     for name, value in values.items():
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"config.json has {name} NaN, which is no number: restore it")
+        if name == "rope_theta" and value is not None:
+            above("rope_theta", value, 0)
+        if name in ("rope_parameters", "rope_scaling", "text_config") and isinstance(value, dict):
+            _check_finite(value)
 
 
 def _name_unread_fields(config: PreTrainedConfig, source: str) -> None:

@@ -153,7 +153,8 @@ def named_scalings(
         files: saved scalings, each by the name of its file without ``.json``.
 
     Raises:
-        ValueError: two of the same name, or what `rope_scaling` and `RopeScaling.load` refuse.
+        ValueError: two of the same name, a file for another rotary dimension, or what
+            `rope_scaling` and `RopeScaling.load` refuse.
         FileNotFoundError: there is no such file.
     """
     scalings = {method: rope_scaling(spec, method, target_length) for method in methods}
@@ -164,6 +165,11 @@ def named_scalings(
                 f"{path} would be called {path.stem!r}, as is {places[path.stem]}: rename the file"
             )
         scalings[path.stem], places[path.stem] = RopeScaling.load(path), str(path)
+        if (width := scalings[path.stem].spec.rotary_dim) != spec.rotary_dim:
+            raise ValueError(
+                f"{path} is for {width} rotary dimensions, and the model has {spec.rotary_dim}: "
+                "name a scaling that was made for it"
+            )
     return scalings
 
 

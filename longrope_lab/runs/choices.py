@@ -14,6 +14,8 @@ from ..rope.methods import METHODS
 from ..searches.evolution import PRESETS
 from ..searches.settings import SEARCHES
 from ..searches.starts import NO_START
+from ..texts.corpora import SPLITS
+from ..texts.needle_tasks import NEEDLES
 from .preparing import Prepared
 
 # What a parameter may name, in every notebook that has it: all formulas, or those with factors of
@@ -29,10 +31,15 @@ CHOICES: Mapping[str, Iterable[str]] = {
     "engines": OF_FILES,
     "two_steps_method": TRAINABLE,
     "search_method": ("gradient", "evolution"),
+    "starts": [*TRAINABLE, "high"],
+    "train_split": SPLITS,
 }
 
 # Where the same word means something else.
-APART: Mapping[str, Mapping[str, Iterable[str]]] = {"03_search": {"methods": SEARCHES}}
+APART: Mapping[str, Mapping[str, Iterable[str]]] = {
+    "03_search": {"methods": SEARCHES},
+    "11_needles": {"tasks": NEEDLES, "compared": NEEDLES},
+}
 
 
 def check_choices(prepared: Sequence[Prepared]) -> None:

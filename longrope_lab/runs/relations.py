@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from ..common.files import Json
 from ..extend.ready import PLANS
 from ..extend.stages import Recover
+from ..measure.needle_prompts import trials_asked
+from ..models.loading import local_config
+from ..models.read_config import spec_from_config
 from ..models.window import window_of
+from ..rope.scaling import RopeScaling
+from ..rope.spec import RopeSpec
 from .preparing import Prepared
 
 # What is wrong with a notebook's parameters, in words; None if nothing is.
@@ -32,7 +38,7 @@ def check_relations(prepared: Sequence[Prepared]) -> None:
     """
     for ready in prepared:
         name = ready.notebook.stem
-        for rule in (*RULES.get(name[:2], ()), _reaches_window):
+        for rule in (*RULES.get(name[:2], ()), *EVERYWHERE):
             if wrong := rule(ready.parameters):
                 raise ValueError(f"parameters of {name}: {wrong}")
 
@@ -144,12 +150,52 @@ def _aimed(given: Json) -> str | None:
     )
 
 
+def _rotary(given: Json) -> str | None:
+    """Notebook 01 makes its embedding of these three."""
+    RopeSpec(given["rotary_dim"], given["window"], base=given["base"])
+    return None
+
+
+def _lengths(given: Json) -> str | None:
+    """A text of one token has no loss."""
+    for name in (name for name in given if name.endswith("lengths")):
+        if given[name] and min(given[name]) < 2:
+            return f"{name} has {min(given[name])}: a text has at least 2 tokens"
+    return None
+
+
+def _trials(given: Json) -> str | None:
+    if "trials" in given:
+        lengths = given.get("key_lengths", given["lengths"])
+        trials_asked(given["trials"], lengths, given.get("depths", [0.5]))
+    return None
+
+
+def _found(given: Json) -> str | None:
+    """Scalings of files are for heads as wide as the model's, and each has a name of its own."""
+    found = given.get("found", [])
+    # A notebook that runs before may write what is not there yet.
+    paths = [p for p in map(Path, [found] if isinstance(found, str) else found) if p.is_file()]
+    config = local_config(given["model_name"]) if paths else None
+    width = None if config is None else spec_from_config(config).rotary_dim
+    for path in paths if width else ():
+        here = RopeScaling.load(path).spec.rotary_dim
+        if here != width:
+            return f"{path} is for {here} rotary dimensions, and the model has {width}"
+    names = [path.stem for path in paths]
+    twice = [name for name in names if names.count(name) > 1]
+    return f"two files of found would be called {twice[0]!r}: rename one" if twice else None
+
+
 def _listed(value: object) -> list[int]:
     """A parameter of numbers as a list."""
     return value if isinstance(value, list) else [value]  # type: ignore[list-item]
 
 
+EVERYWHERE: Sequence[Rule] = (_reaches_window, _lengths, _trials, _found)
+
 RULES: Mapping[str, Sequence[Rule]] = {
+    "01": (_rotary,),
     "02": (_rising("targets"), _as_many("corpora", "search_corpora"), _long_corpus, _start_tokens),
     "03": (_once("targets"), _once("methods"), _once("weights"), _as_many("targets", "forwards")),
     "04": (_reaches_length,),

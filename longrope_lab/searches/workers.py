@@ -18,6 +18,9 @@ from ..common.checks import whole
 
 T = TypeVar("T")
 
+# Processes; each takes some hundred MiB, and a core to be of use.
+MOST = 1000
+
 
 class WorkerProcesses(Executor):
     """As many processes as asked for, each with its own GPU where there are any.
@@ -33,12 +36,15 @@ class WorkerProcesses(Executor):
         threads: CPU threads that each process may use.
 
     Raises:
-        ValueError: a count or threads that are not whole numbers from 1.
+        ValueError: a count or threads that are not whole numbers from 1, or a count above a
+            thousand.
     """
 
     def __init__(self, count: int | None = None, *, threads: int = 1) -> None:
         gpus = torch.cuda.device_count()
         count = whole("count", (gpus or _cores()) if count is None else count, 1)
+        if count > MOST:
+            raise ValueError(f"count is {count:,}: at most {MOST:,} processes work together")
         self._threads = whole("threads", threads, 1)
         # GPUs that a scheduler has given this process keep the names that it gave them.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
