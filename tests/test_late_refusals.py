@@ -30,15 +30,15 @@ HELD = r"take at least .* GiB beside the weights, and this machine has"
 @pytest.mark.parametrize(
     ("rows", "new_tokens", "options", "words"),
     [
-        (1, 10**9, {}, f"1 texts of 1,000,000,001 tokens {HELD}"),
-        (2, 10**9, {"use_cache": True}, f"2 texts of 1,000,000,001 tokens {HELD}"),
+        (1, 10**9, {}, f"1,000,000,001 tokens in a batch of 1 {HELD}"),
+        (2, 10**9, {"use_cache": True}, f"1,000,000,001 tokens in a batch of 2 {HELD}"),
         (
             1,
             4,
             {"num_return_sequences": 10**9, "do_sample": True},
-            f"1,000,000,000 texts .* {HELD}",
+            f"5 tokens in a batch of 1,000,000,000 {HELD}",
         ),
-        (1, 4, {"num_beams": 10**9}, f"1,000,000,000 texts of 5 tokens {HELD}"),
+        (1, 4, {"num_beams": 10**9}, f"5 tokens in a batch of 1,000,000,000 {HELD}"),
     ],
 )
 def test_more_texts_or_tokens_than_memory_holds(model, rows, new_tokens, options, words):

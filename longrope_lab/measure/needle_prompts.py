@@ -253,7 +253,8 @@ def trials_asked(trials: int, lengths: Sequence[int], depths: Sequence[float]) -
         ValueError: no whole number from 1, or more than memory holds the prompts of.
     """
     trials = whole("trials", trials, 1)
-    check_listed(trials * sum(lengths) * len(depths), f"the prompts of {trials:,} trials")
+    if trials > 1:  # of one, it is a length that is too large
+        check_listed(trials * sum(lengths) * len(depths), f"the prompts of {trials:,} trials")
     return trials
 
 

@@ -87,8 +87,8 @@ def check_cache(model: PreTrainedModel, rows: int, length: int) -> None:
         per_token = 2 * layers * projected_widths(config)[1] * model.dtype.itemsize
     except (AttributeError, KeyError, TypeError, ValueError):
         return  # its config has no such widths, and nothing is known of it
-    texts = f"{rows:,} texts of {length:,} tokens take"
-    _check_held(model, rows * length * per_token, texts, "ask for fewer texts or new tokens")
+    keys = f"the keys of {length:,} tokens in a batch of {rows:,} take"
+    _check_held(model, rows * length * per_token, keys, "ask for fewer texts or new tokens")
 
 
 def _check_held(model: PreTrainedModel, needed: int, what: str, way_out: str) -> None:
