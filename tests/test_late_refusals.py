@@ -93,7 +93,7 @@ def test_more_processes_than_work_together():
 
 
 def test_padding_that_is_no_token(model):
-    with pytest.raises(ValueError, match="pad_token_id is x: it must be a whole number from 0"):
+    with pytest.raises(ValueError, match="pad_token_id is 'x': it is a token id, a whole number"):
         lab.generate(model, [[1, 2]], None, max_new_tokens=2, pad_token_id="x")
 
 

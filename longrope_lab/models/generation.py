@@ -128,6 +128,9 @@ def _check_options(options: Mapping[str, object], max_new_tokens: int) -> None:
         raise ValueError(
             "max_length is passed over where max_new_tokens is given: leave max_length out"
         )
+    pad = options.get("pad_token_id")
+    if pad is not None and (isinstance(pad, bool) or not isinstance(pad, int)):
+        raise ValueError(f"pad_token_id is {pad!r}: it is a token id, a whole number")
     least = options.get("min_new_tokens")
     if isinstance(least, int) and least > max_new_tokens:
         raise ValueError(
@@ -230,8 +233,6 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
 
 def _check_no_padding(ids: Tensor, pad: int | None) -> None:
     """Refuse rows that begin or end with different numbers of padding tokens, without a mask."""
-    if pad is not None:
-        whole("pad_token_id", pad, 0)
     for side, rows in (("left", ids), ("right", ids.flip(1))):
         count = torch.zeros(1) if pad is None else (rows == pad).long().cumprod(dim=1).sum(dim=1)
         if count.min() < count.max():
