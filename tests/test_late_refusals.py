@@ -123,7 +123,7 @@ def made(tokenizer, **options):
         (
             "05",
             {"model_name": "lab-256k", "two_steps": [2048, 4096], "plan": "tiny"},
-            "a stage of the plan 'tiny' is 544, and the trained window is 1,024",
+            "a stage of the plan 'tiny' is 576, and the trained window is 1,024",
         ),
         ("06", {"lengths": [512, 4096]}, r"lengths has 4,096, and [\d,]+ tokens are recovered"),
         ("06", {"plan": "bare"}, "the plan 'bare' has no recovery: name one of .*lab"),
