@@ -45,12 +45,12 @@ def check_relations(prepared: Sequence[Prepared]) -> None:
 
 def _reaches_window(given: Json) -> str | None:
     """No scaling is made for a length below the window, and no plan has such a stage."""
-    window = given["window"] if "window" in given else window_of(given.get("model_name"))
-    for name in TARGETS if window else ():
+    window: int = given["window"] if "window" in given else window_of(given.get("model_name")) or 0
+    for name in TARGETS:
         for length in _listed(given.get(name, [])):
             if length < window:
                 return _too_short(name, length, window)
-    for stage in PLANS[given["plan"]].stages if window and "plan" in given else ():
+    for stage in PLANS[given["plan"]].stages if "plan" in given else ():
         if stage.length < window and not isinstance(stage, Recover):
             return _too_short(f"a stage of the plan {given['plan']!r}", stage.length, window)
     return None
@@ -121,10 +121,8 @@ def _start_tokens(given: Json) -> str | None:
 
 def _reaches_length(given: Json) -> str | None:
     """Notebook 04 aims for the longest of its lengths."""
-    longest, window = max(given["lengths"]), window_of(given["model_name"])
-    return (
-        _too_short("the longest of lengths", longest, window) if longest < (window or 0) else None
-    )
+    longest, window = max(given["lengths"]), window_of(given["model_name"]) or 0
+    return _too_short("the longest of lengths", longest, window) if longest < window else None
 
 
 def _recovers(given: Json) -> str | None:
@@ -166,8 +164,8 @@ def _lengths(given: Json) -> str | None:
 
 def _trials(given: Json) -> str | None:
     if "trials" in given:
-        lengths = given.get("key_lengths", given["lengths"])
-        trials_asked(given["trials"], lengths, given.get("depths", [0.5]))
+        lengths = given["key_lengths"] if "key_lengths" in given else given["lengths"]
+        trials_asked(given["trials"], lengths, given.get("depths") or [0.5])
     return None
 
 
