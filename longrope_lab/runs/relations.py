@@ -38,7 +38,7 @@ def check_relations(prepared: Sequence[Prepared]) -> None:
     """
     for ready in prepared:
         name = ready.notebook.stem
-        for rule in (*RULES.get(name[:2], ()), *EVERYWHERE):
+        for rule in (*RULES.get(name, ()), *EVERYWHERE):
             if wrong := rule(ready.parameters):
                 raise ValueError(f"parameters of {name}: {wrong}")
 
@@ -163,7 +163,7 @@ def _lengths(given: Json) -> str | None:
 
 
 def _trials(given: Json) -> str | None:
-    if "trials" in given:
+    if {"trials", "lengths"} <= given.keys():
         lengths = given["key_lengths"] if "key_lengths" in given else given["lengths"]
         trials_asked(given["trials"], lengths, given.get("depths") or [0.5])
     return None
@@ -193,16 +193,26 @@ def _listed(value: object) -> list[int]:
 EVERYWHERE: Sequence[Rule] = (_reaches_window, _lengths, _trials, _found)
 
 RULES: Mapping[str, Sequence[Rule]] = {
-    "01": (_rotary,),
-    "02": (_rising("targets"), _as_many("corpora", "search_corpora"), _long_corpus, _start_tokens),
-    "03": (_once("targets"), _once("methods"), _once("weights"), _as_many("targets", "forwards")),
-    "04": (_reaches_length,),
-    "05": (_rising("two_steps"), _once("formulas")),
-    "06": (_recovers,),
-    "09": (_rising("targets"),),
-    "10": (
+    "01_rope_and_interpolation": (_rotary,),
+    "02_nonuniformity": (
+        _rising("targets"),
+        _as_many("corpora", "search_corpora"),
+        _long_corpus,
+        _start_tokens,
+    ),
+    "03_search": (
+        _once("targets"),
+        _once("methods"),
+        _once("weights"),
+        _as_many("targets", "forwards"),
+    ),
+    "04_without_finetuning": (_reaches_length,),
+    "05_progressive_extension": (_rising("two_steps"), _once("formulas")),
+    "06_short_context_recovery": (_recovers,),
+    "09_two_nonuniformities": (_rising("targets"),),
+    "10_long_documents": (
         _at_most("sliding_lengths", "sliding_tokens", "no window is longer than its document"),
         _at_most("stride", "sliding_lengths", "tokens between two windows would be read in none"),
         _aimed,
     ),
-}  # fmt: skip
+}
