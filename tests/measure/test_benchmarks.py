@@ -543,7 +543,8 @@ def test_the_right_choice_follows_in_the_text_and_the_wrong_ones_do_not(corpus, 
 
 def test_too_little_text_for_so_many_questions(corpus, tokenizer):
     with pytest.raises(
-        ValueError, match=r"gives \d+ questions after passages of 60 tokens, and 500 were asked for"
+        ValueError,
+        match=r"gives at most \d+ questions after passages of 60 tokens, and 500 were asked for",
     ):
         continuation_questions(corpus, tokenizer, count=500, passage_tokens=60)
 
