@@ -28,6 +28,9 @@ INSTALLED_BY = {
     "ctranslate2": ("ctranslate2", "pip install ctranslate2"),
 }
 
+# Those that are asked at their address.
+SERVERS = ("vllm", "sglang", "llama-server")
+
 # Those that load a .gguf file; the others load a folder.
 OF_FILES = ("llama.cpp",)
 
@@ -52,6 +55,11 @@ def installed_engines(names: Sequence[str]) -> list[str]:
 
 def _missing(name: str) -> str:
     """How to install an engine that is not there; "" where it is."""
+    if name.lower() in SERVERS:
+        raise ValueError(
+            f"{name} runs as a server: start it, and pass its address, such as "
+            "http://localhost:8000"
+        )
     if name not in LOADERS:
         raise unknown("engine", name, [*LOADERS, "or an address, such as http://localhost:8000"])
     package, install = INSTALLED_BY[name]

@@ -96,9 +96,12 @@ def check_free_file(path: str | os.PathLike[str], *, overwrite: bool = False) ->
     path = at_home(path)
     if path.suffix != ".gguf":
         raise ValueError(f"{path} would not be known as a GGUF file: name one that ends in .gguf")
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder: name a new file")
+    if path.exists() and not overwrite:
         raise FileExistsError(
-            f"{path} is there already, and nothing is written over: name a new file, or remove it"
+            f"{path} is there already, and nothing is written over unasked: name a new file, or "
+            "pass overwrite=True (--overwrite)"
         )
 
 
@@ -106,14 +109,8 @@ def _plain(header: GgufHeader, file: GgufFile, architecture: str, window: int | 
     """The rotary embedding under any scaling, as llama.cpp reads a header.
 
     Raises:
-        ValueError: the header does not state it, or is one of several parts.
+        ValueError: the header does not state it.
     """
-    parts = header.values.get("split.count", 1)
-    if parts > 1:
-        raise ValueError(
-            f"{header.path} is one of {parts} parts of a model: make one file of them first, with "
-            "llama.cpp's llama-gguf-split --merge"
-        )
     if window is not None:
         window = whole("window", window, 2, "a window has at least 2 tokens")
 

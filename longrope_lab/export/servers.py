@@ -34,6 +34,18 @@ OWN = ("localhost", "127.0.0.1", "::1")
 
 START = "start one, such as `llama-server -m FILE.gguf` or `vllm serve FOLDER`"
 
+# Answers of a server that is one of those known here, all the same: it asks who we are, or is not
+# ready yet (llama-server, while it loads).
+NO_ENTRY, NOT_READY = (401, 403), (502, 503, 504)
+
+
+class RefusedError(ValueError):
+    """A server answers with a status that is an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 @dataclass(frozen=True)
 class Server:
@@ -149,7 +161,7 @@ def find_server(url: str) -> Server:
         ConnectionError: nothing answers there.
     """
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
         raise ValueError(f"the address {url!r} is none: write it as http://localhost:8000")
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
     if "default_generation_settings" in _told(f"{url}/props"):
@@ -169,10 +181,31 @@ def find_server(url: str) -> Server:
     return Server(url, "OpenAI-style server", names[0])
 
 
+def _has_port(parts: urllib.parse.SplitResult) -> bool:
+    """Whether its port is none, or one that there is: sockets take a larger one modulo 65,536."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
+
+
 def _told(url: str) -> Json:
-    """What a server says at an address; nothing where it has none."""
+    """What a server says at an address; nothing where it has none.
+
+    Raises:
+        ConnectionError: nobody answers.
+        ValueError: it lets nobody in, or is not ready.
+    """
     try:
         return _asked(url)
+    except RefusedError as error:
+        if error.status in NO_ENTRY:
+            raise ValueError(
+                f"{error}: it asks for a key, and none is sent; start it without one (--api-key)"
+            ) from None
+        if error.status in NOT_READY:
+            raise ValueError(f"{error}: it is not ready yet; ask again in a while") from None
+        return {}
     except ValueError:
         return {}
 
@@ -193,8 +226,14 @@ def _asked(url: str, body: Json | None = None) -> Json:
             answer = from_json(response.read())
     except urllib.error.HTTPError as error:
         words = " ".join(error.read(1000).decode(errors="replace").split())
-        raise ValueError(f"{url} refuses (status {error.code}): {words or error.reason}") from None
-    except (ValueError, http.client.HTTPException):
+        message = f"{url} refuses (status {error.code}): {words or error.reason}"
+        raise RefusedError(error.code, message) from None
+    except http.client.HTTPException as error:
+        raise ValueError(
+            f"{url} breaks off before it has answered ({error or type(error).__name__}): what the "
+            "server printed may say why"
+        ) from None
+    except ValueError:
         answer = None
     except OSError as error:
         reason = getattr(error, "reason", error)

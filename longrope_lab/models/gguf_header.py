@@ -20,6 +20,7 @@ from ..common.files import Json
 from ..rope.spec import Floats
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
+POINTER = b"version https://git-lfs"  # what Git leaves of a large file that it has not fetched
 START = struct.Struct("<4sIQQ")  # magic, version, number of tensors, number of keys
 
 # Types of values: numbers with their format, then text, then arrays of any of them.
@@ -97,19 +98,37 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no GGUF file, is of a form that is not known, or ends too early.
+        ValueError: it is no GGUF file, or one of several parts of one; is of a form that is not
+            known; or ends too early.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at {path}: check the path")
     with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise ValueError(f"{path} is no GGUF file: it does not begin with {MAGIC.decode()!r}")
+        _check_beginning(path, file.read(len(POINTER)))
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return _read(str(path), content)
+                header = _read(str(path), content)
         except (struct.error, UnicodeDecodeError) as error:
             raise _cut(path, "in its header") from error
+    # Only the first part states a model, and none has all weights.
+    if (parts := header.values.get("split.count", 1)) > 1:
+        raise ValueError(
+            f"{path} is one of {parts} parts of a model: make one file of them first, with "
+            "llama.cpp's llama-gguf-split --merge"
+        )
+    return header
+
+
+def _check_beginning(path: Path, begins: bytes) -> None:
+    """Refuse what is no GGUF file, by its first bytes."""
+    if begins == POINTER:
+        raise ValueError(f"{path} is a pointer of Git LFS and not the file: fetch it, git lfs pull")
+    if not begins.startswith(MAGIC):
+        raise ValueError(
+            f"{path} is no GGUF file: it does not begin with {MAGIC.decode()!r}; download or "
+            "convert it again"
+        )
 
 
 def _cut(path: str | os.PathLike[str], where: str) -> ValueError:

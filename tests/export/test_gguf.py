@@ -291,14 +291,62 @@ def test_a_part_of_a_model(tmp_path):
         lab.add_scaling_to_gguf(tmp_path / "p.gguf", LONG, tmp_path / "long.gguf")
 
 
+def test_a_later_part_of_a_model_states_none(tmp_path):
+    """As llama-gguf-split writes it: no architecture; and it is no model to load."""
+    second = GGUFWriter(tmp_path / "second.gguf", "llama")
+    second.kv_data[0].clear()
+    for name, number in (("no", 1), ("count", 3)):
+        second.add_uint16(f"split.{name}", number)
+    second.add_tensor("blk.0.attn_q.weight", np.ones((4, 4), dtype=np.float32))
+    second.write_header_to_file()
+    second.write_kv_data_to_file()
+    second.write_tensors_to_file()
+    second.close()
+    for use in (
+        lambda: lab.add_scaling_to_gguf(second.path, LONG, tmp_path / "long.gguf"),
+        lambda: lab.load_model(second.path),
+    ):
+        with pytest.raises(ValueError, match=r"is one of 3 parts of a model: "):
+            use()
+
+
+def test_what_is_no_gguf_file(tmp_path):
+    file = tmp_path / "m.gguf"
+    for content, message in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"", "does not begin with 'GGUF'; download or convert it again"),
+        (b"PK\x03\x04", "does not begin with 'GGUF'; download or convert it again"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            lab.add_scaling_to_gguf(file, LONG, tmp_path / "long.gguf")
+
+
+def test_an_extended_model_goes_over_with_its_own_scaling(tokenizer, tmp_path):
+    """Without a scaling first, then with both sets of its config, as notebook 12 does it."""
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "factor": 4.0}
+    rope |= {"original_max_position_embeddings": WINDOW, "attention_factor": 1.23}
+    rope |= {"short_factor": SHORT.factors.tolist(), "long_factor": FACTORS.tolist()}
+    own = {"max_position_embeddings": TARGET, "rope_parameters": rope}
+    model = tiny_model(vocab_size=len(tokenizer), **own)
+    scaling = lab.scaling_from_config(model.config)
+    none = lab.rope_scaling(scaling.spec, "none", scaling.target_length)
+    plain = lab.save_gguf(model, tokenizer, none, tmp_path / "none.gguf")
+    assert [read.method for read in sets_in(plain)] == ["none"]
+    out = lab.add_scaling_to_gguf(plain, scaling, tmp_path / "own.gguf", window=WINDOW)
+    for one, other in zip(sets_in(out), TWO.scalings, strict=True):
+        assert np.allclose(one.factors, other.factors, rtol=1e-6)
+        assert one.attention_factor == pytest.approx(1.23)
+
+
 def test_what_is_there_is_not_written_over(source, tmp_path):
     (tmp_path / "link.gguf").symlink_to(source)
     for name, overwrite, error, message in (
-        ("plain.gguf", False, FileExistsError, "is there already"),
+        ("plain.gguf", False, FileExistsError, r"is there already, .*\(--overwrite\)"),
         ("plain.gguf", True, ValueError, "is the source itself"),
         ("link.gguf", True, ValueError, "is the source itself"),
         ("long.bin", False, ValueError, "name one that ends in .gguf"),
-        ("cache.gguf", True, FileExistsError, "is there already"),
+        ("cache.gguf", True, FileExistsError, "is a folder: name a new file"),
     ):
         (tmp_path / "cache.gguf").mkdir(exist_ok=True)
         with pytest.raises(error, match=message):

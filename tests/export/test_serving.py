@@ -203,7 +203,8 @@ def refused(model, engine, **arguments):
 def test_no_server_and_no_address(model):
     said = refused(model, f"http://127.0.0.1:{closed_port()}")
     assert "no server answers at" in said and "llama-server -m" in said
-    assert "write it as http://localhost:8000" in refused(model, "ftp://localhost/x")
+    for address in ("ftp://localhost/x", "http://", "http://localhost:99999", "http://localhost:x"):
+        assert "write it as http://localhost:8000" in refused(model, address)
 
 
 def test_another_model_and_another_vocabulary(model):
@@ -226,6 +227,8 @@ UNUSABLE = {
     "refused": ({"/v1/completions": lambda _: (501, {"error": "not today"})}, "not today"),
     "no JSON": ({"/v1/completions": lambda _: (200, b"<html>")}, "something else than JSON"),
     "Ollama": ({"/api/version": lambda _: (200, {"version": "0.13"})}, "is Ollama"),
+    "still loading": ({"/props": lambda _: (503, {"error": "Loading model"})}, "is not ready yet"),
+    "a key": ({"/v1/models": lambda _: (401, {"error": "Unauthorized"})}, "it asks for a key"),
     "a web page": ({"/v1/models": lambda _: (200, b"<html>")}, "no server that is known here"),
 }
 
@@ -235,6 +238,16 @@ def test_servers_that_cannot_be_asked(model, case):
     answers, said = UNUSABLE[case]
     with serving(openai(model) | answers) as url:
         assert said in refused(model, url)
+
+
+def test_a_server_that_breaks_off(model):
+    """The handler of the test fails, and closes the connection."""
+
+    def fails(_):
+        raise ConnectionAbortedError
+
+    with serving(openai(model) | {"/v1/completions": fails}) as url:
+        assert "breaks off before it has answered" in refused(model, url)
 
 
 def test_llama_server_without_log_probabilities_or_with_a_short_context(model):
@@ -270,6 +283,7 @@ def test_an_input_that_is_too_long_for_a_server(model):
 def test_engines_in_this_process(model, tmp_path, monkeypatch):
     assert "Known: llama.cpp, mlx-lm, ctranslate2" in refused(model, "lama.cpp:x")
     assert "none is named: pass 'llama.cpp:PATH'" in refused(model, "llama.cpp")
+    assert "vLLM runs as a server: start it, and pass its address" in refused(model, "vLLM")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install mlx-lm 'mlx[cpu]'" in refused(model, f"mlx-lm:{tmp_path}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
