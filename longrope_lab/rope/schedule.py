@@ -112,6 +112,11 @@ class LengthSchedule(RopeSchedule):
                 f"the scalings of a schedule need different target lengths; these are {lengths}"
             )
 
+    @property
+    def target_length(self) -> int:
+        """That of its longest scaling, in tokens."""
+        return self.scalings[-1].target_length
+
     def at(self, length: int) -> RopeScaling:
         length = whole("length", length, 0)
         return next((s for s in self.scalings if length <= s.target_length), self.scalings[-1])

@@ -54,5 +54,6 @@ def check_choices(prepared: Sequence[Prepared]) -> None:
         for parameter in ready.parameters.keys() & known.keys():
             value = ready.parameters[parameter]
             for each in value if isinstance(value, list) else [value]:
-                if each not in known[parameter]:
+                # Where it may be empty, which `prepare` has checked, its help says what that means.
+                if each != "" and each not in known[parameter]:
                     raise unknown(f"{parameter} of {name}", each, known[parameter])

@@ -15,7 +15,7 @@ from .notebooks import check_parameter, find_notebook, parameters_of, profile_pa
 from .origin import clean_commit
 
 # Parameters that name a place to write to; the other paths are read.
-PLACES = frozenset(["out", "stages_folder", "checkpoints", "export_to"])
+PLACES = frozenset(["out", "stages_folder", "checkpoints", "export_to", "files"])
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,9 @@ def test_factors_change_after_their_target():
     length=st.integers(1, 120_000),
 )
 def test_in_force_is_the_shortest_that_reaches(targets, length):
-    chosen = RopeSchedule.by_length(scaling(t) for t in targets).at(length).target_length
+    schedule = RopeSchedule.by_length(scaling(t) for t in targets)
+    assert schedule.target_length == max(targets)
+    chosen = schedule.at(length).target_length
     reach = [t for t in targets if t >= length]
     assert chosen == (min(reach) if reach else max(targets))
 

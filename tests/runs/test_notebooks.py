@@ -163,6 +163,17 @@ def test_names_are_those_that_the_package_knows(name, parameter, value, words):
         check_choices([prepare("01", "cpu"), prepare(name, "cpu", {parameter: value})])
 
 
+def test_a_folder_that_is_written_to_is_no_input(tmp_path):
+    """Else a run would count as not done, whose own files another one has written over."""
+    for path in notebooks.notebooks():
+        known = notebooks.parameters_of(path)
+        written = [name for name, each in known.items() if each.help.startswith("folder for")]
+        written.remove("out")  # which the runner sets
+        ready = prepare(path.stem, "smoke", dict.fromkeys(written, str(tmp_path)))
+        assert str(tmp_path) in ready.parameters.values() or not written
+        assert ready.inputs() == {}, path.stem
+
+
 @pytest.mark.parametrize("profile", notebooks.PROFILES)
 def test_the_names_of_every_profile_exist(profile):
     check_choices([prepare(path.stem, profile) for path in notebooks.notebooks()])
