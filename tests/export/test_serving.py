@@ -283,7 +283,7 @@ def test_an_input_that_is_too_long_for_a_server(model):
 def test_engines_in_this_process(model, tmp_path, monkeypatch):
     assert "Known: llama.cpp, mlx-lm, ctranslate2" in refused(model, "lama.cpp:x")
     assert "none is named: pass 'llama.cpp:PATH'" in refused(model, "llama.cpp")
-    assert "vLLM runs as a server: start it, and pass its address" in refused(model, "vLLM")
+    assert "vLLM runs as a server: start it, and pass its address" in refused(model, "vLLM:x")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install mlx-lm 'mlx[cpu]'" in refused(model, f"mlx-lm:{tmp_path}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
