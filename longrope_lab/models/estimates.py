@@ -14,6 +14,7 @@ import torch
 from .config_fields import FULL_ATTENTION, head_dim, stated_values
 from .forward import recomputing
 from .head import HEAD_CHUNK, head_rows
+from .pieces import LONG, PIECE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -61,11 +62,13 @@ def memory_shortage(
 def check_fits(model: PreTrainedModel, length: int) -> None:
     """Refuse a length for which a model's activations alone are more than the machine holds.
 
+    It is for models that answer, which read no text in pieces.
+
     Raises:
         ValueError: they are.
     """
     try:
-        needed = activation_bytes(model.config, length, model.dtype)
+        needed = activation_bytes(model.config, length, model.dtype, in_pieces=False)
     except (AttributeError, KeyError, TypeError, ValueError):
         return  # its config has no such widths, and nothing is known of it
     _check_held(model, needed, f"{length:,} tokens take", "choose shorter lengths")
@@ -123,17 +126,37 @@ def parameter_count(config: PreTrainedConfig) -> int:
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
-def activation_bytes(config: PreTrainedConfig, length: int, dtype: torch.dtype) -> int:
+def activation_bytes(
+    config: PreTrainedConfig, length: int, dtype: torch.dtype, *, in_pieces: bool = True
+) -> int:
     """What a model holds at once to score so many tokens, beside its weights, from its widths.
 
-    These are the embeddings, a layer's input, sum and norm, and the widest of what it computes from
-    them: three tensors of the MLP, or the inputs and outputs of attention, which is
-    memory-efficient. For SmolLM2-135M at 65,536 tokens in bfloat16 it says 0.84 GiB, and 0.89 were
+    All along these are the embeddings, a layer's input, the cosines and sines and two whole numbers
+    per token. Then comes the most that a layer holds: its sum and norm, and the widest of what it
+    computes from them, three tensors of the MLP, or the inputs and outputs of attention, which is
+    memory-efficient. For SmolLM2-135M at 65,536 tokens in bfloat16 it says 0.86 GiB, and 0.89 were
     measured.
+
+    Longer texts than `pieces.LONG` are read in pieces. Of the MLP, a sum, a norm and a result stay
+    then, of attention a norm, its inputs and its output with a number in float32 per head. So
+    2,097,152 tokens take 13.4 GiB, and not 27.5.
+
+    Args:
+        config: a transformers config.
+        length: tokens.
+        dtype: of the weights.
+        in_pieces: whether long texts are; not where a model answers, since it keeps all keys.
     """
     config = config.get_text_config()
-    widest = max(_inner(config), sum(projected_widths(config)))
-    return dtype.itemsize * length * (4 * int(config.hidden_size) + 3 * widest)
+    width, size, inner = int(config.hidden_size), dtype.itemsize, _inner(config)
+    query, key = projected_widths(config)
+    heads = int(config.num_attention_heads)
+    always = size * 2 * (width + query // heads) + 16
+    if length <= LONG or not in_pieces:
+        return length * (always + size * (2 * width + 3 * max(inner, query + key)))
+    attention = length * (size * (width + 2 * (query + key)) + 4 * heads)
+    mlp = length * size * 3 * width + PIECE * size * 3 * inner
+    return length * always + max(attention, mlp)
 
 
 def peak_bytes(model: PreTrainedModel, length: int, *, backward: bool, trained: int = 0) -> float:
@@ -142,7 +165,7 @@ def peak_bytes(model: PreTrainedModel, length: int, *, backward: bool, trained: 
     It is counted from a Llama's layer at the model's dtype. What SmolLM2 needed on an H100, as a
     share of the estimate (results/gpu/90_cost):
 
-        scoring 65,536 tokens and more          1.02 to 1.06, above the weights
+        scoring 65,536 to 262,144 tokens        1.01 to 1.04, above the weights
         gradients of the factors at 16,384      0.95, above the weights
         training on 65,536                      0.90, above weights and moments
 

@@ -98,15 +98,21 @@ def in_pieces(
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, _collect)
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    parts = [part for layer in layers for part in layer.children()]
     with contextlib.ExitStack() as stand_ins:
-        for layer in model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                for part in layer.children():
-                    if not _attends(part):
-                        stand_ins.enter_context(StandIn(part, _by_token(part, piece)))
-                    elif attention:
-                        stand_ins.enter_context(StandIn(part, _attention(part, piece)))
+        for part in [*parts, *_norms_outside(model, layers)]:
+            if not _attends(part):
+                stand_ins.enter_context(StandIn(part, _by_token(part, piece)))
+            elif attention:
+                stand_ins.enter_context(StandIn(part, _attention(part, piece)))
         yield
+
+
+def _norms_outside(model: nn.Module, layers: list[nn.Module]) -> list[nn.Module]:
+    """Norms of no layer, such as the last one: of all tokens, in float32, it would be the peak."""
+    inside = {id(part) for layer in layers for part in layer.modules()}
+    return [m for m in model.modules() if "Norm" in type(m).__name__ and id(m) not in inside]
 
 
 def _by_token(part: nn.Module, piece: int) -> Forward:

@@ -86,7 +86,7 @@ def test_peak_memory_is_near_what_smollm2_took_on_a_gpu():
         return (peak_bytes(model, length, **options) - held) / gib
 
     scoring = measured("scoring.csv", "length")
-    for length in (8192, 32_768, 65_536, 131_072, 262_144, 524_288):
+    for length in (8192, 32_768, 65_536, 131_072, 262_144):  # longer: before texts went in pieces
         found = estimated(length, 2 * weights, backward=False)
         assert found == pytest.approx(scoring[length], rel=0.1)
     gradient = measured("searching.csv", "search")["gradient"]

@@ -52,6 +52,19 @@ def test_no_mlp_reads_more_than_a_piece(family, monkeypatch):
     assert most_tokens(inner, model, monkeypatch)[0] == PIECE
 
 
+def test_the_last_norm_reads_no_more_than_a_piece(monkeypatch):
+    """It computes in float32: of a whole text that would be more than attention holds."""
+    model, seen = tiny_model(), []
+    norm = model.model.norm
+    stock = type(norm).forward
+    monkeypatch.setattr(
+        type(norm), "forward", lambda self, x: (seen.append((self, x.shape[1])), stock(self, x))[1]
+    )
+    with small_pieces(monkeypatch):
+        token_losses(model, IDS)
+    assert max(tokens for module, tokens in seen if module is norm) == PIECE
+
+
 @pytest.mark.parametrize("attention", [True, False])
 def test_no_projection_reads_more_than_a_piece(attention, monkeypatch):
     model = tiny_model()
