@@ -28,7 +28,7 @@ from ..searches.settings import Settings
 from ..searches.space import SearchSpace
 from ..searches.workers import WorkerProcesses
 from ..texts.tokens import Document
-from .meters import PeakMemory, attention_share, seconds_of
+from .meters import PeakMemory, attention_share, compiled_seconds, seconds_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +41,7 @@ def scoring_cost(
     repeats: int = 3,
     plain_up_to: int = 0,
     seed: int = 0,
+    with_compiled: bool = False,
 ) -> pd.DataFrame:
     """Time and memory of `token_losses` at each length.
 
@@ -55,11 +56,13 @@ def scoring_cost(
         repeats: measured runs per length.
         plain_up_to: longest length at which the plain way is measured too.
         seed: of the token ids.
+        with_compiled: measure `compiled` layers too, in the end; to compile takes a minute or so.
 
     Returns:
         One row per length: length, seconds, tokens_per_second, peak_gib (above what was in use
         before, so above the weights), plain_seconds and slowdown (median of the seconds over
-        plain_seconds, pair by pair; NaN beyond `plain_up_to`).
+        plain_seconds, pair by pair; NaN beyond `plain_up_to`). With `with_compiled` also
+        compiled_seconds and compiled_speedup (seconds over these; NaN if the compiler fails).
 
     Raises:
         ValueError: no lengths, or some that are not whole numbers from 2, or repeats from 1.
@@ -69,8 +72,9 @@ def scoring_cost(
     vocabulary = model.get_input_embeddings().weight.shape[0]
     memory = PeakMemory(model.device)
     rows, plain_up_to = [], whole("plain_up_to", plain_up_to, 0)
-    for length in progress(lengths, "scoring cost"):
-        ids = torch.from_numpy(rng.integers(0, vocabulary, length)).to(model.device)
+    drawn = [torch.from_numpy(rng.integers(0, vocabulary, length)) for length in lengths]
+    texts = [ids.to(model.device) for ids in drawn]
+    for length, ids in zip(progress(lengths, "scoring cost"), texts, strict=True):
         plain = length <= plain_up_to
         memory.reset()
         token_losses(model, ids)
@@ -95,7 +99,11 @@ def scoring_cost(
                 "slowdown": statistics.median(ours / theirs for ours, theirs in pairs),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if with_compiled:
+        table["compiled_seconds"] = compiled_seconds(model, texts, repeats)
+        table["compiled_speedup"] = table["seconds"] / table["compiled_seconds"]
+    return table
 
 
 def search_cost(

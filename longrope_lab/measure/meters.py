@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 from torch import Tensor
 
+from ..common.progress import progress
+from ..models.compiling import compiled
 from ..models.estimates import GIB, forward_flops
 from ..models.forward import token_losses
 
@@ -29,6 +32,22 @@ def seconds_of(
     started = time.perf_counter()
     function(model, ids).sum().item()  # the sum on the CPU: a GPU has finished when it is there
     return time.perf_counter() - started
+
+
+def compiled_seconds(model: PreTrainedModel, texts: Sequence[Tensor], repeats: int) -> list[float]:
+    """How long scoring each text (T,) takes through `compiled` layers, in seconds.
+
+    Each runs once unmeasured, in which it is compiled; then so many times, and the median counts.
+    All are nan where the compiler fails, since the layers are then read as they are.
+    """
+    found = []
+    with compiled(model) as compiler:
+        for ids in progress(texts, "scoring cost, compiled"):
+            seconds_of(token_losses, model, ids)
+            found.append(
+                statistics.median(seconds_of(token_losses, model, ids) for _ in range(repeats))
+            )
+    return [float("nan")] * len(texts) if compiler.failed else found
 
 
 def operations_per_second(model: PreTrainedModel, length: int) -> float:

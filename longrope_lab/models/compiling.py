@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 @contextlib.contextmanager
-def compiled(model: PreTrainedModel, *, backend: str = "inductor") -> Iterator[None]:
+def compiled(model: PreTrainedModel, *, backend: str = "inductor") -> Iterator[Compiler]:
     """Score texts through compiled layers, until the end of the ``with`` block.
 
     The first text of a block takes a quarter of a minute more, so it is for blocks of many. What
@@ -41,6 +41,9 @@ def compiled(model: PreTrainedModel, *, backend: str = "inductor") -> Iterator[N
         model: a Hugging Face causal language model.
         backend: of `torch.compile`; "inductor" needs Triton on a GPU, and a C++ compiler.
 
+    Yields:
+        The compiler, whose `failed` says whether the layers are read as they are.
+
     Raises:
         ValueError: the model has no layers of the kind that transformers marks for recomputing.
     """
@@ -52,13 +55,13 @@ def compiled(model: PreTrainedModel, *, backend: str = "inductor") -> Iterator[N
             f"{type(model).__name__} has no layers that transformers marks as such "
             "(GradientCheckpointingLayer): leave out compiled()"
         )
-    compiler = _Compiler(backend)
+    compiler = Compiler(backend)
     token = LOSSES.set(compiler.of(losses_of_chunk, losses_of))
     try:
         with contextlib.ExitStack() as stand_ins:
             for layer in layers:
                 stand_ins.enter_context(StandIn(layer, compiler.of_layer(layer)))
-            yield
+            yield compiler
     finally:
         LOSSES.reset(token)
 
@@ -69,7 +72,7 @@ def losses_of_chunk(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.logsumexp(-1) - logits.gather(-1, targets[:, None])[:, 0]
 
 
-class _Compiler:
+class Compiler:
     """Compiles functions, and goes back to what they stand for when one has failed."""
 
     def __init__(self, backend: str) -> None:

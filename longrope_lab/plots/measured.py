@@ -218,7 +218,7 @@ def share_bar(figure: Figure, image: AxesImage, axes: list[Axes]) -> Colorbar:
 def cost_curves(table: pd.DataFrame) -> Figure:
     """Seconds and peak memory against length, from a `scoring_cost` table.
 
-    The plain way, all logits at once, is drawn where it was run."""
+    The plain way, all logits at once, and compiled layers are drawn where they were run."""
     check_drawable(table, "scoring_cost", "length", "seconds", "plain_seconds", "peak_gib")
     lengths = table["length"]
     with mpl.rc_context(RC):
@@ -227,6 +227,9 @@ def cost_curves(table: pd.DataFrame) -> Figure:
                   label="in chunks (token_losses)")  # fmt: skip
         time.plot(lengths, table["plain_seconds"], ":x", color="#000000", ms=6,
                   label="all logits at once")  # fmt: skip
+        if "compiled_seconds" in table:
+            time.plot(lengths, table["compiled_seconds"], "--s", color="#009E73", ms=5,
+                      label="in chunks, compiled layers")  # fmt: skip
         time.set_ylabel("seconds per sequence (log scale)")
         time.legend()
         memory.plot(lengths, table["peak_gib"], "-o", color="#0072B2", ms=5)

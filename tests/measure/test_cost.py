@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,10 @@ from conftest import tiny_model
 from torch.profiler import ProfilerActivity, profile
 
 from longrope_lab.measure import cost as cost_module
+from longrope_lab.measure import meters
 from longrope_lab.measure.cost import scoring_cost, training_cost, worker_cost
 from longrope_lab.measure.meters import attention_share, operations_per_second
+from longrope_lab.models.compiling import compiled
 from longrope_lab.models.estimates import forward_flops
 
 
@@ -27,6 +30,30 @@ def test_scoring_cost_of_the_lab_model(lab):
     assert (table["seconds"] > 0).all() and (table["peak_gib"] >= 0).all()
     np.testing.assert_allclose(table["tokens_per_second"], table["length"] / table["seconds"])
     assert np.isfinite(table["slowdown"][0]) and np.isnan(table["slowdown"][1])
+
+
+def test_compiled_layers_are_measured_beside_the_others(monkeypatch):
+    monkeypatch.setattr(meters, "compiled", partial(compiled, backend="eager"))
+    model, compiling = tiny_model(), []
+    traced = torch.compiler.is_compiling
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: compiling.append(traced()))
+    table = scoring_cost(model, [64, 32], repeats=2, with_compiled=True)
+    assert any(compiling) and not all(compiling)
+    assert (table["compiled_seconds"] > 0).all()
+    speedup = table["seconds"] / table["compiled_seconds"]
+    np.testing.assert_allclose(table["compiled_speedup"], speedup)
+    assert "compiled_seconds" not in scoring_cost(model, [32], repeats=1)
+
+
+def test_what_no_compiler_took_is_not_called_compiled(monkeypatch, caplog):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(meters, "compiled", partial(compiled, backend=broken))
+    table = scoring_cost(tiny_model(), [32], repeats=1, with_compiled=True)
+    assert table["compiled_seconds"].isna().all() and table["seconds"].notna().all()
+    assert "not compiled" in caplog.text
 
 
 def test_training_cost_of_a_tiny_model():

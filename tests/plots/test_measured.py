@@ -160,6 +160,10 @@ def test_cost_curves_show_both_ways():
         "all logits at once",
     ]
     np.testing.assert_allclose(memory.get_lines()[0].get_ydata(), [0.1, 0.2])
+    time, _ = plots.cost_curves(table.assign(compiled_seconds=[0.5, 1.5])).axes
+    compiled = time.get_lines()[2]
+    assert compiled.get_label() == "in chunks, compiled layers"
+    np.testing.assert_allclose(compiled.get_ydata(), [0.5, 1.5])
 
 
 @pytest.mark.parametrize(
