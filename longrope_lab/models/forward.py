@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -161,6 +162,7 @@ def hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """
     check_has_weights(model)
     forget_lengths(model)
+    warn_of_rounded_frequencies(model)
     return read_tokens(model, ids)
 
 
@@ -184,6 +186,28 @@ def forget_lengths(model: PreTrainedModel) -> None:
                 device = getattr(module, f"{kind}inv_freq").device
                 at_first = getattr(module, f"{kind}original_inv_freq").to(device)
                 module.register_buffer(f"{kind}inv_freq", at_first, persistent=False)
+
+
+def warn_of_rounded_frequencies(model: PreTrainedModel) -> None:
+    """Say it where the model turns by frequencies of 16 bits, as a cast leaves them.
+
+    ``model.to(torch.bfloat16)`` keeps 8 bits of them: at position 100,000 an angle is then off by
+    tens of radians. Loading in bfloat16 keeps them whole, and so does a scaling that is in place.
+    """
+    if not hasattr(model, "config"):  # a stand-in, which turns by nothing
+        return
+    for module in model.modules():
+        rounded = any(
+            name.endswith("inv_freq") and buffer.dtype in (torch.bfloat16, torch.float16)
+            for name, buffer in module.named_buffers(recurse=False)
+        )
+        if rounded and "forward" not in vars(module):
+            warnings.warn(
+                "a cast has rounded this model's rotary frequencies to 16 bits, so that its angles "
+                "are wrong far out: load it with dtype=..., or apply a scaling ('none' is one)",
+                stacklevel=2,
+            )
+            return
 
 
 @contextlib.contextmanager

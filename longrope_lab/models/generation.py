@@ -23,7 +23,7 @@ from ..common.checks import whole
 from ..rope.schedule import Scaling
 from ..texts.tokens import check_ids
 from .estimates import check_cache
-from .forward import forget_lengths
+from .forward import forget_lengths, warn_of_rounded_frequencies
 from .parts import causal_model, check_has_weights, is_whole
 from .rotary import scaled
 
@@ -102,6 +102,7 @@ def generate(
     _check_memory(model, ids, max_new_tokens, options)
     with scaled(model, schedule, length=mask.sum(dim=1) + max_new_tokens):
         forget_lengths(model)
+        warn_of_rounded_frequencies(model)
         with _told_with(options):
             return model.generate(
                 ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options

@@ -5,6 +5,7 @@ And stand-ins for a module's `forward`.
 
 import contextlib
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from longrope_lab.models.forward import (
     recomputing,
     token_losses,
 )
+from longrope_lab.models.generation import generate
 from longrope_lab.models.head import HEAD_CHUNK, chunked_logits
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.models.stand_in import StandIn, remove_stand_in
@@ -142,6 +144,24 @@ def test_half_precision_gives_float32():
     assert not torch.equal(
         losses, losses.bfloat16().float()
     )  # the logits are rounded, the losses are not
+
+
+def test_frequencies_that_a_cast_rounded_are_told():
+    """Loading in bfloat16 keeps them in float32; `.to` does not, and the weights look the same."""
+    loaded, cast = tiny_model(), tiny_model().to(torch.bfloat16)
+    for weight in loaded.parameters():
+        weight.data = weight.data.to(torch.bfloat16)
+    none = rope_scaling(rope_spec(cast), "none", WINDOW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        right = token_losses(loaded, IDS)
+        with apply_scaling(cast, none):
+            under_a_scaling = token_losses(cast, IDS)
+    torch.testing.assert_close(under_a_scaling, right, atol=0.1, rtol=0)
+    with pytest.warns(UserWarning, match="rounded this model's rotary frequencies to 16 bits"):
+        token_losses(cast, IDS)
+    with pytest.warns(UserWarning, match="rounded this model's rotary frequencies to 16 bits"):
+        generate(cast, IDS[None, :4], None, max_new_tokens=1)
 
 
 @pytest.mark.parametrize(
