@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 
 from ..common.checks import whole
 from ..common.progress import progress
-from ..models.forward import perplexity_of, token_losses
-from ..models.rotary import by_name, scaled
+from ..models.forward import perplexity_of
+from ..models.loading import ModelSource
+from ..models.rotary import by_name
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling
 from ..texts.tokens import Document
+from .passes import LostProcessError, Pass, losses_of_passes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,13 +27,14 @@ COLUMNS = ["scaling", "length", "document", "tokens", "loss", "perplexity"]
 
 
 def perplexity(
-    model: PreTrainedModel,
+    model: ModelSource,
     docs: Sequence[Document],
     lengths: Sequence[int],
     scalings: Mapping[Any, Scaling | None] | None = None,
     stride: int | None = None,
     *,
     bos: int | None = None,
+    executor: Executor | None = None,
 ) -> pd.DataFrame:
     """Perplexity at each length, for each document, under each scaling.
 
@@ -53,7 +57,8 @@ def perplexity(
     has no context.
 
     Args:
-        model: a Hugging Face causal language model.
+        model: a Hugging Face causal language model. With an executor of other processes, which each
+            load it, a name for `load_model`, or a function that returns one.
         docs: documents of at least the longest length.
         lengths: in tokens.
         scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it
@@ -64,6 +69,9 @@ def perplexity(
             never trained without one. It takes the place of each window's first token, which is
             only read and never scored, as llama.cpp has it. None leaves windows as they are: of a
             document that begins with one, only the first does.
+        executor: who reads; None for this process. `SequenceParallel()` splits long documents among
+            the GPUs of a machine, and gives each GPU one of the others; so does it in a script that
+            ``torchrun`` started.
 
     Returns:
         One row per scaling, length and document: scaling, length, document, tokens (scored), loss
@@ -72,30 +80,30 @@ def perplexity(
     Raises:
         ValueError: no documents, lengths or scalings, a document shorter than a length, a length,
             stride or bos that is not a whole number in its range, or a loss that is not a number.
+        RuntimeError: a process died twice on one document; the error's `measured` is the table of
+            what was measured before.
     """
     lengths, stride = _checked(docs, lengths, stride)
     bos = None if bos is None else whole("bos", bos, 0, "it is a token id, a whole number from 0")
     scalings = by_name(scalings)
-    passes: dict[Hashable, _Pass] = {}
+    groups: dict[Hashable, _Group] = {}
     for name, scaling in scalings.items():
         for together in _lengths_of_one_forward(scaling, lengths, stride):
             fixed = None if scaling is None else scaling.at(max(together))
             same = (_rotation(fixed), *together)
-            passes.setdefault(same, _Pass(fixed, together, [])).names.append(name)
-    work = [(each, document) for each in passes.values() for document in docs]
-    rows = []
+            groups.setdefault(same, _Group(fixed, together, [])).names.append(name)
+    work = [(each, document) for each in groups.values() for document in docs]
+    passes = [Pass(each.scaling, doc, tuple(each.lengths), stride, bos) for each, doc in work]
     sizes = [_tokens_read(document, max(each.lengths), stride) for each, document in work]
-    for (scaling, together, names), document in progress(work, "perplexity", sizes):
-        with scaled(model, scaling):
-            if stride is None:
-                losses = _losses(model, document.ids[: max(together)], bos)
-                measured = [losses[: length - 1] for length in together]
-            else:
-                measured = [sliding_losses(model, document.ids, together[0], stride, bos)]
-        for length, losses in zip(together, measured, strict=True):
-            about = (length, document.title, len(losses))
-            loss = _mean(losses, names, *about[:2])
-            rows += [(name, *about, loss, perplexity_of(loss)) for name in names]
+    rows: list[tuple[object, ...]] = []
+    found = losses_of_passes(model, passes, executor)
+    try:
+        for each, document in progress(work, "perplexity", sizes):
+            rows += _rows(each, document, next(found))
+    except LostProcessError as error:
+        error.measured = pd.DataFrame(rows, columns=COLUMNS)
+        error.add_note(f"its `measured` has the {len(rows)} rows of the table so far")
+        raise
     table = pd.DataFrame(rows, columns=COLUMNS)
     # In the order that was asked for, whatever forward a length came from.
     order = {(n, k): i for i, (n, k) in enumerate((n, k) for n in scalings for k in lengths)}
@@ -128,44 +136,6 @@ def perplexity_by(
     return {g: table[group == g].reset_index(drop=True) for g in groups}
 
 
-def sliding_losses(
-    model: PreTrainedModel,
-    ids: NDArray[np.int64],
-    length: int,
-    stride: int,
-    bos: int | None = None,
-) -> NDArray[np.float64]:
-    """Losses of a whole document in windows of `length` tokens, each `stride` further.
-
-    Each begins with the token `bos` in place of its own first one, if there is a `bos`.
-
-    Returns:
-        (T - 1,), in nats. With ``stride == length`` there is one less for each window after the
-        first.
-    """
-    counted = 0
-    parts = []
-    for start in range(0, len(ids) - 1, stride):
-        window = ids[start : start + length]
-        # Of tokens start + 1 ... start + len(window) - 1: the first has nothing before it.
-        losses = _losses(model, window, bos)
-        parts.append(losses[max(counted - start - 1, 0) :])
-        counted = start + len(window)
-        if counted == len(ids):
-            break
-    return np.concatenate(parts)
-
-
-def _losses(
-    model: PreTrainedModel, window: NDArray[np.int64], bos: int | None
-) -> NDArray[np.float64]:
-    """Losses of all but the first token of a window, which `bos` takes the place of."""
-    if bos is not None:
-        window = np.array([bos, *window[1:]])
-    losses: NDArray[np.float64] = token_losses(model, window).double().cpu().numpy()
-    return losses
-
-
 def _mean(losses: NDArray[np.float64], names: Sequence[object], length: int, title: str) -> float:
     """The mean loss, if it is a number; else an error that says of what."""
     mean = float(losses.mean())
@@ -178,12 +148,22 @@ def _mean(losses: NDArray[np.float64], names: Sequence[object], length: int, tit
     return mean
 
 
-class _Pass(NamedTuple):
-    """A forward pass over each document, and whose it is."""
+class _Group(NamedTuple):
+    """A pass over each document, and whose it is."""
 
     scaling: RopeScaling | None
     lengths: list[int]
     names: list[object]
+
+
+def _rows(
+    group: _Group, document: Document, measured: Sequence[NDArray[np.float64]]
+) -> Iterator[tuple[object, ...]]:
+    """The table's rows that a pass gives."""
+    for length, losses in zip(group.lengths, measured, strict=True):
+        loss = _mean(losses, group.names, length, document.title)
+        for name in group.names:
+            yield name, length, document.title, len(losses), loss, perplexity_of(loss)
 
 
 def _rotation(scaling: RopeScaling | None) -> Hashable:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .head import LOSSES, Losses, losses_of
 from .pieces import LONG
+from .split import is_splitting
 from .stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ class Compiler:
 
         def forward(*args: Tensor, **kwargs: object) -> object:
             cached = kwargs.get("past_key_values") is not None
-            if torch.is_grad_enabled() or cached or not args or args[0].shape[1] > LONG:
+            if torch.is_grad_enabled() or cached or is_splitting() or not args:
+                return stock(*args, **kwargs)
+            if args[0].shape[1] > LONG:
                 return stock(*args, **kwargs)
             return quick(*args, **kwargs)
 

@@ -24,6 +24,7 @@ from ..texts.tokens import check_ids
 from .head import HEAD_CHUNK, chunked_losses, head_rows, logits_of
 from .parts import check_has_weights, is_whole, read_tokens
 from .pieces import in_pieces
+from .sharing import check_shared, is_shared, own_share, shared_losses, summed
 from .stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -96,11 +97,22 @@ def token_losses(
     ids = ids.long()  # unsigned integers have no minimum in PyTorch
     check_ids(ids, vocabulary)
     ids = ids.to(model.device)[None]  # (1, T)
+    alone = partial(_losses_alone, model, head_chunk)
     with torch.inference_mode(), fast_attention():
-        with in_pieces(model, ids.shape[1]):
-            hidden = hidden_states(model, ids)  # (1, T, width)
-        losses = chunked_losses(model, hidden[:, :-1], ids[0, 1:], head_chunk)
+        if is_shared(ids.shape[1]):
+            check_shared(model, ids, head_chunk, alone)
+            forget_lengths(model)
+            losses = shared_losses(model, ids, head_chunk)
+        else:
+            losses = alone(ids)
     return losses.clone()  # outside inference mode: an ordinary tensor
+
+
+def _losses_alone(model: PreTrainedModel, chunk: int, ids: Tensor) -> Tensor:
+    """Losses (T - 1,) of ids (1, T), all read by this process."""
+    with in_pieces(model, ids.shape[1]):
+        hidden = hidden_states(model, ids)  # (1, T, width)
+    return chunked_losses(model, hidden[:, :-1], ids[0, 1:], chunk)
 
 
 def mean_loss(
@@ -127,9 +139,25 @@ def mean_loss(
     Returns:
         (), float32, in nats per token.
     """
-    hidden = hidden_states(model, ids)[:, :-1]  # (B, T - 1, width)
-    first = 0 if last is None else max(hidden.shape[1] - last, 0)
-    hidden, targets = hidden[:, first:].flatten(0, 1)[None], ids[:, 1 + first :].flatten()
+    tokens = ids.shape[1]
+    first = 0 if last is None else max(tokens - 1 - last, 0)
+    if is_shared(tokens):
+        check_shared(model, ids, head_chunk, partial(_losses_alone, model, head_chunk))
+        forget_lengths(model)
+        marks = torch.ones_like(ids) if counted is None else counted
+        everywhere = F.pad(_weights(marks[:, 1 + first :]), (first, 0))
+        return summed(_summed_loss(model, *own_share(model, ids, everywhere), head_chunk))
+    hidden, targets = hidden_states(model, ids)[:, first:-1], ids[:, 1 + first :]
+    weights = None if counted is None else _weights(counted[:, 1 + first :])
+    total = _summed_loss(model, hidden, targets, weights, head_chunk)
+    return total if weights is not None else total / targets.numel()
+
+
+def _summed_loss(
+    model: PreTrainedModel, hidden: Tensor, targets: Tensor, weights: Tensor | None, head_chunk: int
+) -> Tensor:
+    """The sum of losses, weighted by (B, N), of hidden states (B, N, width) and targets (B, N)."""
+    hidden, targets = hidden.flatten(0, 1)[None], targets.flatten()
 
     def chunk_loss(rows: Tensor, expected: Tensor, weights: Tensor | None) -> Tensor:
         logits = logits_of(model, rows)[0].float()
@@ -137,21 +165,20 @@ def mean_loss(
             return F.cross_entropy(logits, expected, reduction="sum")
         return F.cross_entropy(logits, expected, reduction="none") @ weights
 
-    weights = None if counted is None else _weights(counted[:, 1 + first :])
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, hidden.shape[1], head_chunk):
         chunk = slice(start, start + head_chunk)
-        of_chunk = None if weights is None else weights[chunk]
+        of_chunk = None if weights is None else weights.flatten()[chunk]
         total = total + checkpoint(
             chunk_loss, hidden[:, chunk], targets[chunk], of_chunk, use_reentrant=False
         )
-    return total if weights is not None else total / len(targets)
+    return total
 
 
 def _weights(counted: Tensor) -> Tensor:
     """What each token's loss weighs in the mean over sequences of the mean over what they count."""
     marks = counted.float()
-    return (marks / marks.sum(dim=1, keepdim=True).clamp(min=1) / len(marks)).flatten()
+    return marks / marks.sum(dim=1, keepdim=True).clamp(min=1) / len(marks)
 
 
 def hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:

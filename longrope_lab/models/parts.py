@@ -83,13 +83,19 @@ def called_by_head(model: PreTrainedModel) -> list[nn.Module]:
     return [body, *(part for part in body.children() if part is decoder)]
 
 
-def read_tokens(model: PreTrainedModel, ids: Tensor) -> Tensor:
+def read_tokens(model: PreTrainedModel, ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
     """What the body hands to the head, (B, T) -> (B, T, width); no keys are cached.
+
+    Args:
+        model: a Hugging Face causal language model.
+        ids: (B, T).
+        position_ids: (1, T), where they do not count from 0 on.
 
     Raises:
         ValueError: the model reads more than the tokens, or it is not known where its head begins.
     """
-    output = body_of(causal_model(model))(input_ids=ids, use_cache=False)
+    where = {} if position_ids is None else {"position_ids": position_ids}
+    output = body_of(causal_model(model))(input_ids=ids, use_cache=False, **where)
     hidden: Tensor | None = getattr(output, "last_hidden_state", None)
     if hidden is None or hidden.shape[:2] != ids.shape:
         raise ValueError(

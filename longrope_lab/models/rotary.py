@@ -31,6 +31,7 @@ from .find_rotary import Answer, RotaryModule, positions_of_text
 from .parts import is_whole
 from .read_config import scaling_from_config, spec_from_config
 from .rotated_layers import rotary_in_use
+from .sharing import summed_gradient
 from .stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class apply_scaling:  # noqa: N801 - used as a function and as a context manager
         theta = by_row([s.frequencies for s in rows])
         m = by_row([s.spec.attention_factor * s.attention_factor for s in rows])
         if self._log_offsets is not None:
-            factors, attention = (offset.to(device) for offset in self._log_offsets)
+            factors, attention = (summed_gradient(o.to(device), n) for o in self._log_offsets)
             theta, m = theta * torch.exp(-factors), m * torch.exp(attention)
         if any(s.start_tokens for s in rows):
             start = by_row([s.start_tokens for s in rows])

@@ -6,6 +6,7 @@ from .gradient import Gradient
 from .random import Random
 from .rounds import SearchResult
 from .run import search
+from .sequence_parallel import SequenceParallel
 from .space import SearchSpace
 from .strategy import Strategy
 from .weighing import Both, Needles, Perplexity
@@ -22,6 +23,7 @@ __all__ = [
     "Random",
     "SearchResult",
     "SearchSpace",
+    "SequenceParallel",
     "Strategy",
     "WorkerProcesses",
     "search",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..models.loading import ModelSource, model_of
 from .objective import Measured, Objective, Trial
+from .sequence_parallel import SequenceParallel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,6 +59,8 @@ def on_workers(
         ValueError: the model cannot be sent to a worker, or the executor takes no work.
         RuntimeError: a worker died twice on the same trial, or measuring failed there.
     """
+    if isinstance(executor, SequenceParallel) and not executor.launched:
+        executor = executor.of_length(len(objective.documents[0]))
     task = (executor, key, model, objective)
     waiting = {_submit(*task, trial): (i, TRIES) for i, trial in trials.items()}
     try:
@@ -125,9 +128,14 @@ def _in_worker(
 def _measured(key: str, model: ModelSource, objective: Objective, trial: Trial) -> Measured | str:
     with _one_at_a_time:
         try:
-            if key not in _loaded:
-                _loaded.clear()
-                _loaded[key] = model_of(model)
-            return objective.measure(_loaded[key], trial)
+            return objective.measure(loaded(key, model), trial)
         except Exception:
             return traceback.format_exc()
+
+
+def loaded(key: str, model: ModelSource) -> PreTrainedModel:
+    """The model of this process by its key; what it held by another key is dropped."""
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = model_of(model)
+    return _loaded[key]

@@ -41,17 +41,12 @@ class WorkerProcesses(Executor):
     """
 
     def __init__(self, count: int | None = None, *, threads: int = 1) -> None:
-        gpus = torch.cuda.device_count()
-        count = whole("count", (gpus or _cores()) if count is None else count, 1)
-        if count > MOST:
-            raise ValueError(f"count is {count:,}: at most {MOST:,} processes work together")
+        gpus = visible_gpus()
+        count = process_count((len(gpus) or _cores()) if count is None else count)
         self._threads = whole("threads", threads, 1)
-        # GPUs that a scheduler has given this process keep the names that it gave them.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        names = visible.split(",") if visible else [str(number) for number in range(gpus)]
         self._idle: queue.SimpleQueue[tuple[str, ProcessPoolExecutor]] = queue.SimpleQueue()
         for number in range(count):
-            device = names[number % gpus] if gpus else ""
+            device = gpus[number % len(gpus)] if gpus else ""
             self._idle.put((device, self._process(device)))
         self._waiting = ThreadPoolExecutor(count)
 
@@ -93,10 +88,30 @@ class WorkerProcesses(Executor):
     def _process(self, device: str) -> ProcessPoolExecutor:
         # Spawned, not forked: neither CUDA nor PyTorch's thread pool survives a fork.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, context, _prepare_process, (device, self._threads))
+        return ProcessPoolExecutor(1, context, prepare_process, (device, self._threads))
 
 
-def _prepare_process(device: str, threads: int) -> None:
+def process_count(count: int) -> int:
+    """A number of processes.
+
+    Raises:
+        ValueError: it is not a whole number from 1, or too large.
+    """
+    count = whole("count", count, 1)
+    if count > MOST:
+        raise ValueError(f"count is {count:,}: at most {MOST:,} processes work together")
+    return count
+
+
+def visible_gpus() -> list[str]:
+    """The names by which a process can be given one GPU; those of a scheduler are kept."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = torch.cuda.device_count()
+    return visible.split(",") if visible and count else [str(number) for number in range(count)]
+
+
+def prepare_process(device: str, threads: int) -> None:
+    """Give a new process its GPU and its threads, and let it end with the one that made it."""
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before anything has touched a GPU
     torch.set_num_threads(threads)

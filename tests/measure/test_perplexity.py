@@ -1,6 +1,9 @@
 """Perplexity against single-token predictions, one forward pass for each."""
 
 import math
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from unittest import mock
 
@@ -12,13 +15,16 @@ from conftest import VOCABULARY, WINDOW, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longrope_lab.measure import passes as passes_module
 from longrope_lab.measure import perplexity as perplexity_module
-from longrope_lab.measure.perplexity import COLUMNS, perplexity, perplexity_by, sliding_losses
+from longrope_lab.measure.passes import LostProcessError, sliding_losses
+from longrope_lab.measure.perplexity import COLUMNS, perplexity, perplexity_by
 from longrope_lab.models.read_config import scaling_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
 from longrope_lab.rope.scaling import RopeScaling
 from longrope_lab.rope.schedule import DynamicNTK, RopeSchedule
+from longrope_lab.searches import WorkerProcesses
 from longrope_lab.texts.tokens import Document
 
 
@@ -180,7 +186,7 @@ def test_the_model_is_left_without_a_scaling():
     assert perplexity(model, [doc], [90], {"pi": pi})["loss"].item() != before
     assert perplexity(model, [doc], [90])["loss"].item() == before
     with (
-        mock.patch.object(perplexity_module, "token_losses", side_effect=KeyError),
+        mock.patch.object(passes_module, "token_losses", side_effect=KeyError),
         pytest.raises(KeyError),
     ):
         perplexity(model, [doc], [90], {"pi": pi})
@@ -228,7 +234,7 @@ def test_every_token_is_counted_once_with_enough_context(data, length, total):
         assert window[0] % stride == 0
         return torch.tensor([100 * int(t) + j + 1 for j, t in enumerate(window[1:])])
 
-    with mock.patch.object(perplexity_module, "token_losses", position_and_context):
+    with mock.patch.object(passes_module, "token_losses", position_and_context):
         scored = sliding_losses(None, np.arange(total), length, stride)
     tokens, context = (scored // 100).astype(int), scored % 100
     if stride < length:
@@ -364,7 +370,7 @@ def test_progress_counts_the_tokens_that_are_read(stride, sizes, monkeypatch):
         return torch.zeros(len(ids) - 1)
 
     monkeypatch.setattr(perplexity_module, "progress", progress)
-    monkeypatch.setattr(perplexity_module, "token_losses", losses)
+    monkeypatch.setattr(passes_module, "token_losses", losses)
     perplexity(model, [document(88), document(72, "b")], [16, 64], stride=stride)
     assert seen == sizes and sum(read) == sum(sizes)
 
@@ -374,3 +380,38 @@ def test_a_length_named_twice_is_measured_once():
     docs = [Document("book", np.arange(3, 67))]
     lengths = [64, 32, 64]
     assert perplexity(tiny_model(), docs, lengths)["length"].tolist() == [64, 32]
+
+
+# --- executors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [None, 16])
+def test_an_executor_gives_the_same_table(stride):
+    docs, lengths = [document(88), document(72, "b")], [48] if stride else [16, 64]
+    pi = rope_scaling(rope_spec(tiny_model()), "pi", 256)
+    given = docs, lengths, {"none": None, "pi": pi}, stride
+    with ThreadPoolExecutor(1) as executor:
+        table = perplexity(tiny_model, *given, executor=executor)
+    pd.testing.assert_frame_equal(table, perplexity(tiny_model(), *given))
+
+
+def dies_of_96():
+    """A model that ends its process when a text begins with token 96."""
+    model = tiny_model()
+    kill = signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: os.kill(os.getpid(), kill) if args[0][0, 0] == 96 else None
+    )
+    return model
+
+
+def test_what_was_measured_is_kept_when_a_process_dies():
+    deadly = Document("deadly", np.full(64, 96))
+    with (
+        WorkerProcesses(1) as executor,
+        pytest.raises(LostProcessError, match="died twice on 'deadly' at 64 tokens") as lost,
+    ):
+        perplexity(dies_of_96, [document(64), deadly], [32, 64], executor=executor)
+    expected = perplexity(tiny_model(), [document(64)], [32, 64])
+    pd.testing.assert_frame_equal(lost.value.measured, expected)
+    assert "2 rows" in lost.value.__notes__[0]
