@@ -9,8 +9,9 @@ many calls as the model has layers), the model's own forward with all logits and
 depend on them. `--memory` measures the peak above the weights of texts that may be too long to
 wait for: with so many `--layers` of the model, which it does not depend on.
 
-`--gpus 1 2 4 --split 1048576` reads one text by so many GPUs together, and says how far losses and
-gradients of 65,536 tokens are from those of one.
+`--gpus 1 2 4 --split 1048576` reads one text by so many GPUs together, and prints its seconds.
+First it compares the loss of `--compare` tokens, and a step of a gradient search, with those of one
+GPU.
 
 A part that fails prints its error, and the next one begins.
 """
@@ -25,17 +26,16 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import longrope_lab as lab
-from longrope_lab.models import partial_attention
 from longrope_lab.models.config_fields import head_dim, stated_values
 from longrope_lab.models.estimates import projected_widths
 from longrope_lab.models.forward import fast_attention
-from longrope_lab.searches.objective import Objective, Trial
 
 GIB = 2**30
 
@@ -63,52 +63,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def split(model: nn.Module, count: int, options: argparse.Namespace) -> None:
     """One text by several GPUs together: against one GPU, then how quick."""
-    ids = random_ids(model, options.compare)
-    losses, gradient = lab.token_losses(model, ids).cpu(), gradient_of(model, ids)
+    lengths = options.compare, *options.split
+    texts = [lab.Document("random", random_ids(model, n).cpu().numpy()) for n in lengths]
     with lab.SequenceParallel(count, split_from=2) as gpus:
+
+        def reads(text: lab.Document) -> float:
+            return lab.perplexity(options.model, [text], [len(text)], executor=gpus)["loss"].item()
+
+        def searches(executor: Executor | None) -> list[float]:
+            settings = lab.Gradient(steps=2, validate_every=1)
+            given = options.model, texts[:1], lengths[0], settings
+            return lab.search(*given, executor=executor).history["loss"].tolist()
+
         with going_on("equality", gpus=count):
-            found = gpus.submit(found_by_team, options.model, options.compare).result()
-            off = differs(torch.from_numpy(found["losses"]), losses)
-            largest = max(map(abs, gradient))
-            apart = max(abs(a - b) for a, b in zip(found["gradient"], gradient, strict=True))
-            say("equality", gpus=count, losses_differ_by=off, gradient_differs_by=apart / largest,
-                loss=float(losses.mean()), kernels_refused=found["refused"])  # fmt: skip
-        for length in options.split:
-            with going_on("split", gpus=count, length=length):
-                took = gpus.submit(seconds_of_team, options.model, length).result()
-                say("split", gpus=count, length=length, **took)
-
-
-@functools.cache
-def own_model(name: str) -> nn.Module:
-    """The model of one process."""
-    return lab.load_model(name)[0]
-
-
-def found_by_team(name: str, length: int) -> dict[str, object]:
-    """Losses of a text and the gradient of the factors, as one process of several sees them."""
-    model = own_model(name)
-    ids = random_ids(model, length)
-    losses = lab.token_losses(model, ids).cpu().numpy()
-    gradient = gradient_of(model, ids)
-    return {"losses": losses, "gradient": gradient, "refused": sorted(partial_attention._refused)}
-
-
-def seconds_of_team(name: str, length: int) -> dict[str, float]:
-    """Seconds and peak memory of a pass, as one process of several sees them."""
-    model = own_model(name)
-    if model.device.type != "cuda":
-        return {"seconds": seconds(lambda: lab.token_losses(model, random_ids(model, length)), 1)}
-    lab.token_losses(model, random_ids(model, min(length, 65_536)))  # so that all is loaded
-    return memory(model, length)
-
-
-def gradient_of(model: nn.Module, ids: Tensor) -> tuple[float, ...]:
-    """Of the mean loss by the logarithms of YaRN's factors for four times the window."""
-    document = lab.Document("random", ids.cpu().numpy())
-    spec = lab.rope_spec(model)
-    trial = Trial("step", lab.rope_scaling(spec, "yarn", 4 * spec.window), (0,), gradient=True)
-    return Objective.of([document], len(ids)).measure(model, trial).gradient
+            alone = float(lab.token_losses(model, texts[0].ids).double().mean())
+            steps = zip(searches(gpus), searches(None), strict=True)
+            say("equality", gpus=count, loss=alone, loss_differs_by=abs(reads(texts[0]) - alone),
+                steps_differ_by=max(abs(ours - theirs) for ours, theirs in steps))  # fmt: skip
+        loading = seconds(functools.partial(reads, texts[0]), 1, warm=1)
+        for text in texts[1:]:
+            with going_on("split", gpus=count, length=len(text)):
+                took = seconds(functools.partial(reads, text), 1, warm=0)
+                say("split", gpus=count, length=len(text), seconds=took - loading)
 
 
 def speed(model: nn.Module, length: int, options: argparse.Namespace) -> dict[str, float]:

@@ -91,3 +91,13 @@ def test_the_speed_of_a_pass_is_printed_as_json(capsys):
     assert short["plain_differs_by"] < 1e-4 and "plain" not in long
     assert all(row["differs_by"] < 1e-4 and row["losses"] > row["attention"] for row in rows[1:3])
     assert "only a GPU knows its peak" in error["error"]
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_text_is_read_by_two_processes(capsys):
+    sizes = ["--lengths", "--gpus", "2", "--compare", "600", "--split", "900"]
+    script("pass_speed").main(["lab", *sizes])
+    _, equality, timed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert equality["loss"] > 1 and equality["loss_differs_by"] < 1e-4
+    assert equality["steps_differ_by"] < 1e-4
+    assert (timed["part"], timed["gpus"], timed["length"]) == ("split", 2, 900)

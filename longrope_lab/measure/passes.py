@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..common.identity import digest
 from ..models.forward import token_losses
 from ..models.loading import ModelSource, model_of
 from ..models.rotary import scaled
 from ..rope.scaling import RopeScaling
-from ..searches.measuring import loaded
+from ..searches.measuring import check_sent, check_source, held
 from ..searches.sequence_parallel import SequenceParallel
 from ..texts.tokens import Document
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# How often a pass is sent to processes that die of it.
-TRIES = 2
+# Token losses at each length of a pass.
+Losses = list[NDArray[np.float64]]
 
 
 class LostProcessError(RuntimeError):
-    """A process died twice on one pass; `measured` has the rows of the table so far."""
+    """A process was lost twice on one pass; `measured` has the rows of the table so far."""
 
     measured: pd.DataFrame
 
@@ -52,8 +52,8 @@ class Pass:
     stride: int | None
     bos: int | None
 
-    def losses(self, model: PreTrainedModel) -> list[NDArray[np.float64]]:
-        """Token losses at each length."""
+    def losses(self, model: PreTrainedModel) -> Losses:
+        """What it gives under a model."""
         ids = self.document.ids
         with scaled(model, self.scaling):
             if self.stride is not None:
@@ -64,57 +64,55 @@ class Pass:
 
 def losses_of_passes(
     model: ModelSource, passes: Sequence[Pass], executor: Executor | None
-) -> Iterator[list[NDArray[np.float64]]]:
+) -> Generator[Losses, None, None]:
     """What each pass gives, in order.
 
     Raises:
-        LostProcessError: a process died twice on one of them.
+        ValueError: the executor's processes cannot load the model.
+        LostProcessError: a process was lost twice on one of them.
     """
     if executor is None:
         here = model_of(model)
         yield from (each.losses(here) for each in passes)
         return
-    key = model if isinstance(model, str) else digest(str(id(model)))
-    sent = [_send(executor, key, model, each) for each in passes]
+    check_source(model, executor)
+    # The key is new: what a folder or a function gives may have changed since the last call.
+    send = partial(_send, executor, uuid.uuid4().hex, model)
+    sent = [send(each) for each in passes]
     try:
-        for future, each in zip(sent, passes, strict=True):
-            yield _result(executor, key, model, each, future)
+        for each, future in zip(passes, sent, strict=True):
+            yield _result(each, future, send)
     finally:
         for future in sent:
             future.cancel()
 
 
-def _send(
-    executor: Executor, key: str, model: ModelSource, each: Pass
-) -> Future[list[NDArray[np.float64]]]:
+def _send(executor: Executor, key: str, model: ModelSource, each: Pass) -> Future[Losses]:
     if isinstance(executor, SequenceParallel):
         executor = executor.of_length(max(each.lengths))
     return executor.submit(_on_worker, key, model, each)
 
 
-def _result(
-    executor: Executor,
-    key: str,
-    model: ModelSource,
-    each: Pass,
-    future: Future[list[NDArray[np.float64]]],
-) -> list[NDArray[np.float64]]:
-    """What a pass gives, which is sent again if a process dies of it."""
-    for last in [False] * (TRIES - 1) + [True]:
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            if last:
-                raise LostProcessError(
-                    f"a process died twice on {each.document.title!r} at {max(each.lengths):,} "
-                    f"tokens ({error}): it may be out of memory, or its GPU lost"
-                ) from error
-            future = _send(executor, key, model, each)
-    raise AssertionError
+def _on_worker(key: str, model: ModelSource, each: Pass) -> Losses:
+    with held(key, model) as live:
+        return each.losses(live)
 
 
-def _on_worker(key: str, model: ModelSource, each: Pass) -> list[NDArray[np.float64]]:
-    return each.losses(loaded(key, model))
+def _result(each: Pass, future: Future[Losses], send: Callable[[Pass], Future[Losses]]) -> Losses:
+    """What a pass gives; it is sent once more if its process is lost."""
+    try:
+        return future.result()
+    except Exception as error:
+        check_sent(error)
+        if not isinstance(error, RuntimeError):  # as a dead process, memory or a GPU raise
+            raise
+    try:
+        return send(each).result()
+    except RuntimeError as error:
+        raise LostProcessError(
+            f"a process was lost twice on {each.document.title!r} at {max(each.lengths):,} tokens "
+            f"({type(error).__name__}: {error}): it may be out of memory, or its GPU gone"
+        ) from error
 
 
 def sliding_losses(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,8 +58,9 @@ def perplexity(
     has no context.
 
     Args:
-        model: a Hugging Face causal language model. With an executor of other processes, which each
-            load it, a name for `load_model`, or a function that returns one.
+        model: a Hugging Face causal language model, a name for `load_model`, or a function without
+            arguments that returns one. With an executor it must be one of the last two, since each
+            worker loads the model, once per call.
         docs: documents of at least the longest length.
         lengths: in tokens.
         scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it
@@ -70,8 +72,8 @@ def perplexity(
             only read and never scored, as llama.cpp has it. None leaves windows as they are: of a
             document that begins with one, only the first does.
         executor: who reads; None for this process. `SequenceParallel()` splits long documents among
-            the GPUs of a machine, and gives each GPU one of the others; so does it in a script that
-            ``torchrun`` started.
+            the GPUs of a machine, and gives each GPU one of the others; in a script that
+            ``torchrun`` started, it does so with the processes that there are and a live model.
 
     Returns:
         One row per scaling, length and document: scaling, length, document, tokens (scored), loss
@@ -79,9 +81,10 @@ def perplexity(
 
     Raises:
         ValueError: no documents, lengths or scalings, a document shorter than a length, a length,
-            stride or bos that is not a whole number in its range, or a loss that is not a number.
-        RuntimeError: a process died twice on one document; the error's `measured` is the table of
-            what was measured before.
+            stride or bos that is not a whole number in its range, a loss that is not a number, or a
+            live model where an executor's processes must load their own.
+        RuntimeError: a process was lost twice on one document; the error's `measured` is the table
+            of what was measured before.
     """
     lengths, stride = _checked(docs, lengths, stride)
     bos = None if bos is None else whole("bos", bos, 0, "it is a token id, a whole number from 0")
@@ -96,10 +99,10 @@ def perplexity(
     passes = [Pass(each.scaling, doc, tuple(each.lengths), stride, bos) for each, doc in work]
     sizes = [_tokens_read(document, max(each.lengths), stride) for each, document in work]
     rows: list[tuple[object, ...]] = []
-    found = losses_of_passes(model, passes, executor)
     try:
-        for each, document in progress(work, "perplexity", sizes):
-            rows += _rows(each, document, next(found))
+        with contextlib.closing(losses_of_passes(model, passes, executor)) as found:
+            for each, document in progress(work, "perplexity", sizes):
+                rows += _rows(each, document, next(found))
     except LostProcessError as error:
         error.measured = pd.DataFrame(rows, columns=COLUMNS)
         error.add_note(f"its `measured` has the {len(rows)} rows of the table so far")

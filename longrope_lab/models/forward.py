@@ -97,14 +97,12 @@ def token_losses(
     ids = ids.long()  # unsigned integers have no minimum in PyTorch
     check_ids(ids, vocabulary)
     ids = ids.to(model.device)[None]  # (1, T)
-    alone = partial(_losses_alone, model, head_chunk)
     with torch.inference_mode(), fast_attention():
         if is_shared(ids.shape[1]):
-            check_shared(model, ids, head_chunk, alone)
-            forget_lengths(model)
+            _begin_shared(model, ids, head_chunk)
             losses = shared_losses(model, ids, head_chunk)
         else:
-            losses = alone(ids)
+            losses = _losses_alone(model, head_chunk, ids)
     return losses.clone()  # outside inference mode: an ordinary tensor
 
 
@@ -113,6 +111,12 @@ def _losses_alone(model: PreTrainedModel, chunk: int, ids: Tensor) -> Tensor:
     with in_pieces(model, ids.shape[1]):
         hidden = hidden_states(model, ids)  # (1, T, width)
     return chunked_losses(model, hidden[:, :-1], ids[0, 1:], chunk)
+
+
+def _begin_shared(model: PreTrainedModel, ids: Tensor, chunk: int) -> None:
+    """Before a text is read by several processes: see that it can be."""
+    check_shared(model, ids, chunk, partial(_losses_alone, model, chunk))
+    forget_lengths(model)
 
 
 def mean_loss(
@@ -142,8 +146,7 @@ def mean_loss(
     tokens = ids.shape[1]
     first = 0 if last is None else max(tokens - 1 - last, 0)
     if is_shared(tokens):
-        check_shared(model, ids, head_chunk, partial(_losses_alone, model, head_chunk))
-        forget_lengths(model)
+        _begin_shared(model, ids, head_chunk)
         marks = torch.ones_like(ids) if counted is None else counted
         everywhere = F.pad(_weights(marks[:, 1 + first :]), (first, 0))
         return summed(_summed_loss(model, *own_share(model, ids, everywhere), head_chunk))

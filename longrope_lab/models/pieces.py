@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .stand_in import StandIn
+from .stand_in import ATTENTION, StandIn, attending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,9 +35,6 @@ TRIED = 8
 
 # By this name transformers finds the function below in place of its attention.
 NAME = "longrope_lab_pieces"
-
-# A config's field that names the function which attends.
-FIELD = "_attn_implementation"
 
 Forward = Callable[..., object]
 
@@ -95,9 +92,7 @@ def in_pieces(
         yield
         return
     from transformers.modeling_layers import GradientCheckpointingLayer
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _collect)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     parts = [part for layer in layers for part in layer.children()]
     with contextlib.ExitStack() as stand_ins:
@@ -175,7 +170,7 @@ def _plain(part: nn.Module, x: Tensor, kwargs: dict[str, object]) -> bool:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     others = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-    known = getattr(part.config, FIELD) in ALL_ATTENTION_FUNCTIONS
+    known = getattr(part.config, ATTENTION) in ALL_ATTENTION_FUNCTIONS
     return known and others == (None, None) and not _is_trained(x)
 
 
@@ -185,7 +180,7 @@ def _read(part: nn.Module, stock: Forward, kwargs: dict[str, object], piece: int
 
     x = kwargs["hidden_states"]
     assert isinstance(x, Tensor)
-    attend = ALL_ATTENTION_FUNCTIONS[getattr(part.config, FIELD)]
+    attend = ALL_ATTENTION_FUNCTIONS[getattr(part.config, ATTENTION)]
     text = _Text(x.shape[1])
     for at in _pieces(text.tokens, piece):
         with contextlib.suppress(_Projected):
@@ -200,12 +195,11 @@ def _read(part: nn.Module, stock: Forward, kwargs: dict[str, object], piece: int
 
 def _call(part: nn.Module, stock: Forward, text: _Text, kwargs: dict[str, object]) -> Tensor:
     """What the layer gives for the piece that the text is at, (B, piece, width)."""
-    before, token = getattr(part.config, FIELD), _text.set(text)
-    setattr(part.config, FIELD, NAME)
+    token = _text.set(text)
     try:
-        result = stock(**_piece_of(kwargs, text.tokens, text.at))
+        with attending(part.config, NAME, _collect):
+            result = stock(**_piece_of(kwargs, text.tokens, text.at))
     finally:
-        setattr(part.config, FIELD, before)
         _text.reset(token)
     assert isinstance(result, tuple) and isinstance(result[0], Tensor)
     return result[0]

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from ..common.identity import differences, digest
 from .find_rotary import answer_of, cos_and_sin, find_rotary
@@ -118,38 +117,9 @@ def own_share(
     return hidden, following, F.pad(weights, (0, 1))[:, positions]  # what follows the last is none
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over processes; each gets the gradient of its own summand."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
-        total = own.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        return gradient
-
-
-class _SumOfGradients(torch.autograd.Function):
-    """The same number in all processes; its gradient is the sum over what each made of it."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
-
-
 def summed(own: Tensor) -> Tensor:
-    """The sum over processes, differentiable."""
-    total: Tensor = _Sum.apply(own)  # type: ignore[no-untyped-call]
-    return total
+    """The sum over processes, of which each gets the gradient of its own summand."""
+    return _all_reduced(own.detach()) + (own - own.detach())
 
 
 def summed_gradient(value: Tensor, positions: Tensor) -> Tensor:
@@ -161,8 +131,16 @@ def summed_gradient(value: Tensor, positions: Tensor) -> Tensor:
     """
     if not is_shared(positions.shape[1]):
         return value
-    shared: Tensor = _SumOfGradients.apply(value)  # type: ignore[no-untyped-call]
-    return shared
+    value = value.clone()
+    if value.requires_grad:  # not so while losses alone are compared
+        value.register_hook(_all_reduced)  # type: ignore[no-untyped-call]
+    return value
+
+
+def _all_reduced(own: Tensor) -> Tensor:
+    total = own.clone()
+    dist.all_reduce(total)
+    return total
 
 
 def _check_same(model: PreTrainedModel, ids: Tensor) -> None:

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from .find_rotary import Answer, find_rotary
-from .partial_attention import Part, attend, attend_backward
+from .partial_attention import Part, attend, kernel_for
 from .parts import read_tokens
-from .stand_in import StandIn
+from .stand_in import StandIn, attending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,9 +115,10 @@ class _SplitAttention(torch.autograd.Function):
         ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, split: Split, scale: float
     ) -> Tensor:
         """(B, H, 2 * chunk, D) each, and the result's; keys and values may have fewer heads."""
+        kernel = kernel_for(query, key, value)
         keys, values = (_gather_heads(split, each) for each in (key, value))
         halves = [
-            attend(query[:, :, at], _parts(split, start, keys, values), scale)
+            attend(kernel, query[:, :, at], _parts(split, start, keys, values), scale)
             for at, start in _halves(split)
         ]
         result, logs = (torch.cat(each, dim=2) for each in zip(*halves, strict=True))
@@ -130,18 +131,18 @@ class _SplitAttention(torch.autograd.Function):
         """Gradients of this process's queries, and of its keys and values through all queries."""
         query, key, value, result, logs = ctx.saved_tensors  # type: ignore[attr-defined]
         split, scale = ctx.split, ctx.scale  # type: ignore[attr-defined]
+        kernel = kernel_for(query, key, value)
         keys, values = (_gather_heads(split, each) for each in (key, value))
         # In float32: each process adds to them, and each chunk.
         sums = [torch.zeros_like(each, dtype=torch.float32) for each in (keys, values)]
         of_query = torch.zeros_like(query, dtype=torch.float32)
         for at, start in _halves(split):
             attended = result[:, :, at], logs[:, :, at].contiguous()
-            last = start
             for part in _parts(split, start, keys, values):
                 given = gradient[:, :, at], query[:, :, at], part, attended, scale
-                found = attend_backward(*given)
+                found = kernel.backward(*given)
                 of_query[:, :, at] += found[0]
-                where = slice(last, last + split.chunk) if part.causal else slice(0, start)
+                where = slice(start, start + split.chunk) if part.causal else slice(start)
                 for whole, each in zip(sums, found[1:], strict=True):
                     whole[:, :, where] += each
         own = [_scatter_heads(split, each).to(key.dtype) for each in sums]
@@ -217,21 +218,17 @@ def split_hidden_states(model: PreTrainedModel, ids: Tensor, split: Split) -> Te
     Raises:
         ValueError: a layer does not attend causally to the whole text, and to nothing else.
     """
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
     _check_layers(model, split.tokens)
     positions = split.positions().to(ids.device)
-    config = model.config.get_text_config()
-    before, token = config._attn_implementation, _split.set(split)
+    token = _split.set(split)
     try:
-        config._attn_implementation = NAME
         with contextlib.ExitStack() as stand_ins:
+            config = model.config.get_text_config()
+            stand_ins.enter_context(attending(config, NAME, _attention))
             for rotary in find_rotary(model):
                 stand_ins.enter_context(_own_positions(rotary.module, split.tokens, positions))
             return read_tokens(model, ids[:, positions], positions[None])
     finally:
-        config._attn_implementation = before
         _split.reset(token)
 
 

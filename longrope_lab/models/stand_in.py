@@ -1,11 +1,15 @@
-"""Stand-ins for a module's `forward`, which leave no trace."""
+"""Stand-ins for a module's `forward`, and for attention, which leave no trace."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
+
+# A config's field that names the function which attends.
+ATTENTION = "_attn_implementation"
 
 
 class StandIn:
@@ -54,3 +58,23 @@ class StandIn:
 def remove_stand_in(module: nn.Module) -> None:
     """Leave a module the `forward` of its class alone, for a copy that took a stand-in with it."""
     vars(module).pop("forward", None)
+
+
+@contextlib.contextmanager
+def attending(config: object, name: str, function: Callable[..., object]) -> Iterator[None]:
+    """Let layers attend by another function, until the end of the ``with`` block.
+
+    Args:
+        config: that the layers hold.
+        name: by which transformers finds the function, the only one of that name.
+        function: takes what transformers' own take, with a mask of None.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(name, function)
+    before = getattr(config, ATTENTION)
+    setattr(config, ATTENTION, name)
+    try:
+        yield
+    finally:
+        setattr(config, ATTENTION, before)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import threading
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, Future, as_completed
 from typing import TYPE_CHECKING
+
+import torch
 
 from ..models.loading import ModelSource, model_of
 from .objective import Measured, Objective, Trial
@@ -59,7 +62,7 @@ def on_workers(
         ValueError: the model cannot be sent to a worker, or the executor takes no work.
         RuntimeError: a worker died twice on the same trial, or measuring failed there.
     """
-    if isinstance(executor, SequenceParallel) and not executor.launched:
+    if isinstance(executor, SequenceParallel):
         executor = executor.of_length(len(objective.documents[0]))
     task = (executor, key, model, objective)
     waiting = {_submit(*task, trial): (i, TRIES) for i, trial in trials.items()}
@@ -72,12 +75,7 @@ def on_workers(
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # a cancelled future's is not an Exception
-                if _cannot_be_sent(error):
-                    raise ValueError(
-                        f"the model cannot be sent to workers ({error}): pass a name for "
-                        "load_model, or a function that a module defines at its top; neither a "
-                        "lambda nor a function inside another one can be pickled"
-                    ) from error
+                check_sent(error)
                 if tries == 1:
                     raise RuntimeError(
                         f"a worker died twice on the same trial ({type(error).__name__}: {error}): "
@@ -93,11 +91,34 @@ def on_workers(
             future.cancel()
 
 
-def _cannot_be_sent(error: BaseException) -> bool:
-    """Whether pickle refused a task; of a function inside another it says so in various ways."""
-    return isinstance(error, pickle.PicklingError) or (
+def check_source(model: ModelSource, executor: Executor) -> None:
+    """Refuse a model that workers would not load themselves.
+
+    Raises:
+        ValueError: it is a live one, and the executor's processes are others than this one.
+    """
+    launched = isinstance(executor, SequenceParallel) and executor.launched
+    if isinstance(model, torch.nn.Module) and not launched:
+        raise ValueError(
+            "workers load the model themselves: with executor=, pass a name for load_model, or a "
+            "function without arguments that returns the model, in place of the model itself"
+        )
+
+
+def check_sent(error: BaseException) -> None:
+    """Say so if a task failed since pickle refused it, which it says in various ways.
+
+    Raises:
+        ValueError: it did.
+    """
+    if isinstance(error, pickle.PicklingError) or (
         isinstance(error, AttributeError | TypeError) and "pickle" in str(error)
-    )
+    ):
+        raise ValueError(
+            f"the model cannot be sent to workers ({error}): pass a name for load_model, or a "
+            "function that a module defines at its top; neither a lambda nor a function inside "
+            "another one can be pickled"
+        ) from error
 
 
 def _submit(
@@ -126,16 +147,21 @@ def _in_worker(
 
 
 def _measured(key: str, model: ModelSource, objective: Objective, trial: Trial) -> Measured | str:
+    try:
+        with held(key, model) as live:
+            return objective.measure(live, trial)
+    except Exception:
+        return traceback.format_exc()
+
+
+@contextlib.contextmanager
+def held(key: str, model: ModelSource) -> Iterator[PreTrainedModel]:
+    """The model of this process by its key, for one task at a time; any other one is dropped."""
     with _one_at_a_time:
-        try:
-            return objective.measure(loaded(key, model), trial)
-        except Exception:
-            return traceback.format_exc()
-
-
-def loaded(key: str, model: ModelSource) -> PreTrainedModel:
-    """The model of this process by its key; what it held by another key is dropped."""
-    if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = model_of(model)
-    return _loaded[key]
+        if isinstance(model, torch.nn.Module):
+            yield model
+            return
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = model_of(model)
+        yield _loaded[key]

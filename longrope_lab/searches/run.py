@@ -10,8 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..common.checks import seed_of, whole
 from ..common.files import Json
 from ..models.loading import ModelSource, model_digest, model_of
@@ -19,9 +17,10 @@ from ..models.rotary import rope_spec
 from ..texts.tokens import Document
 from .budget import Ahead, Budget
 from .checkpoint import Log
-from .measuring import Results, here, on_workers
+from .measuring import Results, check_source, here, on_workers
 from .objective import Objective, Trial
 from .rounds import Rounds, SearchResult
+from .sequence_parallel import SequenceParallel
 from .settings import Settings, settings_of
 from .space import SearchSpace
 from .weighing import Goal, counted_and_aside
@@ -84,7 +83,8 @@ def search(
             where an earlier one was killed or ran out of budget, and on a CPU ends with the same
             result.
         executor: any `concurrent.futures.Executor`: `WorkerProcesses`, Dask's
-            ``Client.get_executor()``.
+            ``Client.get_executor()``, or `SequenceParallel` for documents of which one pass takes
+            minutes.
 
     Returns:
         A `SearchResult`. Ctrl-C ends the search early with what it has so far.
@@ -102,11 +102,8 @@ def search(
     settings = settings_of(method, preset)
     target_length = whole("target_length", target_length, 1, "it counts tokens, so a whole number")
     seed = seed_of(seed)
-    if executor is not None and isinstance(model, torch.nn.Module):
-        raise ValueError(
-            "workers load the model themselves: with executor=, pass a name for load_model, or a "
-            "function without arguments that returns the model, in place of the model itself"
-        )
+    if executor is not None:
+        _check_executor(model, executor)
     counted, aside = counted_and_aside(docs, objective)
     given = Objective.of(counted, target_length, last, objective)
     rest = Objective.of(aside, target_length, last) if aside else None
@@ -135,6 +132,15 @@ def search(
     rounds = Rounds(kept, budget, target_length, partial(measuring, given), ahead, given)
     found = rounds.result(settings.start(space, len(counted), seed), name)
     return _complete(found, objective, rest, measuring)
+
+
+def _check_executor(model: ModelSource, executor: Executor) -> None:
+    if isinstance(executor, SequenceParallel) and executor.launched:
+        raise ValueError(
+            f"a launcher started {executor.count} processes, and a search decides in one: start "
+            "the script with python alone, and SequenceParallel starts the processes itself"
+        )
+    check_source(model, executor)
 
 
 def _goal_identity(goal: Goal | None) -> Json:

@@ -6,11 +6,11 @@ import contextlib
 import datetime
 import multiprocessing
 import os
+import queue
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
-    FIRST_COMPLETED,
     FIRST_EXCEPTION,
     Executor,
     Future,
@@ -19,6 +19,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -33,12 +34,11 @@ from .workers import prepare_process, visible_gpus
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Processes end a task within moments of one another. One that is this much later waits for another
-# that has left.
-GRACE = 60.0
+# How long a process waits for the others, in each step.
+PATIENCE = datetime.timedelta(hours=2)
 
-# How long a process waits for the others, to begin with and in each step.
-PATIENCE = datetime.timedelta(minutes=20)
+# Once one process has failed, the others have so many seconds to fail alike.
+GRACE = 1.0
 
 
 class SequenceParallel(Executor):
@@ -52,7 +52,7 @@ class SequenceParallel(Executor):
     each makes this object and calls the same functions. Otherwise they are started here.
 
     If one process dies, the others are ended, for they would wait for it: the task raises
-    `BrokenProcessPool`, and the next one begins with fresh processes.
+    `BrokenProcessPool`, and the next one begins with fresh processes. A launcher ends them itself.
 
     Args:
         count: processes; None for one per GPU, or without a GPU for two. A launcher's count stands.
@@ -61,8 +61,8 @@ class SequenceParallel(Executor):
             each, where a measurement knows their length beforehand (`of_length`).
 
     Raises:
-        ValueError: a count, threads or split_from that are not whole numbers from 1, or a count
-            that is not the launcher's.
+        ValueError: a count, threads or split_from that are not whole numbers from 1, a count that
+            is not the launcher's, or more processes than GPUs.
     """
 
     def __init__(
@@ -74,20 +74,25 @@ class SequenceParallel(Executor):
         asked = (launched if self.launched else len(gpus) or 2) if count is None else count
         self.count = whole("count", asked, 1)
         self.split_from = whole("split_from", split_from, 1)
-        self._threads, self._gpus = whole("threads", threads, 1), gpus
+        threads = whole("threads", threads, 1)
         if self.launched and self.count != launched:
             raise ValueError(
                 f"count is {self.count}, and the launcher started {launched} processes: leave out "
                 "count, or start as many"
             )
-        self._team: list[ProcessPoolExecutor] = []
-        self._pids: list[int] = []
+        if gpus and not self.launched and self.count > len(gpus):
+            raise ValueError(
+                f"count is {self.count}, and this process sees {len(gpus)} GPUs: each process "
+                "needs its own, so leave out count"
+            )
+        devices = gpus or [""] * self.count
+        self._started_on = [] if self.launched else [(d, threads) for d in devices[: self.count]]
+        self._team: _Team | None = None
         self._lock = threading.Lock()
         self._waiting = ThreadPoolExecutor(1)
-        self._alone: Executor = _Alone(self)
+        self._alone: Executor = _InTurn() if self.launched else _Alone(self)
         if self.launched:
             _connect_launched()
-            self._alone = _InTurn()
 
     def of_length(self, tokens: int) -> Executor:
         """Who is to read texts so long: all together, or each process one."""
@@ -102,86 +107,104 @@ class SequenceParallel(Executor):
         if not self.launched:
             return self._waiting.submit(self._together, fn, *args, **kwargs)
         future: Future[T] = Future()
-        try:
-            future.set_result(_in_step(self.split_from, fn, *args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
+        # An error is raised at once, for the others may be waiting: the launcher then ends them.
+        future.set_result(_in_step(self.split_from, fn, *args, **kwargs))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes; the arguments are those of any executor."""
         self._waiting.shutdown(wait, cancel_futures=cancel_futures)
         self._alone.shutdown(wait, cancel_futures=cancel_futures)
-        team, self._team = self._team, []
-        for process in team:
-            process.shutdown(wait)
+        if self._team is not None:
+            self._team.shutdown(wait)
 
-    def team(self) -> list[ProcessPoolExecutor]:
-        """The processes, started if they are not.
+    @contextlib.contextmanager
+    def team(self) -> Iterator[_Team]:
+        """The processes, started if there are none; if one of them is lost, all are ended."""
+        with self._lock:
+            if self._team is None:
+                self._team = _Team.started(self._started_on)
+            team = self._team
+        try:
+            yield team
+        except RuntimeError:  # of a dead process, or of a GPU that may not work any more
+            self._end(team)
+            raise
+
+    def _end(self, team: _Team) -> None:
+        with self._lock:
+            if self._team is team:
+                self._team = None
+        team.end()
+
+    def _together(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.team() as team:
+            tasks = [
+                each.submit(_in_step, self.split_from, fn, *args, **kwargs)
+                for each in team.processes
+            ]
+            wait(tasks, return_when=FIRST_EXCEPTION)
+            done, late = wait(tasks, timeout=GRACE)
+            if late:
+                self._end(team)
+            errors = [error for task in done if (error := task.exception())]
+            if errors:  # what the others say of a process that is gone says less
+                raise min(errors, key=lambda error: not isinstance(error, BrokenProcessPool))
+            return tasks[0].result()
+
+
+@dataclass(frozen=True)
+class _Team:
+    """Processes that are connected with one another.
+
+    Args:
+        processes: one each.
+        pids: of them.
+        meeting: the folder of the file by which they found each other.
+    """
+
+    processes: list[ProcessPoolExecutor]
+    pids: list[int]
+    meeting: tempfile.TemporaryDirectory[str]
+
+    @classmethod
+    def started(cls, devices: Sequence[tuple[str, int]]) -> _Team:
+        """As many new processes as devices, each with its threads.
 
         Raises:
             BrokenProcessPool: one of them could not start.
         """
-        with self._lock:
-            if self._team:
-                return self._team
-            self._team = self._started()
-            # The first task tells which process it is, before it waits for the others.
-            self._pids = [each.submit(os.getpid).result() for each in self._team]
-            meeting = str(Path(tempfile.mkdtemp(prefix="longrope-lab-")) / "processes")
-            joined = [
-                each.submit(_join, rank, self.count, meeting)
-                for rank, each in enumerate(self._team)
-            ]
-            done, _ = wait(joined, return_when=FIRST_EXCEPTION)
-        for task in done:
-            if task.exception():
-                self.end(self._team)
-                task.result()
-        return self._team
-
-    def end(self, team: list[ProcessPoolExecutor]) -> None:
-        """End processes of which one is lost: the others wait for it."""
-        with self._lock:
-            if self._team is not team:
-                return
-            self._team = []
-            for pid in self._pids:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    psutil.Process(pid).kill()
-        for process in team:
-            process.shutdown(wait=False)
-
-    def _together(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        team = self.team()
-        try:
-            tasks = [each.submit(_in_step, self.split_from, fn, *args, **kwargs) for each in team]
-        except BrokenProcessPool:
-            self.end(team)
-            raise
-        done, _ = wait(tasks, return_when=FIRST_COMPLETED)
-        if not any(task.exception() for task in done):
-            done, late = wait(tasks, timeout=GRACE)
-            if not late and not any(task.exception() for task in done):
-                return tasks[0].result()
-        failed = [task for task in done if task.exception()]
-        # An error that all raise alike leaves them as they were.
-        _, late = wait(tasks, timeout=1)
-        if late or any(isinstance(task.exception(), BrokenProcessPool) for task in failed):
-            self.end(team)
-        return (failed or list(done))[0].result()
-
-    def _device(self, rank: int) -> str:
-        return self._gpus[rank % len(self._gpus)] if self._gpus else ""
-
-    def _started(self) -> list[ProcessPoolExecutor]:
         # Spawned, not forked: neither CUDA nor PyTorch's thread pool survives a fork.
         context = multiprocessing.get_context("spawn")
-        devices = [self._device(rank) for rank in range(self.count)]
-        return [
-            ProcessPoolExecutor(1, context, prepare_process, (device, self._threads))
-            for device in devices
+        processes = [ProcessPoolExecutor(1, context, prepare_process, each) for each in devices]
+        # Each tells which process it is, before it waits for the others.
+        told = [each.submit(os.getpid) for each in processes]
+        meeting = tempfile.TemporaryDirectory(prefix="longrope-lab-", ignore_cleanup_errors=True)
+        team = cls(processes, [each.result() for each in told], meeting)
+        place = str(Path(meeting.name) / "processes")
+        joined = [
+            each.submit(_join, rank, len(devices), place) for rank, each in enumerate(processes)
         ]
+        try:
+            for task in wait(joined, return_when=FIRST_EXCEPTION).done:
+                task.result()
+        except BaseException:
+            team.end()
+            raise
+        return team
+
+    def end(self) -> None:
+        """End them at once, for they may wait for one another."""
+        for pid in self.pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).kill()
+        self.shutdown(wait=False)
+
+    def shutdown(self, wait: bool) -> None:
+        """End each once it has done what it does."""
+        for process in self.processes:
+            process.shutdown(wait)
+        self.meeting.cleanup()
 
 
 class _Alone(Executor):
@@ -189,8 +212,9 @@ class _Alone(Executor):
 
     def __init__(self, all_of_them: SequenceParallel) -> None:
         self._all = all_of_them
-        self._idle = threading.Lock()
-        self._busy: set[int] = set()
+        self._idle: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for rank in range(all_of_them.count):
+            self._idle.put(rank)
         self._waiting = ThreadPoolExecutor(all_of_them.count)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -202,18 +226,12 @@ class _Alone(Executor):
         self._waiting.shutdown(wait, cancel_futures=cancel_futures)
 
     def _run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._idle:  # there are as many threads as processes, so one is free
-            rank = min(set(range(self._all.count)) - self._busy)
-            self._busy.add(rank)
-        team = self._all.team()
+        rank = self._idle.get()
         try:
-            return team[rank].submit(fn, *args, **kwargs).result()
-        except BrokenProcessPool:
-            self._all.end(team)
-            raise
+            with self._all.team() as team:
+                return team.processes[rank].submit(fn, *args, **kwargs).result()
         finally:
-            with self._idle:
-                self._busy.remove(rank)
+            self._idle.put(rank)
 
 
 class _InTurn(Executor):

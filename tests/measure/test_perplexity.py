@@ -407,11 +407,68 @@ def dies_of_96():
 
 def test_what_was_measured_is_kept_when_a_process_dies():
     deadly = Document("deadly", np.full(64, 96))
+    pi = {"pi": rope_scaling(rope_spec(tiny_model()), "pi", 256)}  # one pass for both lengths
     with (
         WorkerProcesses(1) as executor,
-        pytest.raises(LostProcessError, match="died twice on 'deadly' at 64 tokens") as lost,
+        pytest.raises(LostProcessError, match="lost twice on 'deadly' at 64 tokens") as lost,
     ):
-        perplexity(dies_of_96, [document(64), deadly], [32, 64], executor=executor)
-    expected = perplexity(tiny_model(), [document(64)], [32, 64])
+        perplexity(dies_of_96, [document(64), deadly], [32, 64], pi, executor=executor)
+    expected = perplexity(tiny_model(), [document(64)], [32, 64], pi)
     pd.testing.assert_frame_equal(lost.value.measured, expected)
     assert "2 rows" in lost.value.__notes__[0]
+
+
+def test_a_pass_whose_memory_ran_out_is_read_once_more(monkeypatch):
+    failures = [torch.OutOfMemoryError("no room")] * 3
+    stock = passes_module.token_losses
+
+    def losses(model, ids):
+        if len(ids) == 64 and failures:
+            raise failures.pop()
+        return stock(model, ids)
+
+    monkeypatch.setattr(passes_module, "token_losses", losses)
+    docs = [document(64)]
+    with ThreadPoolExecutor(1) as executor:
+        with pytest.raises(LostProcessError, match=r"twice on .* \(OutOfMemoryError: no"):
+            perplexity(tiny_model, docs, [32, 64], executor=executor)
+        table = perplexity(tiny_model, docs, [32, 64], executor=executor)
+    pd.testing.assert_frame_equal(table, perplexity(tiny_model(), docs, [32, 64]))
+
+
+def test_what_is_wrong_with_a_pass_is_said_as_it_is():
+    wrong = Document("wrong", np.full(64, VOCABULARY))
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="vocabulary"):
+        perplexity(tiny_model, [wrong], [64], executor=executor)
+
+
+def test_threads_take_turns_with_a_model():
+    """Else one would read under the other's scaling."""
+    spec = rope_spec(tiny_model())
+    scalings = {f"{n}": rope_scaling(spec, "pi", n * WINDOW) for n in (2, 4, 8, 16)}
+    with ThreadPoolExecutor(4) as executor:
+        table = perplexity(tiny_model, [document(64)], [64], scalings, executor=executor)
+    pd.testing.assert_frame_equal(table, perplexity(tiny_model(), [document(64)], [64], scalings))
+
+
+def test_each_call_asks_for_the_model_again():
+    """The same function may give another one: a folder that was trained on, say."""
+    seeds = [0, 1]
+
+    def next_model():
+        return tiny_model(seed=seeds.pop(0))
+
+    with ThreadPoolExecutor(1) as executor:
+        first, second = (
+            perplexity(next_model, [document(64)], [64], executor=executor)["loss"].item()
+            for _ in range(2)
+        )
+    assert first != second
+
+
+def test_a_live_model_and_one_that_cannot_be_sent_are_refused():
+    with WorkerProcesses(1) as executor:
+        with pytest.raises(ValueError, match="workers load the model themselves"):
+            perplexity(tiny_model(), [document(64)], [64], executor=executor)
+        with pytest.raises(ValueError, match="neither a lambda nor a function inside"):
+            perplexity(lambda: tiny_model(), [document(64)], [64], executor=executor)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longrope_lab.models import partial_attention
-from longrope_lab.models.partial_attention import Part, attend, attend_backward
+from longrope_lab.models.partial_attention import CPU, Part, attend, kernel_for
 from longrope_lab.models.split import Split
 
 
@@ -32,7 +32,7 @@ def test_parts_together_are_the_whole(before):
     if before:
         parts.append(Part(key[:, :, earlier].detach(), value[:, :, earlier].detach(), causal=False))
     with torch.no_grad():
-        found = attend(query, parts, 0.3)
+        found = attend(CPU, query, parts, 0.3)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs.detach(), atol=1e-5, rtol=1e-5)
 
@@ -41,28 +41,53 @@ def test_parts_together_are_the_whole(before):
     of_query = torch.zeros_like(query)
     for part, where in zip(parts, (own, earlier), strict=False):
         with torch.no_grad():
-            its = attend_backward(gradient, query, part, found, 0.3)
+            its = CPU.backward(gradient, query, part, found, 0.3)
         of_query += its[0]
         for ours, tensor in zip(its[1:], (key, value), strict=True):
             torch.testing.assert_close(ours, tensor.grad[:, :, where], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(of_query, query.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_the_next_kernel_is_asked_once_the_first_has_refused(monkeypatch):
-    asked = []
+def refuses(*_, **__):
+    raise RuntimeError("No viable backend")
 
-    def refuse(*_):
-        asked.append("first")
-        raise RuntimeError("No viable backend")
 
-    first = partial_attention.Kernel("first", refuse, refuse)
-    monkeypatch.setattr(partial_attention, "_refused", set())
-    monkeypatch.setattr(partial_attention, "CPU", first)
-    call = heads(1, 3, 0), [Part(heads(1, 3, 1), heads(1, 3, 2), causal=True)], 1.0
-    for _ in range(2):
-        with pytest.raises(ValueError, match="no fused kernel attends to parts"):
-            attend(*call)
-    assert asked == ["first"]
+def adds_no_groups(*given, **scale):
+    """Gradients of which those of keys and values are half of what they are."""
+    query, key, value = CPU.back(*given, **scale)
+    return query, key / 2, value / 2
+
+
+def sees_later_tokens(query, key, value, dropout, causal, scale):
+    return CPU.ahead(query, key, value, dropout, False, scale=scale)
+
+
+WRONG = {
+    "refuses": {"ahead": refuses},
+    "refuses backward": {"back": refuses},
+    "other gradients": {"back": adds_no_groups},
+    "other results": {"ahead": sees_later_tokens},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_kernel_that_is_wrong_is_passed_over(wrong, dtype, monkeypatch):
+    other = CPU._replace(name=wrong, **WRONG[wrong])
+    given = [heads(4, 3, 0).to(dtype), *[heads(2, 3, 1).to(dtype)] * 2]
+    partial_attention._first_that_is_right.cache_clear()
+    monkeypatch.setitem(partial_attention.KERNELS, "cpu", [other, CPU])
+    with torch.inference_mode():
+        assert kernel_for(*given) is CPU
+    partial_attention._first_that_is_right.cache_clear()
+    monkeypatch.setitem(partial_attention.KERNELS, "cpu", [other])
+    with pytest.raises(ValueError, match=f"no fused kernel attends to parts.*{wrong}: "):
+        kernel_for(*given)
+
+
+def test_heads_that_a_kernel_cannot_read_are_refused():
+    with pytest.raises(ValueError, match="no fused kernel"):  # values are narrower than keys
+        kernel_for(heads(4, 3, 0), heads(2, 3, 1), heads(2, 3, 1)[..., :4])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -18,10 +18,11 @@ from conftest import VOCABULARY, WINDOW, tiny_model
 from longrope_lab import SequenceParallel
 from longrope_lab.measure.perplexity import perplexity
 from longrope_lab.models import split
-from longrope_lab.models.forward import mean_loss, token_losses
+from longrope_lab.models.compiling import compiled
+from longrope_lab.models.forward import mean_loss, recomputing, token_losses
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
-from longrope_lab.searches import Gradient, search
+from longrope_lab.searches import Gradient, search, sequence_parallel
 from longrope_lab.searches.objective import Objective, Trial
 from longrope_lab.texts.tokens import Document
 
@@ -88,9 +89,10 @@ def test_gradients_are_those_of_one_process(team, last, answers):
 
 
 def weights_of(again):
-    """The gradient of each weight, summed over processes."""
+    """The gradient of each weight, summed over processes, where layers are computed twice."""
     model = tiny_model()
-    mean_loss(model, text()[None]).backward()
+    with recomputing(model):
+        mean_loss(model, text()[None]).backward()
     gradients = [p.grad for p in model.parameters()]
     if again:
         for gradient in gradients:
@@ -102,6 +104,18 @@ def test_gradients_of_weights_add_up_to_those_of_one_process(team):
     ours, theirs = team.submit(weights_of, True).result(), weights_of(False)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-3)
+
+
+def losses_compiled():
+    model = tiny_model()
+    with compiled(model, backend="eager"):
+        return token_losses(model, text()).numpy()
+
+
+def test_compiled_layers_step_aside(team):
+    """Their attention was compiled for texts of one process."""
+    losses = team.submit(losses_compiled).result()
+    np.testing.assert_allclose(losses, token_losses(tiny_model(), text()).numpy(), atol=1e-5)
 
 
 def short_text():
@@ -179,7 +193,15 @@ def lose(rank):
     return token_losses(tiny_model(), text())  # the other one waits for it here
 
 
+def fail(rank):
+    if dist.get_rank() == rank:
+        raise KeyError("alone")
+    return token_losses(tiny_model(), text())
+
+
 def test_a_lost_process_ends_the_task_and_the_next_begins_anew(team):
+    with pytest.raises(KeyError, match="alone"):
+        team.submit(fail, 1).result(timeout=120)
     with pytest.raises(BrokenProcessPool):
         team.submit(lose, 1).result(timeout=120)
     losses = team.submit(losses_of, "llama", 0).result(timeout=240)
@@ -201,6 +223,13 @@ def test_a_count_that_is_not_the_launchers(monkeypatch):
         SequenceParallel(3)
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(sequence_parallel, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    assert SequenceParallel().count == 2
+    with pytest.raises(ValueError, match="count is 3, and this process sees 2 GPUs"):
+        SequenceParallel(3)
+
+
 LAUNCHED = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -215,6 +244,8 @@ def launched_tables():
         plain, _, calls = team.submit(losses_of, "llama", 0).result()
         docs = [Document(str(n), text(n).numpy()) for n in (50, 45, 60)]
         table = perplexity(tiny_model(), docs, [45], executor=team)
+        with pytest.raises(ValueError, match="launcher started 2 processes, and a search decides"):
+            search(tiny_model, docs, 45, executor=team)
     print(calls > 0, *plain.tolist(), *table["loss"])
 
 
