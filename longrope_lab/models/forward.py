@@ -10,6 +10,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from .head import HEAD_CHUNK, chunked_losses, head_rows, logits_of
 from .parts import check_has_weights, is_whole, read_tokens
 from .pieces import in_pieces
 from .sharing import check_shared, is_shared, own_share, shared_losses, summed
+from .split import as_now
 from .stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -254,14 +256,27 @@ def recomputing(model: PreTrainedModel) -> Iterator[None]:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    keeping_attention = partial(create_selective_checkpoint_contexts, ATTENTION)
     with contextlib.ExitStack() as stand_ins:
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 again = partial(
-                    checkpoint, layer.forward, use_reentrant=False, context_fn=keeping_attention
+                    checkpoint, layer.forward, use_reentrant=False, context_fn=_keeping_attention
                 )
                 stand_ins.enter_context(StandIn(layer, again))
+        yield
+
+
+def _keeping_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What is around a layer at first, and when it is computed again: after the text was read."""
+    ahead, again = create_selective_checkpoint_contexts(ATTENTION)  # type: ignore[no-untyped-call]
+    return ahead, _one_after_other(as_now(), again)
+
+
+@contextlib.contextmanager
+def _one_after_other(*contexts: AbstractContextManager[None]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for each in contexts:
+            stack.enter_context(each)
         yield
 
 

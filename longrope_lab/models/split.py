@@ -80,12 +80,49 @@ class Split:
         return torch.stack([first, second], dim=1).flatten(1, 2)
 
 
-_split: ContextVar[Split] = ContextVar("_split")
+@dataclass(frozen=True)
+class _Reading:
+    """A part of a text that a model reads now.
+
+    Args:
+        config: that the model's layers hold.
+        rotary: its rotary modules.
+        split: who reads what.
+        positions: of this process's tokens.
+    """
+
+    config: object
+    rotary: list[nn.Module]
+    split: Split
+    positions: Tensor
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Let the model's layers see the whole text, while they are given this part."""
+        token = _reading.set(self)
+        try:
+            with contextlib.ExitStack() as stand_ins:
+                stand_ins.enter_context(attending(self.config, NAME, _attention))
+                for module in self.rotary:
+                    own = _own_positions(module, self.split.tokens, self.positions)
+                    stand_ins.enter_context(own)
+                yield
+        finally:
+            _reading.reset(token)
+
+
+_reading: ContextVar[_Reading] = ContextVar("_reading")
 
 
 def is_splitting() -> bool:
     """Whether a part of a text is being read."""
-    return _split.get(None) is not None
+    return _reading.get(None) is not None
+
+
+def as_now() -> contextlib.AbstractContextManager[None]:
+    """Reads again as is done now: for layers that a backward pass computes once more."""
+    reading = _reading.get(None)
+    return contextlib.nullcontext() if reading is None else reading.going_on()
 
 
 def gather(split: Split, own: Tensor) -> Tensor:
@@ -190,7 +227,7 @@ def _attention(
     **settings: object,
 ) -> tuple[Tensor, None]:
     """In place of attention: of this process's tokens to all tokens before each."""
-    split = _split.get()
+    split = _reading.get().split
     unknown = {name for name, value in settings.items() if value is not None} - _KNOWN
     if mask is not None or settings.get("dropout") or unknown:
         what = ", ".join(sorted(unknown)) or ("a mask" if mask is not None else "dropout")
@@ -220,16 +257,9 @@ def split_hidden_states(model: PreTrainedModel, ids: Tensor, split: Split) -> Te
     """
     _check_layers(model, split.tokens)
     positions = split.positions().to(ids.device)
-    token = _split.set(split)
-    try:
-        with contextlib.ExitStack() as stand_ins:
-            config = model.config.get_text_config()
-            stand_ins.enter_context(attending(config, NAME, _attention))
-            for rotary in find_rotary(model):
-                stand_ins.enter_context(_own_positions(rotary.module, split.tokens, positions))
-            return read_tokens(model, ids[:, positions], positions[None])
-    finally:
-        _split.reset(token)
+    rotary = [found.module for found in find_rotary(model)]
+    with _Reading(model.config.get_text_config(), rotary, split, positions).going_on():
+        return read_tokens(model, ids[:, positions], positions[None])
 
 
 def _check_layers(model: PreTrainedModel, tokens: int) -> None:
