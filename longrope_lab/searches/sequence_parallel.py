@@ -29,7 +29,7 @@ import torch.distributed as dist
 
 from ..common.checks import whole
 from ..models.sharing import SPLIT_FROM, sharing
-from .workers import prepare_process, visible_gpus
+from .workers import prepare_process, process_count, visible_gpus
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class SequenceParallel(Executor):
 
     Raises:
         ValueError: a count, threads or split_from that are not whole numbers from 1, a count that
-            is not the launcher's, or more processes than GPUs.
+            is not the launcher's, more processes than GPUs, or more than a machine bears.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SequenceParallel(Executor):
         gpus = visible_gpus()
         self.launched = launched > 1
         asked = (launched if self.launched else len(gpus) or 2) if count is None else count
-        self.count = whole("count", asked, 1)
+        self.count = process_count(asked)
         self.split_from = whole("split_from", split_from, 1)
         threads = whole("threads", threads, 1)
         if self.launched and self.count != launched:
