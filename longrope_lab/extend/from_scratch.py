@@ -199,8 +199,9 @@ class LongRoPEModel(nn.Module):
             untrained: what to do with a model that guesses: "train" it on the other texts of
                 `data`, or on all of it where there are none; "refuse" it; or "search" all the same.
             seconds: where it is trained, half of them for that, and half for the search unless it
-                has a `budget`. It measures YaRN and no scaling, and goes on from the better one. A
-                minute of training makes a poor model: it shows the way.
+                has a `budget`. Training takes thirty steps at least. The search measures YaRN and
+                no scaling, and goes on from the better one. A minute of training makes a poor
+                model: it shows the way.
             options: of `search`: budget, space, seed, checkpoint and so on.
 
         Returns:

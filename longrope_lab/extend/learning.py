@@ -29,6 +29,9 @@ GUESSING = 0.95
 SHORT = 512
 LEARNING_RATE, WARMUP = 1e-3, 10
 
+# Fewer steps may leave a guess a guess, and how many fit into a time depends on what else runs.
+LEAST_STEPS = 3 * WARMUP
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -77,7 +80,7 @@ def reading(
 def train_for(
     model: PreTrainedModel, docs: Sequence[Document], window: int, seconds: float, seed: int
 ) -> Trained:
-    """Train all weights on next tokens until the time is over, at least one step.
+    """Train all weights on next tokens until the time is over, thirty steps at least.
 
     Half of the time goes to segments of up to 512 tokens, the rest to the whole window if two of
     its steps fit there, else to more of the same. AdamW as in `Recipe`, at 1e-3. How far it comes
@@ -95,7 +98,7 @@ def train_for(
     rng, steps, tokens, lengths = np.random.default_rng(seed), 0, 0, [min(SHORT, window)]
     model.train()
     with Progress("training from random weights, seconds", math.ceil(seconds)) as shown:
-        while steps == 0 or (spent := time.monotonic() - began) < seconds:
+        while (spent := time.monotonic() - began) < seconds or steps < LEAST_STEPS:
             if steps and len(lengths) == 1 and spent > seconds / 2:
                 fits = seconds - spent > 2 * window * spent / tokens
                 lengths.append(window if fits else lengths[0])

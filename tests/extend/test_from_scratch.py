@@ -504,6 +504,14 @@ def test_a_model_that_guesses_can_be_refused(capsys):
         model.extend_context(COUNTING, TARGET, untrained="tarin")
 
 
+def test_a_machine_that_is_busy_trains_no_fewer_steps_than_learning_takes(capsys):
+    """As if no step fitted into the time."""
+    model = LongRoPEModel(**SMALL)
+    model.extend_context(COUNTING, TARGET, method=QUICK, seconds=1e-9, budget=Budget(1))
+    trained = re.search(r"in (\d+) steps, by segments of 16: (\S+) nats", capsys.readouterr().out)
+    assert int(trained[1]) == 30 and float(trained[2]) < 0.95 * np.log(64)
+
+
 def test_what_cannot_be_learnt_is_not_searched_on():
     """Tokens drawn at random, for which a guess is the best there is."""
     model = LongRoPEModel(**SIZES)
