@@ -84,10 +84,10 @@ def book_questions(
     lengths: Sequence[int] = (512,),
     trials: int = 4,
     scalings: Mapping[str, Scaling | None] | None = None,
-    seed: int = 0,
     *,
-    questions: int = 4,
     window: int | None = None,
+    questions: int = 4,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Questions with two answers about stretches of books, under each scaling.
 
@@ -103,10 +103,10 @@ def book_questions(
         trials: stretches per length, from a random place of a random document on.
         scalings: name -> scaling; None as a scaling (or as `scalings`) means the model as it
             stands.
-        seed: of places, lines and names.
+        window: tokens that the model gets to read: of a longer text the last ones. None: all.
         questions: of each task about each stretch, or as many as it has names and lines for; none
             is seen by another.
-        window: tokens that the model gets to read: of a longer text the last ones. None: all.
+        seed: of places, lines and names.
 
     Returns:
         The columns of a `many_examples` table, with no examples: in_sight says whether what is
