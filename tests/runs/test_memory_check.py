@@ -37,10 +37,11 @@ def free(monkeypatch, gib):
 
 @pytest.mark.parametrize(
     ("profile", "over", "gib", "way_out"),
-    [  # weights of 0.026 GiB in float32; 4 (4 × 256 + 3 × 1024) bytes per token
-        ("paper", {}, 2, f"and 15.3 GiB to score 1,000,000 tokens, and {FREE} 2 GiB: {GPU}"),
+    [  # Weights of 0.026 GiB in float32. Bytes per token: 4 × 2 (256 + 64) + 16 all along, and
+        # 4 (2 × 256 + 3 × 1024) of an MLP; in pieces 4 (256 + 2 (256 + 128)) + 4 × 4 of attention.
+        ("paper", {}, 2, f"and 6.23 GiB to score 1,000,000 tokens, and {FREE} 2 GiB: {GPU}"),
         ("paper", {}, 1, f"to score 1,000,000 tokens, and {FREE} 1 GiB: {CPU}"),
-        ("gpu", {}, 1, f"and 1.53 GiB to score 100,000 tokens, and {FREE} 1 GiB: {CPU}"),
+        ("gpu", {}, 1, f"and 1.58 GiB to score 100,000 tokens, and {FREE} 1 GiB: {CPU}"),
         ("gpu", {"lengths": [512, 200_000]}, 2, f"200,000 tokens, and .*: {SMALLER}"),
         ("cpu", {}, 0.02, f"for 6,950,144 weights in float32 .*: {SMALLER}"),
     ],
@@ -60,7 +61,7 @@ def test_a_gpu_that_is_too_small(profiles_of_sizes, no_kernel, monkeypatch):
     gpu = SimpleNamespace(total_memory=2**30)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: gpu)
-    words = r"'paper' of 00_tiny .* in bfloat16 and 7\.63 GiB .*, and the GPU has 1 GiB: " + GPU
+    words = r"'paper' of 00_tiny .* in bfloat16 and 3\.13 GiB .*, and the GPU has 1 GiB: " + GPU
     with pytest.raises(ValueError, match=words):
         run_one.run("00", "paper", None, profiles_of_sizes)
     assert no_kernel == []
