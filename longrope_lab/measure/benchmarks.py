@@ -24,6 +24,7 @@ from ..models.forward import token_losses
 from ..models.rotary import by_name, rope_spec, scaled
 from ..rope.schedule import Scaling
 from ..texts.tokens import opening
+from .choices import nothing
 from .tasks import PAPER_TASKS, BenchmarkTask, check_length
 
 if TYPE_CHECKING:
@@ -177,5 +178,5 @@ def _encode(tokenizer: PreTrainedTokenizerBase, context: str, choice: str) -> tu
         start = opening(context.rstrip(), tokenizer, verbose=False)
         return opening(f"{context} {choice}", tokenizer, verbose=False), len(start)
     ids = list(tokenizer(f" {choice}", verbose=False, add_special_tokens=False)["input_ids"])
-    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    first = nothing(tokenizer)
     return ids if ids[0] == first else [first, *ids], 1

@@ -23,7 +23,8 @@ from ..models.rotary import by_name
 from ..rope.schedule import Scaling
 from ..texts.needle_writing import ids_of
 from ..texts.tokens import Document, without_ends
-from .choices import COLUMNS, Asked, beginning, choice_losses, lengths_asked, nothing
+from .choices import COLUMNS, Asked, beginning, choice_losses, nothing
+from .needle_prompts import lengths_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -19,7 +19,8 @@ from ..rope.schedule import Scaling
 from ..texts.needle_writing import ids_of
 from ..texts.tokens import Document
 from .book_questions import NAME, book_text, check_whole
-from .choices import beginning, lengths_asked
+from .choices import beginning
+from .needle_prompts import lengths_asked
 from .needles import answers_to
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ..common.checks import check_table, whole
+from ..common.checks import check_table
 from ..models.forward import fast_attention, forget_lengths
 from ..models.rotary import scaled
 from ..rope.schedule import Scaling
@@ -72,17 +72,6 @@ class Asked:
         loss = float(losses[self.right] + np.logaddexp.reduce(-losses))
         said = len(self.choices), self.names[self.right], self.names[best]
         return *said, loss, best == self.right
-
-
-def lengths_asked(lengths: Sequence[int], least: int = 1, rule: str = "") -> list[int]:
-    """The lengths of a measurement, each once: else the same prompts would count twice.
-
-    Raises:
-        ValueError: there are none, or one is not a whole number of at least `least`.
-    """
-    if not len(lengths):
-        raise ValueError("lengths is empty: give at least one, in tokens")
-    return list(dict.fromkeys(whole("length", length, least, rule) for length in lengths))
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -227,10 +227,21 @@ def check_depth(depth: float) -> None:
         )
 
 
+def lengths_asked(lengths: Sequence[int], least: int = 1, rule: str = "") -> list[int]:
+    """The lengths of a measurement, each once: else the same prompts would count twice.
+
+    Raises:
+        ValueError: there are none, or one is not a whole number of at least `least`.
+    """
+    if not len(lengths):
+        raise ValueError("lengths is empty: give at least one, in tokens")
+    return list(dict.fromkeys(whole("length", length, least, rule) for length in lengths))
+
+
 def places_asked(
     measured: str, lengths: Sequence[int], depths: Sequence[float]
 ) -> tuple[list[int], list[float]]:
-    """The lengths and depths of a measurement, each once: else the same prompts would count twice.
+    """The lengths, as `lengths_asked` has them, and the depths of a measurement, each once.
 
     Raises:
         ValueError: there are none, or such as no prompt has.
@@ -242,8 +253,7 @@ def places_asked(
         )
     for depth in depths:
         check_depth(depth)
-    whole_lengths = dict.fromkeys(whole("length", length, 1) for length in lengths)
-    return list(whole_lengths), list(dict.fromkeys(depths))
+    return lengths_asked(lengths), list(dict.fromkeys(depths))
 
 
 def trials_asked(trials: int, lengths: Sequence[int], depths: Sequence[float]) -> int:

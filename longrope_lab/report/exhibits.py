@@ -254,7 +254,7 @@ def _longest(shown: Table | Picture, results: Results) -> float:
     if isinstance(shown, Picture):
         return 0
     try:
-        table = shown.read(results)
+        table = results.table(shown.name, shown.notebook)  # `take` may cost a bootstrap
     except NotMeasuredError:
         return 0
     return float(table["length"].max()) if "length" in table else 0

@@ -18,7 +18,6 @@ from longrope_lab.measure.choices import (
     Asked,
     choice_losses,
     choice_summary,
-    lengths_asked,
 )
 from longrope_lab.measure.many_examples import (
     EXAMPLES,
@@ -26,6 +25,7 @@ from longrope_lab.measure.many_examples import (
     examples_prompt,
     many_examples,
 )
+from longrope_lab.measure.needle_prompts import lengths_asked
 from longrope_lab.models.read_config import scaling_from_config
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.methods import rope_scaling
