@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..common.checks import whole
 from ..common.progress import progress
@@ -19,7 +20,8 @@ from ..models.rotary import by_name
 from ..rope.scaling import RopeScaling
 from ..rope.schedule import Scaling
 from ..texts.tokens import Document
-from .passes import LostProcessError, Pass, losses_of_passes
+from .passes import LostProcessError, Pass
+from .readings import Reading, readings_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +38,7 @@ def perplexity(
     *,
     bos: int | None = None,
     executor: Executor | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Perplexity at each length, for each document, under each scaling.
 
@@ -74,6 +77,9 @@ def perplexity(
         executor: who reads; None for this process. `SequenceParallel()` splits long documents among
             the GPUs of a machine, and gives each GPU one of the others; in a script that
             ``torchrun`` started, it does so with the processes that there are and a live model.
+        checkpoint: a file that keeps what each document gave as soon as it is read; a call that was
+            killed goes on from it when it is made again. It may serve several calls: what another
+            model, scaling or text gave is not taken. None keeps nothing.
 
     Returns:
         One row per scaling, length and document: scaling, length, document, tokens (scored), loss
@@ -82,7 +88,8 @@ def perplexity(
     Raises:
         ValueError: no documents, lengths or scalings, a document shorter than a length, a length,
             stride or bos that is not a whole number in its range, a loss that is not a number, or a
-            live model where an executor's processes must load their own.
+            live model where an executor's processes must load their own, or a checkpoint that is
+            something else or damaged.
         RuntimeError: a process was lost twice on one document; the error's `measured` is the table
             of what was measured before.
     """
@@ -100,7 +107,7 @@ def perplexity(
     sizes = [_tokens_read(document, max(each.lengths), stride) for each, document in work]
     rows: list[tuple[object, ...]] = []
     try:
-        with contextlib.closing(losses_of_passes(model, passes, executor)) as found:
+        with contextlib.closing(readings_of(model, passes, executor, checkpoint)) as found:
             for each, document in progress(work, "perplexity", sizes):
                 rows += _rows(each, document, next(found))
     except LostProcessError as error:
@@ -139,16 +146,15 @@ def perplexity_by(
     return {g: table[group == g].reset_index(drop=True) for g in groups}
 
 
-def _mean(losses: NDArray[np.float64], names: Sequence[object], length: int, title: str) -> float:
+def _checked_loss(reading: Reading, names: Sequence[object], length: int, title: str) -> float:
     """The mean loss, if it is a number; else an error that says of what."""
-    mean = float(losses.mean())
-    if np.isnan(mean):
+    if math.isnan(reading.loss):
         raise ValueError(
             f"the loss of {title!r} at {length:,} tokens under {names[0]!r} is not a number: the "
             "model has weights or activations that are not finite; load it again, or in another "
             "dtype (float16 holds no number above 65,504)"
         )
-    return mean
+    return reading.loss
 
 
 class _Group(NamedTuple):
@@ -160,13 +166,13 @@ class _Group(NamedTuple):
 
 
 def _rows(
-    group: _Group, document: Document, measured: Sequence[NDArray[np.float64]]
+    group: _Group, document: Document, measured: Sequence[Reading]
 ) -> Iterator[tuple[object, ...]]:
     """The table's rows that a pass gives."""
-    for length, losses in zip(group.lengths, measured, strict=True):
-        loss = _mean(losses, group.names, length, document.title)
+    for length, reading in zip(group.lengths, measured, strict=True):
+        loss = _checked_loss(reading, group.names, length, document.title)
         for name in group.names:
-            yield name, length, document.title, len(losses), loss, perplexity_of(loss)
+            yield name, length, document.title, reading.tokens, loss, perplexity_of(loss)
 
 
 def _rotation(scaling: RopeScaling | None) -> Hashable:

@@ -145,7 +145,7 @@ def _all_reduced(own: Tensor) -> Tensor:
 
 def _check_same(model: PreTrainedModel, ids: Tensor) -> None:
     own = {"tokens": ids.shape[1], "text": digest(ids.cpu().numpy().tobytes())}
-    own |= {"model": _digest_of(model), "rotation": _rotation(model, ids.shape[1])}
+    own |= {"model": _digest_of(model), "rotation": rotation_digest(model, ids.shape[1])}
     everyone: list[dict[str, object]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, own)
     for rank, theirs in enumerate(everyone):
@@ -182,11 +182,11 @@ def _digest_of(model: PreTrainedModel) -> str:
     return digest(*names, sums.cpu().numpy().tobytes())
 
 
-def _rotation(model: PreTrainedModel, tokens: int) -> str:
+def rotation_digest(model: PreTrainedModel, tokens: int) -> str:
     """Tells one rotation of a text so long from another, by some of its positions."""
-    found = find_rotary(model)[0]
     positions = torch.linspace(0, tokens - 1, 65, device=model.device).long()[None]
     x = torch.zeros(*positions.shape, 1, dtype=model.dtype, device=model.device)
     with torch.no_grad():
-        answer = answer_of(found.module, x, positions, found.layer_type)
-    return digest(*(part.float().cpu().numpy().tobytes() for part in cos_and_sin(answer)))
+        answers = [answer_of(r.module, x, positions, r.layer_type) for r in find_rotary(model)]
+    parts = [part.float() for answer in answers for part in cos_and_sin(answer)]
+    return digest(*(part.cpu().numpy().tobytes() for part in parts))

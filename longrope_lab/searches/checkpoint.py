@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..common.files import Json, from_json, writing
-from ..common.identity import differences, digest
+from ..common.identity import differences
+from ..common.json_lines import append_line, check_of, drop_half_line, line_of, whole_lines
 from .objective import Measured, Trial
 
 # Of the lines and of the identity in the first one; 1 called the window of a space's spec
@@ -49,7 +50,7 @@ class Log:
         else:
             with writing(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._append(identity)
+            append_line(self.path, identity)
 
     @property
     def seconds(self) -> float:
@@ -85,20 +86,13 @@ class Log:
                 "dropped": measured.dropped,
                 "seconds": seconds,
             }
-            self._append(line | {"check": _check(line)})
-
-    def _append(self, line: Json) -> None:
-        assert self.path is not None
-        with writing(self.path), self.path.open("ab") as file:
-            file.write(_line(line))
-            file.flush()
-            os.fsync(file.fileno())
+            append_line(self.path, line | {"check": check_of(line, "seconds")})
 
     def _read(self, path: Path, identity: Json) -> None:
         content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
+        whole = whole_lines(content)
         with _refusing(path):
-            if not whole and not _line(identity).startswith(content):
+            if not whole and not line_of(identity).startswith(content):
                 raise ValueError("it has no whole line")
             first, *lines = [from_json(line) for line in whole.splitlines()] or [identity]
             theirs = dict(first)
@@ -115,21 +109,9 @@ class Log:
             )
         with _refusing(path):
             self.measured = dict(map(_measurement, lines))
-        if len(whole) < len(content):  # cut off half way through a line
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
+        drop_half_line(path, whole)
         if not whole:
-            self._append(identity)
-
-
-def _line(values: Json) -> bytes:
-    return json.dumps(values).encode() + b"\n"
-
-
-def _check(line: Json) -> str:
-    """A digest of what a line says, but for how long it took."""
-    said = {name: value for name, value in line.items() if name not in ("seconds", "check")}
-    return digest(json.dumps(said))
+            append_line(path, identity)
 
 
 def _measurement(line: Json) -> tuple[tuple[int, int], tuple[str, Measured, float]]:
@@ -139,7 +121,8 @@ def _measurement(line: Json) -> tuple[tuple[int, int], tuple[str, Measured, floa
         ValueError: it is not what was written. Lines of the version before have nothing to tell by.
     """
     line = dict(line)
-    if line.setdefault("check", _check(line)) != _check(line):
+    check = check_of(line, "seconds")
+    if line.get("check", check) != check:
         raise ValueError(f"a number of round {line['round']} was changed")
     gradient = None if line["gradient"] is None else tuple(line["gradient"])
     measured = Measured(tuple(line["losses"]), gradient, line["dropped"])

@@ -472,3 +472,79 @@ def test_a_live_model_and_one_that_cannot_be_sent_are_refused():
             perplexity(tiny_model(), [document(64)], [64], executor=executor)
         with pytest.raises(ValueError, match="neither a lambda nor a function inside"):
             perplexity(lambda: tiny_model(), [document(64)], [64], executor=executor)
+
+
+# --- a checkpoint --------------------------------------------------------------------------------
+
+
+def test_a_measurement_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    """Killed at the third document, it reads that one alone, and the table is the same."""
+    model, kept = tiny_model(), tmp_path / "new" / "read.jsonl"
+    docs = [document(64, name, seed) for seed, name in enumerate("abc")]
+    spec = rope_spec(model)
+    scalings = {m: rope_scaling(spec, m, 256) for m in ("pi", "ntk")} | {"none": None}
+    given = docs, [32, 64], scalings
+    expected, passes = perplexity(model, *given), 2 * 3 + 3 * 2  # none: each length is its own
+    stock, left = passes_module.token_losses, [2]
+
+    def losses(model, ids):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return stock(model, ids)
+
+    monkeypatch.setattr(passes_module, "token_losses", losses)
+    with pytest.raises(KeyboardInterrupt):
+        perplexity(model, *given, checkpoint=kept)
+    left[0] = passes - 2  # as many as are left, and not one more
+    pd.testing.assert_frame_equal(perplexity(model, *given, checkpoint=kept), expected)
+    assert left == [0]
+    pd.testing.assert_frame_equal(perplexity(model, *given, checkpoint=kept), expected)
+
+
+def test_a_checkpoint_takes_nothing_that_another_model_or_scaling_gave(tmp_path):
+    model, kept = tiny_model(), tmp_path / "read.jsonl"
+    spec, given = rope_spec(model), ([document(64)], [64])
+    pi = rope_scaling(spec, "pi", 256)
+
+    def measured(of=model, scalings=None, **options):
+        table = perplexity(of, *given, scalings, checkpoint=kept, **options)
+        pd.testing.assert_frame_equal(table, perplexity(of, *given, scalings, **options))
+        return table["loss"].item()
+
+    found = [measured(), measured(scalings={"pi": pi}), measured(stride=8), measured(bos=1)]
+    with apply_scaling(model, rope_scaling(spec, "ntk", 256)):  # what stands is what counts
+        found.append(measured())
+    found.append(measured(scalings={"pi": replace(pi, attention_factor=1.2)}))
+    found.append(measured(scalings={"pi": replace(pi, start_tokens=4)}))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.1)
+    found.append(measured())
+    with WorkerProcesses(1) as executor:
+        table = perplexity(tiny_model, *given, executor=executor, checkpoint=kept)
+    assert table["loss"].item() == found[0]
+    assert len({round(loss, 12) for loss in found}) == len(found) - 1  # a stride of one window
+
+
+@pytest.mark.parametrize("change", [b'{"kind": "else"}\n', b"[1]\n", b"losses\n"])
+def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, change):
+    (tmp_path / "read.jsonl").write_bytes(change)
+    with pytest.raises(ValueError, match=r"read.jsonl is not the checkpoint of a perplexity"):
+        perplexity(tiny_model(), [document(64)], [64], checkpoint=tmp_path / "read.jsonl")
+    assert (tmp_path / "read.jsonl").read_bytes() == change
+    with pytest.raises(ValueError, match="is a folder"):
+        perplexity(tiny_model(), [document(64)], [64], checkpoint=tmp_path)
+
+
+def test_a_checkpoint_that_was_cut_or_changed(tmp_path):
+    """Half a line is measured again; a changed number is refused."""
+    kept, given = tmp_path / "read.jsonl", (tiny_model(), [document(64)], [32, 64])
+    expected = perplexity(*given, checkpoint=kept)
+    whole = kept.read_bytes()
+    for cut in (1, 30, len(whole)):
+        kept.write_bytes(whole[: len(whole) - cut])
+        pd.testing.assert_frame_equal(perplexity(*given, checkpoint=kept), expected)
+        assert kept.read_bytes() == whole
+    kept.write_bytes(whole.replace(b'"found": [[31, ', b'"found": [[30, '))
+    with pytest.raises(ValueError, match="a number was changed"):
+        perplexity(*given, checkpoint=kept)
