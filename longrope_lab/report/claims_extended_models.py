@@ -79,20 +79,31 @@ def yarn_breaks(results: Results) -> Places:
     return {f"{at(target)} to {at(longest)}": both(still, broken)}
 
 
-def _ends(results: Results) -> tuple[Decided, dict[str, pd.DataFrame], int]:
-    """How the scalings end on books.
+def _ends(results: Results) -> tuple[Decided, dict[str, pd.DataFrame], dict[str, int]]:
+    """How the scalings end on books, each at its own longest length.
+
+    Once a formula has broken, it need not be read as far as LongRoPE.
 
     Returns:
-        Whether LongRoPE stays low; the ratio of each scaling at the longest length to the unscaled
-        model at the shortest; the longest length.
+        Whether LongRoPE stays low; the ratio of each scaling to the unscaled model at the shortest
+        length; the longest length of each.
     """
     t6 = results.table("t6", LONG, needs=LOSSES)
     lengths = lengths_of(t6, "none")
     if not lengths:
         raise NotMeasuredError("the unscaled model was not measured")
     used = [name for name in t6["scaling"].unique() if name == ours(t6) or name in FORMULAS]
-    ends = {name: ratio(t6, (name, lengths[-1]), ("none", lengths[0])) for name in used}
-    return below(ends[ours(t6)], LOW, "LongRoPE"), ends, lengths[-1]
+    longest = {name: lengths_of(t6, name)[-1] for name in used}
+    ends = {name: ratio(t6, (name, longest[name]), ("none", lengths[0])) for name in used}
+    longest["LongRoPE"] = longest[ours(t6)]
+    return below(ends[ours(t6)], LOW, "LongRoPE"), ends, longest
+
+
+def _broken(ends: dict[str, pd.DataFrame], longest: dict[str, int], label: str) -> Decided:
+    """Whether all these end high; it is said where one was not read as far as LongRoPE."""
+    shorter = min(longest[name] for name in ends)
+    where = f" at {at(shorter)}" if shorter < longest["LongRoPE"] else ""
+    return above(pd.concat(ends.values()), LOW, label + where)
 
 
 @claim(
@@ -102,13 +113,16 @@ def _ends(results: Results) -> tuple[Decided, dict[str, pd.DataFrame], int]:
 )
 def low_to_the_end(results: Results) -> Places:
     low, _, longest = _ends(results)
-    return {at(longest): low}
+    return {at(longest["LongRoPE"]): low}
 
 
 @claim("T6", f"and YaRN has more than {LOW:g} times")
 def yarn_ends(results: Results) -> Places:
     low, ends, longest = _ends(results)
-    return {at(longest): both(low, above(ends["yarn"], LOW, "YaRN") if "yarn" in ends else NO_YARN)}
+    if "yarn" not in ends:
+        return {at(longest["LongRoPE"]): both(low, NO_YARN)}
+    yarn = _broken({"yarn": ends["yarn"]}, longest, "YaRN")
+    return {at(longest["LongRoPE"]): both(low, yarn)}
 
 
 @claim(
@@ -118,9 +132,9 @@ def yarn_ends(results: Results) -> Places:
 )
 def others_end(results: Results) -> Places:
     low, ends, longest = _ends(results)
-    others = pd.concat([row for name, row in ends.items() if name in FORMULAS])
-    lowest = above(others, LOW, "the lowest of the others")
-    return {at(longest): both(low, lowest if "yarn" in ends else NO_YARN)}
+    others = {name: row for name, row in ends.items() if name in FORMULAS}
+    lowest = _broken(others, longest, "the lowest of the others")
+    return {at(longest["LongRoPE"]): both(low, lowest if "yarn" in ends else NO_YARN)}
 
 
 @claim(

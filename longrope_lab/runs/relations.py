@@ -148,6 +148,15 @@ def _aimed(given: Json) -> str | None:
     )
 
 
+def _formulas_read(given: Json) -> str | None:
+    """Notebook 10 divides by the unscaled model at the shortest length from the window on."""
+    window, read_to = window_of(given["model_name"]) or 0, given["formulas_to"]
+    first = min(length for length in given["lengths"] if length >= window)
+    if read_to == 0 or read_to >= first:
+        return None
+    return f"formulas_to is {read_to:,}: let it be at least {first:,}, the first of lengths, or 0"
+
+
 def _rotary(given: Json) -> str | None:
     """Notebook 01 makes its embedding of these three."""
     RopeSpec(given["rotary_dim"], given["window"], base=given["base"])
@@ -214,5 +223,6 @@ RULES: Mapping[str, Sequence[Rule]] = {
         _at_most("sliding_lengths", "sliding_tokens", "no window is longer than its document"),
         _at_most("stride", "sliding_lengths", "tokens between two windows would be read in none"),
         _aimed,
+        _formulas_read,
     ),
 }
