@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,9 @@ from longrope_lab.runs import notebooks, relations
 from longrope_lab.runs.choices import check_choices
 from longrope_lab.runs.preparing import prepare
 from longrope_lab.runs.relations import check_relations
+
+HERE = importlib.util.find_spec("lm_eval") is not None
+needs_harness = pytest.mark.skipif(not HERE, reason="lm_eval is missing")
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +139,8 @@ def made(tokenizer, **options):
         ("10", {"sliding_tokens": 600}, "sliding_lengths is 4,096 and sliding_tokens 600: no wind"),
         ("11", {"aim": 100}, "aim is 100, and the trained window is 512 tokens"),
         ("90", {"search_length": 256}, "search_length is 256, and the trained window is 512"),
+        ("90", {"workers": [1, 10_000]}, "10,000 processes are asked for: 1,000 work together"),
+        ("05", {"processes": 10_000}, "10,000 processes are asked for: 1,000 work together"),
     ],
 )  # fmt: skip
 def test_parameters_that_do_not_fit_one_another(number, given, words, monkeypatch):
@@ -189,6 +196,31 @@ def test_found_scalings_of_another_model_or_one_name(tmp_path):
     check_relations([prepare("07", "smoke", {"found": [paths[1], str(tmp_path / "later.json")]})])
 
 
+NO_HARNESS = r"nope: tasks of EleutherAI's .* pip install 'longrope_lab\[benchmarks\]'"
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        pytest.param("nope", "unknown task 'nope'", marks=needs_harness),
+        pytest.param("nope", NO_HARNESS, marks=pytest.mark.skipif(HERE, reason="lm_eval is here")),
+        ("nope.jsonl", "no file of questions at nope.jsonl"),
+        ("bad.jsonl", "bad.jsonl, line 1 is not a question"),
+    ],
+)
+def test_tasks_that_cannot_be_asked(named, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text("{}")
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        check_relations([prepare("08", "smoke", defaults("08") | {"tasks": [named]})])
+
+
+def test_tasks_that_can_be_asked(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"question": "a?", "choices": ["b", "c"], "answer": 0}))
+    check_relations([prepare("08", "smoke", defaults("08") | {"tasks": [str(file)]})])
+
+
 def defaults(number):
     """What a notebook sets itself."""
     known = notebooks.parameters_of(notebooks.find_notebook(number))
@@ -197,6 +229,8 @@ def defaults(number):
 
 def test_defaults_and_profiles_fit(monkeypatch):
     monkeypatch.setattr(relations, "window_of", functools.cache(window_of))
+    if not HERE:  # the harness, whose tasks a profile names
+        monkeypatch.setattr(relations, "check_tasks", lambda tasks: None)
     for path in notebooks.notebooks():
         check_relations([prepare(path.stem, "smoke", defaults(path.stem[:2]))])
         for profile in notebooks.PROFILES:

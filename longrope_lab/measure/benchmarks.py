@@ -30,6 +30,8 @@ from .tasks import PAPER_TASKS, BenchmarkTask, check_length
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from .harness import Harness
+
 COLUMNS = ["scaling", "task", "shots", "metric", "question", "score"]
 
 # Asks the model as it stands, and gives a score for each question; the words say what is being
@@ -108,15 +110,26 @@ def _task(task: str | os.PathLike[str] | BenchmarkTask) -> BenchmarkTask:
     return {known.name: known for known in PAPER_TASKS}.get(str(task)) or BenchmarkTask(str(task))
 
 
-def _scorers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: list[BenchmarkTask],
-    limit: int | None,
-    batch_size: int,
-    window: int,
-    seed: int,
-) -> list[Scorer]:
+def check_tasks(tasks: Sequence[str | os.PathLike[str]]) -> None:
+    """See whether tasks are known, and can be asked here; whether the hub is in reach is left open.
+
+    Raises:
+        ValueError, FileNotFoundError: one cannot, as of `benchmarks`.
+    """
+    asked = [_task(task) for task in tasks]
+    harness = _harness(asked)
+    for task in asked:
+        # To know others takes seconds.
+        if harness and task.questions is None and task not in PAPER_TASKS:
+            harness.check_name(task.name)
+
+
+def _harness(tasks: Sequence[BenchmarkTask]) -> type[Harness] | None:
+    """The harness, if it is installed.
+
+    Raises:
+        ValueError: it is not, and a task needs it.
+    """
     try:
         from .harness import Harness
     except ImportError as error:
@@ -128,9 +141,24 @@ def _scorers(
                 "install lm_eval. Without it, ask questions of your own (a .jsonl file, "
                 "BenchmarkTask.from_corpus) without shots"
             ) from None
+        return None
+    return Harness
+
+
+def _scorers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: list[BenchmarkTask],
+    limit: int | None,
+    batch_size: int,
+    window: int,
+    seed: int,
+) -> list[Scorer]:
+    harness = _harness(tasks)
+    if harness is None:
         return [_plain_scorer(model, tokenizer, task, limit, window) for task in tasks]
-    harness = Harness(model, tokenizer, batch_size, window, seed)
-    return [harness.scorer(task, limit) for task in tasks]
+    live = harness(model, tokenizer, batch_size, window, seed)
+    return [live.scorer(task, limit) for task in tasks]
 
 
 def _plain_scorer(

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..models.parts import is_whole
+from ..models.parts import check_has_weights, is_whole
 from ..models.rotary import apply_scaling
 from ..rope.schedule import Scaling
 from ..texts.tokens import check_ids
@@ -41,8 +41,9 @@ def reread(
         behind (by how much, in logits, the worst of them misses the likeliest).
 
     Raises:
-        ValueError: no prompts, or no new tokens for each.
+        ValueError: no prompts, or no new tokens for each; a model without weights.
     """
+    check_has_weights(model)
     shape, longest = tuple(generated.shape), max(map(len, prompts), default=0)
     fits = len(shape) == 2 and shape[0] == len(prompts) > 0 and shape[1] > longest
     if not fits or not is_whole(generated):
@@ -54,7 +55,7 @@ def reread(
     new = generated.shape[1] - longest
     rows = []
     for prompt, row in zip(prompts, generated, strict=True):
-        ids = torch.cat([torch.tensor(prompt, device=model.device), row[-new:]])
+        ids = torch.tensor([*prompt, *row[-new:].tolist()], device=model.device)
         scaling = schedule.at(len(ids))
         with apply_scaling(model, scaling), torch.inference_mode():
             read = model(ids[None], use_cache=False, logits_to_keep=new + 1)

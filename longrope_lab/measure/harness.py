@@ -12,7 +12,7 @@ import difflib
 import io
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -89,14 +89,24 @@ class Harness:
             part.set_config("num_fewshot", task.shots)
         return partial(self._ask, task, loaded, limit)
 
-    def _from_hub(self, name: str) -> Any:
-        if self._manager is None:
-            self._manager = TaskManager()
-        if name not in self._manager.all_tasks:
-            near = difflib.get_close_matches(name, self._manager.all_tasks, n=3)  # of thousands
+    @staticmethod
+    def check_name(name: str, known: Collection[str] | None = None) -> None:
+        """Refuse a task that the harness does not know; to list those that it does takes seconds.
+
+        Raises:
+            ValueError: with the nearest names.
+        """
+        known = known or TaskManager().all_tasks
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)  # of thousands
             raise unknown(
                 "task", name, [*near, "another task of the harness", "a .jsonl file of questions"]
             )
+
+    def _from_hub(self, name: str) -> Any:
+        if self._manager is None:
+            self._manager = TaskManager()
+        self.check_name(name, self._manager.all_tasks)
         try:
             return self._manager.load([name])
         except Exception as error:  # datasets raises many kinds, its network layer more

@@ -14,6 +14,7 @@ import torch
 from .config_fields import FULL_ATTENTION, head_dim, stated_values
 from .forward import recomputing
 from .head import HEAD_CHUNK, head_rows
+from .parts import check_has_weights
 from .pieces import LONG, PIECE
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def check_fits(model: PreTrainedModel, length: int) -> None:
     It is for models that answer, which read no text in pieces.
 
     Raises:
-        ValueError: they are.
+        ValueError: they are; or the model has no weights.
     """
+    check_has_weights(model)
     try:
         needed = activation_bytes(model.config, length, model.dtype, in_pieces=False)
     except (AttributeError, KeyError, TypeError, ValueError):

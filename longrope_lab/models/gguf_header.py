@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ FLOAT32, UINT32, TEXT, ARRAY = 6, 4, 8, 9
 
 # Arrays of more numbers are of the vocabulary: nobody asks for their values here.
 LONGEST = 1024
+
+# How llama.cpp names the parts of a model, and finds one by another.
+NUMBERED = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 # Tensors of factors are of these types.
 FLOATS = {0: "<f4", 1: "<f2"}
@@ -104,20 +108,34 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at {path}: check the path")
-    with path.open("rb") as file:
-        _check_beginning(path, file.read(len(POINTER)))
-        try:
+    try:
+        with path.open("rb") as file:
+            _check_beginning(path, file.read(len(POINTER)))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 header = _read(str(path), content)
-        except (struct.error, UnicodeDecodeError) as error:
-            raise _cut(path, "in its header") from error
-    # Only the first part states a model, and none has all weights.
-    if (parts := header.values.get("split.count", 1)) > 1:
+    except (struct.error, UnicodeDecodeError) as error:
+        raise _cut(path, "in its header") from error
+    except OSError as error:
         raise ValueError(
-            f"{path} is one of {parts} parts of a model: make one file of them first, with "
-            "llama.cpp's llama-gguf-split --merge"
-        )
+            f"{path} cannot be read ({error.strerror or error}): check its permissions and the disk"
+        ) from error
+    _check_whole(path, header)
     return header
+
+
+def _check_whole(path: Path, header: GgufHeader) -> None:
+    """Refuse a part: only the first one states a model, and none has all weights."""
+    parts, number = (header.values.get(f"split.{key}", 0) for key in ("count", "no"))
+    if parts in (0, 1):
+        return
+    which = f"part {number + 1}" if isinstance(number, int) else "a part"
+    first = NUMBERED.sub(r"-00001-of-\1.gguf", path.name)
+    if number != 0 and first == path.name:  # its name does not tell
+        first = "FIRST.gguf"
+    raise ValueError(
+        f"{path} is {which} of {parts} of a model: make one file of them, by llama.cpp's "
+        f"llama-gguf-split --merge {first} WHOLE.gguf, which is given the first"
+    )
 
 
 def _check_beginning(path: Path, begins: bytes) -> None:

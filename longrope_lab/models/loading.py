@@ -22,6 +22,7 @@ from .config_fields import TRAINED
 from .estimates import memory_shortage
 from .gguf_files import GgufFile, read_gguf, split_as_it_says, with_its_biases, with_its_rotary
 from .load_words import cannot_load, no_tokenizer
+from .parts import check_has_weights
 from .read_config import config_of
 from .repairs import forget_quantization, full_attention, packed, state_trained_window
 from .weights import check_kinds, check_weights
@@ -81,27 +82,27 @@ def load_model(
             or cuts texts in a way that is not known.
         FileNotFoundError: there is nothing at a path, or no config or no tokenizer in a folder.
     """
-    device = _device(device)
+    name, device = str(name), _device(device)
     dtype = dtype or _dtype(device)
     if window is not None:
         window = whole("window", window, 2, "a window has at least 2 tokens")
-    source, options = _locate(str(name))
+    source, options = _locate(name)
     from transformers import AutoModelForCausalLM
 
-    with _readable(str(name), source, options):
+    file = _gguf_file(source, options)  # first: what it refuses, transformers calls damaged
+    with _readable(name, source, options):
         config = config_of(source, options)
-        file = _gguf_file(source, options)
     if file is not None:
         config = with_its_rotary(with_its_biases(config, file), file)
-    with _readable(str(name), source, options):
+    with _readable(name, source, options):
         # Asked before weights are downloaded or read.
         shortage = memory_shortage(config, 0, device, dtype)
     if shortage:
         raise ValueError(
-            f"the model {str(name)!r} is too large: it takes {shortage}. Use a smaller model"
+            f"the model {name!r} is too large: it takes {shortage}. Use a smaller model"
         )
-    tokenizer = _tokenizer(str(name), source, options, file)
-    with _readable(str(name), source, options):
+    tokenizer = _tokenizer(name, source, options, file)
+    with _readable(name, source, options):
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
@@ -110,10 +111,10 @@ def load_model(
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **options,
         )
-    check_weights(str(name), model, report)
-    if getattr(config, "quantization_config", None) is None and file is None:
-        check_kinds(str(name), Path(source), model)
-    if file is not None and not packed(model):
+    check_weights(name, model, report)
+    if file is None:
+        check_kinds(name, Path(source), model)
+    elif not packed(model):
         forget_quantization(model)
     state_trained_window(model.config, window)
     full_attention(model)
@@ -127,9 +128,7 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         ValueError, FileNotFoundError: as of `load_model`.
     """
     source, options = _locate(str(name))
-    with _readable(str(name), source, options):
-        file = _gguf_file(source, options)
-    return _tokenizer(str(name), source, options, file)
+    return _tokenizer(str(name), source, options, _gguf_file(source, options))
 
 
 def _gguf_file(source: str, options: Json) -> GgufFile | None:
@@ -309,9 +308,10 @@ def model_digest(model: PreTrainedModel) -> str:
 
 
 def model_of(model: ModelSource) -> PreTrainedModel:
-    """The model that is meant by itself, by its name, or by a function that returns it."""
+    """The model that is meant by itself, its name, or a function; it is none of shapes alone."""
     if isinstance(model, str):
         return load_model(model)[0]
     if hasattr(model, "get_vocab"):
         raise ValueError(f"model is a tokenizer ({type(model).__name__}): pass the model")
-    return model if isinstance(model, torch.nn.Module) else model()
+    check_has_weights(live := model if isinstance(model, torch.nn.Module) else model())
+    return live

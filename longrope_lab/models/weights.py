@@ -55,13 +55,23 @@ def check_weights(name: str, model: PreTrainedModel, report: Mapping[str, Any]) 
 
 
 def check_kinds(name: str, folder: Path, model: PreTrainedModel) -> None:
-    """Refuse files of whole numbers where the model has broken ones: somebody's quantisation.
+    """Refuse somebody's quantisation that nothing has read the weights by.
 
-    transformers casts them, and leaves out the scales that belong to them.
+    transformers leaves out one whose name it does not know. Files of whole numbers, where the model
+    has broken ones, it casts, and leaves out the scales that belong to them.
 
     Raises:
-        ValueError: naming the weights.
+        ValueError: naming the quantisation, or the weights.
     """
+    stated = _quantization_of(model)
+    if stated is not None:
+        if getattr(model, "hf_quantizer", None) is None:
+            raise ValueError(
+                f"the config of {name!r} states a quantisation ({stated}) that transformers does "
+                "not know, so its weights would be read as plain numbers: take the model in 16 or "
+                "32 bits; or, if they are plain, remove quantization_config from config.json"
+            )
+        return
     floating = {key for key, weight in model.named_parameters() if weight.is_floating_point()}
     wrong = [
         f"{key} ({kind})"
@@ -74,6 +84,16 @@ def check_kinds(name: str, folder: Path, model: PreTrainedModel) -> None:
             f"{_listed(f'of whole numbers in {name!r} are', wrong)}, and the config names no "
             "quantization_config to read them by: take the model in 16 or 32 bits"
         )
+
+
+def _quantization_of(model: PreTrainedModel) -> str | None:
+    """The name of the quantisation that a model's config states; None if it states none."""
+    for config in (model.config, model.config.get_text_config()):
+        stated = getattr(config, "quantization_config", None)
+        if stated is not None:
+            fields = stated if isinstance(stated, Mapping) else vars(stated)
+            return repr(fields.get("quant_method"))
+    return None
 
 
 def _kinds_in(file: Path) -> dict[str, str]:

@@ -13,12 +13,14 @@ from pathlib import Path
 from ..common.files import Json
 from ..extend.ready import PLANS
 from ..extend.stages import Recover
+from ..measure.benchmarks import check_tasks
 from ..measure.needle_prompts import trials_asked
 from ..models.loading import local_config
 from ..models.read_config import spec_from_config
 from ..models.window import window_of
 from ..rope.scaling import RopeScaling
 from ..rope.spec import RopeSpec
+from ..searches.workers import MOST
 from .preparing import Prepared
 
 # What is wrong with a notebook's parameters, in words; None if nothing is.
@@ -194,12 +196,22 @@ def _found(given: Json) -> str | None:
     return f"two files of found would be called {twice[0]!r}: rename one" if twice else None
 
 
+def _workers(given: Json) -> str | None:
+    """No more processes than work together."""
+    most = max([0, *given.get("workers", []), given.get("processes", 0)])
+    return f"{most:,} processes are asked for: {MOST:,} work together" if most > MOST else None
+
+
+def _tasks(given: Json) -> None:
+    check_tasks(given["tasks"])
+
+
 def _listed(value: object) -> list[int]:
     """A parameter of numbers as a list."""
     return value if isinstance(value, list) else [value]  # type: ignore[list-item]
 
 
-EVERYWHERE: Sequence[Rule] = (_reaches_window, _lengths, _trials, _found)
+EVERYWHERE: Sequence[Rule] = (_reaches_window, _lengths, _trials, _found, _workers)
 
 RULES: Mapping[str, Sequence[Rule]] = {
     "01_rope_and_interpolation": (_rotary,),
@@ -218,6 +230,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "04_without_finetuning": (_reaches_length,),
     "05_progressive_extension": (_rising("two_steps"), _once("formulas")),
     "06_short_context_recovery": (_recovers,),
+    "08_short_context_benchmarks": (_tasks,),
     "09_two_nonuniformities": (_rising("targets"),),
     "10_long_documents": (
         _at_most("sliding_lengths", "sliding_tokens", "no window is longer than its document"),

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..common.files import UnwritableError, write_json
 from ..common.identity import digests_of, source_name
 from ..common.processes import alone
 from ..common.progress import FOLLOWED, HOW
+from ..common.scratch import ScratchFolder
 from .choices import check_choices
 from .memory_check import check_memory, check_sources
 from .origin import describe_run, git_commit
@@ -146,7 +146,7 @@ def _kernel_beside(display: Display) -> Iterator[Config]:
     the machine could listen, and each kernel warns of it.
     """
     config = Config()
-    with tempfile.TemporaryDirectory(prefix="longrope-lab-") as folder:
+    with ScratchFolder() as folder:
         progress = Path(folder, "progress")
         if zmq.has("ipc") and len(folder) < SOCKET_FOLDER:
             config.KernelManager.transport = "ipc"

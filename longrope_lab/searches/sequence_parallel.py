@@ -7,7 +7,6 @@ import datetime
 import multiprocessing
 import os
 import queue
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
@@ -28,6 +27,7 @@ import torch
 import torch.distributed as dist
 
 from ..common.checks import whole
+from ..common.scratch import ScratchFolder
 from ..models.sharing import SPLIT_FROM, sharing
 from .workers import prepare_process, process_count, visible_gpus
 
@@ -165,7 +165,7 @@ class _Team:
 
     processes: list[ProcessPoolExecutor]
     pids: list[int]
-    meeting: tempfile.TemporaryDirectory[str]
+    meeting: ScratchFolder
 
     @classmethod
     def started(cls, devices: Sequence[tuple[str, int]]) -> _Team:
@@ -179,7 +179,7 @@ class _Team:
         processes = [ProcessPoolExecutor(1, context, prepare_process, each) for each in devices]
         # Each tells which process it is, before it waits for the others.
         told = [each.submit(os.getpid) for each in processes]
-        meeting = tempfile.TemporaryDirectory(prefix="longrope-lab-", ignore_cleanup_errors=True)
+        meeting = ScratchFolder()
         team = cls(processes, [each.result() for each in told], meeting)
         place = str(Path(meeting.name) / "processes")
         joined = [

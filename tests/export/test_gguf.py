@@ -287,7 +287,7 @@ def test_a_part_of_a_model(tmp_path):
     write_gguf(
         tmp_path / "p.gguf", tiny_model(vocab_size=261), lambda w: w.add_uint16("split.count", 3)
     )
-    with pytest.raises(ValueError, match=r"one of 3 parts of a model: .*llama-gguf-split --merge"):
+    with pytest.raises(ValueError, match=r"part 1 of 3 of a model: .*llama-gguf-split --merge"):
         lab.add_scaling_to_gguf(tmp_path / "p.gguf", LONG, tmp_path / "long.gguf")
 
 
@@ -302,7 +302,7 @@ def test_a_later_part_of_a_model_states_none(tmp_path):
     second.write_kv_data_to_file()
     second.write_tensors_to_file()
     second.close()
-    with pytest.raises(ValueError, match=r"is one of 3 parts of a model: "):
+    with pytest.raises(ValueError, match=r"is part 2 of 3 of a model: "):
         lab.add_scaling_to_gguf(second.path, LONG, tmp_path / "long.gguf")
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import WINDOW, tiny_model
-from gguf import RopeScalingType
+from gguf import GGUFWriter, RopeScalingType
 from gguf_files import write_gguf
 from tokenizers import Regex, pre_tokenizers
 
 from longrope_lab.models.gguf_files import SAMPLE, SPLITS
-from longrope_lab.models.loading import load_model
+from longrope_lab.models.loading import load_model, load_tokenizer
 from longrope_lab.models.rotary import rope_spec
 
 IDS = torch.arange(5, 5 + 3 * WINDOW)[None]
@@ -154,3 +154,39 @@ def test_a_rule_that_is_not_known(tmp_path):
     write_gguf(tmp_path / "a.gguf", tiny_model(vocab_size=261), split="deepseek-coder")
     with pytest.raises(ValueError, match=r"cuts texts by the rule 'deepseek-coder', which is not"):
         load_model(tmp_path / "a.gguf", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "words"),
+    [
+        ("m-00001-of-00003.gguf", 0, r"part 1 of 3 .*--merge m-00001-of-00003\.gguf WHOLE"),
+        ("m-00002-of-00003.gguf", 1, r"part 2 of 3 .*--merge m-00001-of-00003\.gguf WHOLE"),
+        ("renamed.gguf", 1, r"part 2 of 3 .*--merge FIRST\.gguf WHOLE"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_part_of_a_model_names_the_first(load, name, number, words, tmp_path):
+    """As llama-gguf-split writes them: only the first states a model."""
+    part = GGUFWriter(tmp_path / name, "llama")
+    if number:
+        part.kv_data[0].clear()
+    part.add_uint16("split.no", number)
+    part.add_uint16("split.count", 3)
+    part.add_tensor("blk.0.attn_q.weight", np.ones((4, 4), dtype=np.float32))
+    part.write_header_to_file()
+    part.write_kv_data_to_file()
+    part.write_tensors_to_file()
+    part.close()
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path / name)
+
+
+def test_a_file_that_the_system_does_not_open(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    file = tmp_path / "a.gguf"
+    file.touch()
+    monkeypatch.setattr(type(file), "open", refuse)
+    with pytest.raises(ValueError, match=r"a\.gguf cannot be read \(Permission denied\)"):
+        load_model(file)

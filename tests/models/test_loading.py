@@ -90,7 +90,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch, saved):
     def from_pretrained(source, **options):
         asked.update(options)
         return SimpleNamespace(
-            config=None,
+            config=transformers.LlamaConfig(),
             named_parameters=list,
             to=lambda device: asked.update(device=device) or SimpleNamespace(eval=lambda: "model"),
         ), dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), ())
@@ -524,6 +524,12 @@ def test_weights_that_do_not_fit(saved, change, message):
 def test_a_config_of_another_model(saved, changes, message):
     edit_config(saved[0], **changes)
     with pytest.raises(ValueError, match=message):
+        load_model(saved[0], device="cpu")
+
+
+def test_a_quantisation_that_transformers_does_not_know(saved):
+    edit_config(saved[0], quantization_config={"quant_method": "zzz", "bits": 4})
+    with pytest.raises(ValueError, match=r"quantisation \('zzz'\) that transformers does not know"):
         load_model(saved[0], device="cpu")
 
 
