@@ -16,6 +16,7 @@ from longrope_lab import cli
 from longrope_lab.models.window import window_of
 from longrope_lab.runs import notebooks, relations
 from longrope_lab.runs.choices import check_choices
+from longrope_lab.runs.memory_check import check_sources
 from longrope_lab.runs.preparing import prepare
 from longrope_lab.runs.relations import check_relations
 
@@ -28,6 +29,7 @@ def model():
     return tiny_model()
 
 
+LONG = lab.Document("long", torch.arange(2000).numpy() % 97)
 PROMPTS = "the prompts of 1,000,000,000 trials take at least"
 HELD = r"take at least .* GiB beside the weights, and this machine has"
 
@@ -71,6 +73,9 @@ def test_keys_of_layers_that_slide_do_not_count():
             lambda m, t: lab.needles(m, t, ["single"], [900], [0.5], 10**9),
             PROMPTS,
         ),
+        (lambda m, t: lab.many_examples(m, t, trials=10**9), PROMPTS),
+        (lambda m, t: lab.book_questions(m, t, [LONG], trials=10**9), PROMPTS),
+        (lambda m, t: lab.book_summaries(m, t, [LONG], trials=10**9), PROMPTS),
         (lambda m, t: lab.passkey_prompt(t, 10**12, 0.5), "a prompt of length 1,000,000,000,000 t"),
         (
             lambda m, t: lab.needle_prompt(t, "words", 10**12),
@@ -92,9 +97,17 @@ def test_counts_beyond_any_machine(model, tokenizer, call, words):
         call(model, tokenizer)
 
 
-def test_more_processes_than_work_together():
+@pytest.mark.parametrize("executor", [lab.WorkerProcesses, lab.SequenceParallel])
+def test_more_processes_or_threads_than_work_together(executor):
     with pytest.raises(ValueError, match="count is 10,000: at most 1,000 processes"):
-        lab.WorkerProcesses(10_000)
+        executor(10_000)
+    with pytest.raises(ValueError, match="threads is 10,000: a process takes at most 1,000"):
+        executor(1, threads=10_000)
+
+
+def test_a_depth_is_checked_before_anything_is_drawn(tokenizer):
+    with pytest.raises(ValueError, match=r"depth is -0\.1: it is a share of the text"):
+        lab.passkey_prompt(tokenizer, 200, -0.1)
 
 
 def test_padding_that_is_no_token(model):
@@ -140,6 +153,10 @@ def made(tokenizer, **options):
         ("11", {"aim": 100}, "aim is 100, and the trained window is 512 tokens"),
         ("90", {"search_length": 256}, "search_length is 256, and the trained window is 512"),
         ("90", {"workers": [1, 10_000]}, "10,000 processes are asked for: 1,000 work together"),
+        ("02", {"start_tokens_tried": [0, 1024]}, "start_tokens_tried has 1,024, and targets beg"),
+        ("08", {"passage_tokens": 5}, "passage_tokens has 5: it takes 16 tokens at least"),
+        ("12", {"compared": [1]}, "compared has 1: a text has at least 2 tokens"),
+        ("13", {"book_lengths": [10]}, "book_lengths has 10: 128 tokens of it are kept for the qu"),
         ("05", {"processes": 10_000}, "10,000 processes are asked for: 1,000 work together"),
     ],
 )  # fmt: skip
@@ -169,6 +186,7 @@ def test_parameters_that_a_cell_would_refuse(number, given, words):
     [
         ("03", "starts", ["nope"]), ("05", "train_split", "trian"),
         ("11", "tasks", ["nope"]), ("11", "compared", ["nope"]),
+        ("13", "tasks", ["nope"]), ("13", "asked", ["nope"]),
     ],
 )  # fmt: skip
 def test_names_that_a_cell_would_refuse(number, name, value):
@@ -194,6 +212,26 @@ def test_found_scalings_of_another_model_or_one_name(tmp_path):
         with pytest.raises(ValueError, match=words):
             check_relations([prepare(number, "smoke", defaults(number) | {"found": found})])
     check_relations([prepare("07", "smoke", {"found": [paths[1], str(tmp_path / "later.json")]})])
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [("03", "checkpoints"), ("05", "stages_folder"), ("06", "export_to"), ("12", "files")],
+)
+def test_places_that_cannot_be_written(number, name, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for place, words in ((file, f"{name} is .*file', a file: name a"), (file / "x", "be written")):
+        with pytest.raises((ValueError, OSError), match=words):
+            check_relations([prepare(number, "smoke", defaults(number) | {name: str(place)})])
+    check_relations([prepare(number, "smoke", defaults(number) | {name: str(tmp_path / "new")})])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_extended_model_at_lengths_beyond_any_machine():
+    given = defaults("00") | {"extended_lengths": [10**12]}
+    with pytest.raises(ValueError, match=r"extended: 'lab-256k' takes .*: name another"):
+        check_sources(prepare("00", "smoke", given))
 
 
 NO_HARNESS = r"nope: tasks of EleutherAI's .* pip install 'longrope_lab\[benchmarks\]'"

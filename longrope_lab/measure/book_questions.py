@@ -24,7 +24,7 @@ from ..rope.schedule import Scaling
 from ..texts.needle_writing import ids_of
 from ..texts.tokens import Document, without_ends
 from .choices import COLUMNS, Asked, beginning, choice_losses, nothing
-from .needle_prompts import lengths_asked
+from .needle_prompts import lengths_asked, trials_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -122,7 +122,7 @@ def book_questions(
     tasks, scalings = list(dict.fromkeys(tasks)), by_name(scalings)
     known_only("task", tasks, LEADS)
     lengths = lengths_asked(lengths, 2 * KEPT, TOO_SHORT)
-    trials, questions = whole("trials", trials, 1), whole("questions", questions, 1)
+    trials, questions = trials_asked(trials, lengths, [0.0]), whole("questions", questions, 1)
     window = max(lengths) if window is None else whole("window", window, 2 * KEPT, TOO_SHORT)
     check_fits(model, min(max(lengths), window))
     check_whole(documents, max(lengths))

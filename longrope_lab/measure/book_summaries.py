@@ -20,7 +20,7 @@ from ..texts.needle_writing import ids_of
 from ..texts.tokens import Document
 from .book_questions import NAME, book_text, check_whole
 from .choices import beginning
-from .needle_prompts import lengths_asked
+from .needle_prompts import lengths_asked, trials_asked
 from .needles import answers_to
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def book_summaries(
     begun, lead = beginning(tokenizer), ids_of(LEAD, tokenizer)
     kept = len(begun) + len(lead) + answer_tokens
     rule = f"{kept} tokens of it are kept for the summary, so it takes {kept + 1} at least"
-    lengths, trials = lengths_asked(lengths, kept + 1, rule), whole("trials", trials, 1)
+    lengths = lengths_asked(lengths, kept + 1, rule)
+    trials = trials_asked(trials, lengths, [0.0])
     most = max(lengths)
     window = most if window is None else whole("window", window, kept + 1, rule)
     check_fits(model, min(most, window))

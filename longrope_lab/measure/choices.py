@@ -16,13 +16,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ..common.checks import check_table
 from ..models.forward import fast_attention, forget_lengths
 from ..models.rotary import scaled
 from ..rope.schedule import Scaling
 from ..texts.needle_writing import ids_of
 from ..texts.tokens import opening
-from .stats import bootstrap_interval, share_interval
+from .stats import bootstrap_interval, groups_of, share_interval
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
@@ -190,9 +189,8 @@ def choice_summary(
     Raises:
         ValueError: no rows, or no such column.
     """
-    check_table(table, "many_examples or book_questions", *by, *COLUMNS[4:])
     rows = []
-    for key, group in table.groupby(list(by), sort=False, dropna=False):
+    for key, group in groups_of(table, by, "many_examples or book_questions", *COLUMNS[4:]):
         chance = 1 / group["choices"]
         possible = chance.where(~group["in_sight"], 1.0)
         sizes = len(group), group["examples"].mean(), group["read"].mean()

@@ -24,7 +24,7 @@ from ..rope.schedule import Scaling
 from ..texts.needle_wordings import words_of
 from ..texts.needle_writing import ids_of
 from .choices import COLUMNS, Asked, beginning, choice_losses
-from .needle_prompts import lengths_asked
+from .needle_prompts import lengths_asked, trials_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -187,7 +187,8 @@ def many_examples(
             own factors depend on the length, without a scaling that fixes them.
     """
     named, scalings = examples_of(tasks), by_name(scalings)
-    lengths, trials = lengths_asked(lengths), whole("trials", trials, 1)
+    lengths = lengths_asked(lengths)
+    trials = trials_asked(trials, lengths, [0.0])
     most = max(lengths)
     window = most if window is None else whole("window", window, 1)
     check_fits(model, min(most, window))

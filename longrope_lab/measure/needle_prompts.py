@@ -60,6 +60,7 @@ def needle_prompt(
         answer_tokens = answer_room(tokenizer, task)
     # A passkey's numbers do not depend on what hides it; every other task has numbers of its own.
     own = [] if task.kind == "passkey" else [zlib.crc32(repr(task).encode())]
+    check_depth(depth)  # first: what is drawn depends on it
     place = round(depth * 1e6) if task.kind != "words" else 0
     rng = np.random.default_rng([seed_of(seed), max(length, 0), place, trial, *own])
     text = None

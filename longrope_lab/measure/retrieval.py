@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..common.checks import check_table, known_only, seed_of, whole
+from ..common.checks import known_only, seed_of, whole
 from ..common.progress import progress
 from ..models.estimates import check_fits
 from ..models.rotary import by_name
@@ -26,7 +26,7 @@ from ..texts.needle_tasks import NeedleTask, tasks_of
 from ..texts.tokens import Document
 from .needle_prompts import answer_room, check_filler, needle_prompt, places_asked, trials_asked
 from .needles import answers_to, batches
-from .stats import perplexity_summary, share_interval
+from .stats import groups_of, perplexity_summary, share_interval
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -184,9 +184,8 @@ def needle_summary(
     Raises:
         ValueError: no rows, or no such column.
     """
-    check_table(table, "needles", *by, "found")
     rows = []
-    for key, group in table.groupby(list(by), sort=False, dropna=False):
+    for key, group in groups_of(table, by, "needles", "found"):
         found = group["found"]
         rows.append((*key, len(found), found.mean(), *share_interval(found)))
     return pd.DataFrame(rows, columns=[*by, "prompts", "found", "low", "high"])

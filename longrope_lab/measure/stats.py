@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -74,10 +74,31 @@ def wilson_interval(
 
 
 def share_interval(scores: pd.Series[float]) -> tuple[float, float]:
-    """Of a mean of scores from 0 to 1: Wilson's if none lies between, else a bootstrap."""
+    """Of a mean of scores from 0 to 1: Wilson's if none lies between, else a bootstrap.
+
+    Raises:
+        ValueError: one is no such score.
+    """
+    wrong = scores[~scores.between(0, 1)]
+    if len(wrong):
+        raise ValueError(f"a score is {wrong.iloc[0]}: it goes from 0 (nothing) to 1 (all right)")
     if scores.isin([0, 1]).all():
         return wilson_interval(int(scores.sum()), len(scores))
     return bootstrap_interval(scores)
+
+
+def groups_of(
+    table: pd.DataFrame, by: Sequence[str], made_by: str, *columns: str
+) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
+    """The rows of a table with the same values in the columns `by`, group by group.
+
+    Raises:
+        ValueError: no such columns in `by`, or what `check_table` refuses.
+    """
+    if not by:
+        raise ValueError("by is empty: name at least one column, such as 'scaling'")
+    check_table(table, made_by, *by, *columns)
+    yield from table.groupby(list(by), sort=False, dropna=False)
 
 
 def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -192,11 +213,8 @@ def accuracy_summary(
     Raises:
         ValueError: no rows, or no such column.
     """
-    check_table(table, "passkey", *by, judged)
-    if not by:
-        raise ValueError("by is empty: name at least one column, such as 'scaling'")
     rows = []
-    for key, group in table.groupby(list(by), sort=False):
+    for key, group in groups_of(table, by, "passkey", judged):
         right, trials = int(group[judged].sum()), len(group)
         rows.append((*key, trials, right / trials, *wilson_interval(right, trials)))
     return pd.DataFrame(rows, columns=[*by, "trials", "accuracy", "low", "high"])

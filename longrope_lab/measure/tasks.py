@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Words of a sentence that a question may ask for: shorter ones fit anywhere.
 WORDS = range(8, 41)
 
+# Tokens before them: in fewer there is hardly a whole sentence.
+LEAST_PASSAGE = 16
+
 # Wrong sentences stand at least so many away from the passage, and differ in characters from the
 # right one by at most this share: a likelihood falls with every word, so a shorter sentence would
 # win for its length.
@@ -134,7 +137,7 @@ def continuation_questions(
             `load_corpus` refuses.
     """
     count, choices = whole("count", count, 1), whole("choices", choices, 2)
-    passage_tokens = whole("passage_tokens", passage_tokens, 16)
+    passage_tokens = whole("passage_tokens", passage_tokens, LEAST_PASSAGE)
     rng = np.random.default_rng(seed_of(seed))
     documents = [
         re.split(r"(?<=[.?!])\s+", text.strip()) for _, text in iterate_texts(source, split)

@@ -123,6 +123,12 @@ def file_of(header: GgufHeader) -> GgufFile:
             f"{header.path} does not state {prefix}{missing[0]}, in whose place transformers would "
             "take a number of its own: convert the model again"
         )
+    stated = values[f"{prefix}block_count"]
+    if header.layers not in (0, stated):  # transformers would leave out those beyond
+        raise ValueError(
+            f"{header.path} holds {header.layers} layers, and states block_count {stated}: it was "
+            "cut or edited; convert the model again"
+        )
     return GgufFile(
         path=header.path,
         rope={k.removeprefix(start): v for k, v in values.items() if k.startswith(start)},

@@ -36,6 +36,9 @@ LONGEST = 1024
 # How llama.cpp names the parts of a model, and finds one by another.
 NUMBERED = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
+# A tensor of a layer, with its number.
+LAYER = re.compile(r"blk\.(\d{1,6})\.")
+
 # Tensors of factors are of these types.
 FLOATS = {0: "<f4", 1: "<f2"}
 
@@ -82,6 +85,12 @@ class GgufHeader:
     def end(self) -> int:
         """Where the last tensor ends, in bytes from the start of the file."""
         return max((t.start + t.size for t in self.tensors.values()), default=self.data)
+
+    @property
+    def layers(self) -> int:
+        """How many layers it holds tensors of."""
+        found = (LAYER.match(name) for name in self.tensors)
+        return max((int(each[1]) + 1 for each in found if each), default=0)
 
     def padded(self, size: int) -> int:
         """The next multiple of the alignment."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..common.checks import unknown
 from ..export.engines import OF_FILES
 from ..extend.ready import PLANS
+from ..measure.book_questions import LEADS
+from ..measure.many_examples import EXAMPLES
 from ..rope.methods import METHODS
 from ..searches.evolution import PRESETS
 from ..searches.settings import SEARCHES
@@ -39,6 +41,7 @@ CHOICES: Mapping[str, Iterable[str]] = {
 APART: Mapping[str, Mapping[str, Iterable[str]]] = {
     "03_search": {"methods": SEARCHES},
     "11_needles": {"tasks": NEEDLES, "compared": NEEDLES},
+    "13_many_examples": {"tasks": EXAMPLES, "asked": LEADS},
 }
 
 

@@ -47,9 +47,15 @@ def check_sources(ready: Prepared) -> None:
             if "corpus" in name or "corpora" in name or name == "books":
                 check_source(text)
             elif name == "extended":
-                too_large(text, 0)
+                _check_extended(text, ready.parameters.get("extended_lengths", []))
             elif name == "found" and not Path(text).is_file():
                 raise FileNotFoundError(f"found: no scaling at {text}: check the path")
+
+
+def _check_extended(model: str, lengths: list[int]) -> None:
+    shortage = too_large(model, max(lengths, default=0))
+    if shortage:
+        raise ValueError(f"extended: {model!r} takes {shortage}: name another, or shorter lengths")
 
 
 def _fits(ready: Prepared, profile: str) -> bool:

@@ -10,18 +10,20 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..common.files import Json
+from ..common.files import Json, at_home, check_writable
 from ..extend.ready import PLANS
 from ..extend.stages import Recover
 from ..measure.benchmarks import check_tasks
+from ..measure.book_questions import KEPT, TOO_SHORT
 from ..measure.needle_prompts import trials_asked
+from ..measure.tasks import LEAST_PASSAGE
 from ..models.loading import local_config
 from ..models.read_config import spec_from_config
 from ..models.window import window_of
 from ..rope.scaling import RopeScaling
 from ..rope.spec import RopeSpec
 from ..searches.workers import MOST
-from .preparing import Prepared
+from .preparing import PLACES, Prepared
 
 # What is wrong with a notebook's parameters, in words; None if nothing is.
 Rule = Callable[[Json], str | None]
@@ -105,6 +107,14 @@ def _at_most(name: str, other: str, why: str) -> Rule:
     return rule
 
 
+def _at_least(name: str, least: int, why: str) -> Rule:
+    def rule(given: Json) -> str | None:
+        lowest = min(_listed(given[name]), default=least)
+        return f"{name} has {lowest:,}: {why}" if lowest < least else None
+
+    return rule
+
+
 def _long_corpus(given: Json) -> str | None:
     count, number = len(given["corpora"]), given["long_corpus"]
     if -count <= number < count:
@@ -116,8 +126,9 @@ def _start_tokens(given: Json) -> str | None:
     values, nearest = given["start_tokens"], given["targets"][0]
     if values[0] != 0:
         return f"start_tokens begins with {values[0]}: its first is the reference, 0"
-    if max(values) >= nearest:
-        return f"start_tokens has {max(values):,}, and targets begins with {nearest:,}: keep fewer"
+    for name in ("start_tokens", "start_tokens_tried"):
+        if (most := max(given[name])) >= nearest:
+            return f"{name} has {most:,}, and targets begins with {nearest:,}: keep fewer"
     return None
 
 
@@ -202,6 +213,16 @@ def _workers(given: Json) -> str | None:
     return f"{most:,} processes are asked for: {MOST:,} work together" if most > MOST else None
 
 
+def _places(given: Json) -> str | None:
+    """Folders that are written to in the end can be made."""
+    for name in PLACES & given.keys() - {"out"}:
+        if given[name]:
+            if at_home(given[name]).is_file():
+                return f"{name} is {given[name]!r}, a file: name a folder"
+            check_writable(at_home(given[name]))
+    return None
+
+
 def _tasks(given: Json) -> None:
     check_tasks(given["tasks"])
 
@@ -211,7 +232,7 @@ def _listed(value: object) -> list[int]:
     return value if isinstance(value, list) else [value]  # type: ignore[list-item]
 
 
-EVERYWHERE: Sequence[Rule] = (_reaches_window, _lengths, _trials, _found, _workers)
+EVERYWHERE: Sequence[Rule] = (_reaches_window, _lengths, _trials, _found, _workers, _places)
 
 RULES: Mapping[str, Sequence[Rule]] = {
     "01_rope_and_interpolation": (_rotary,),
@@ -230,7 +251,10 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "04_without_finetuning": (_reaches_length,),
     "05_progressive_extension": (_rising("two_steps"), _once("formulas")),
     "06_short_context_recovery": (_recovers,),
-    "08_short_context_benchmarks": (_tasks,),
+    "08_short_context_benchmarks": (
+        _tasks,
+        _at_least("passage_tokens", LEAST_PASSAGE, f"it takes {LEAST_PASSAGE} tokens at least"),
+    ),
     "09_two_nonuniformities": (_rising("targets"),),
     "10_long_documents": (
         _at_most("sliding_lengths", "sliding_tokens", "no window is longer than its document"),
@@ -238,4 +262,6 @@ RULES: Mapping[str, Sequence[Rule]] = {
         _aimed,
         _formulas_read,
     ),
+    "12_hand_over": (_at_least("compared", 2, "a text has at least 2 tokens"),),
+    "13_many_examples": (_at_least("book_lengths", 2 * KEPT, TOO_SHORT),),
 }

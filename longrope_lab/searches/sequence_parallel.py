@@ -29,7 +29,7 @@ import torch.distributed as dist
 from ..common.checks import whole
 from ..common.scratch import ScratchFolder
 from ..models.sharing import SPLIT_FROM, sharing
-from .workers import prepare_process, process_count, visible_gpus
+from .workers import prepare_process, process_count, thread_count, visible_gpus
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class SequenceParallel(Executor):
         asked = (launched if self.launched else len(gpus) or 2) if count is None else count
         self.count = process_count(asked)
         self.split_from = whole("split_from", split_from, 1)
-        threads = whole("threads", threads, 1)
+        threads = thread_count(threads)
         if self.launched and self.count != launched:
             raise ValueError(
                 f"count is {self.count}, and the launcher started {launched} processes: leave out "

@@ -18,7 +18,7 @@ from ..common.checks import whole
 
 T = TypeVar("T")
 
-# Processes; each takes some hundred MiB, and a core to be of use.
+# Processes; each takes some hundred MiB, and a core to be of use. Threads of each, too.
 MOST = 1000
 
 
@@ -43,7 +43,7 @@ class WorkerProcesses(Executor):
     def __init__(self, count: int | None = None, *, threads: int = 1) -> None:
         gpus = visible_gpus()
         count = process_count((len(gpus) or _cores()) if count is None else count)
-        self._threads = whole("threads", threads, 1)
+        self._threads = thread_count(threads)
         self._idle: queue.SimpleQueue[tuple[str, ProcessPoolExecutor]] = queue.SimpleQueue()
         for number in range(count):
             device = gpus[number % len(gpus)] if gpus else ""
@@ -101,6 +101,14 @@ def process_count(count: int) -> int:
     if count > MOST:
         raise ValueError(f"count is {count:,}: at most {MOST:,} processes work together")
     return count
+
+
+def thread_count(threads: int) -> int:
+    """A number of CPU threads for each process; it raises as `process_count`."""
+    threads = whole("threads", threads, 1)
+    if threads > MOST:
+        raise ValueError(f"threads is {threads:,}: a process takes at most {MOST:,}")
+    return threads
 
 
 def visible_gpus() -> list[str]:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from longrope_lab.measure.stats import (
     accuracy_summary,
     bootstrap_interval,
+    groups_of,
     paired_comparison,
     perplexity_summary,
+    share_interval,
     wilson_interval,
 )
 
@@ -261,3 +263,19 @@ def test_paired_comparison_with_every_other():
     assert rows["baseline"].tolist() == ["b", "c"] and rows["wins"].tolist() == [2, 0]
     alone = losses[losses["scaling"] == "a"]
     assert paired_comparison(alone, "a").empty
+
+
+@pytest.mark.parametrize("score", [5.0, -1.0, float("nan")])
+def test_a_score_that_is_no_share(score):
+    with pytest.raises(ValueError, match=r"a score is .*: it goes from 0"):
+        share_interval(pd.Series([1.0, score]))
+
+
+def test_groups_by_no_column():
+    with pytest.raises(ValueError, match="by is empty: name at least one column"):
+        next(groups_of(pd.DataFrame({"a": [1]}), (), "needles"))
+
+
+def test_rows_without_a_name_are_a_group():
+    table = pd.DataFrame({"scaling": ["a", None], "length": [64, 64], "correct": [True, False]})
+    assert accuracy_summary(table)["accuracy"].tolist() == [1.0, 0.0]

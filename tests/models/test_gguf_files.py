@@ -190,3 +190,15 @@ def test_a_file_that_the_system_does_not_open(tmp_path, monkeypatch):
     monkeypatch.setattr(type(file), "open", refuse)
     with pytest.raises(ValueError, match=r"a\.gguf cannot be read \(Permission denied\)"):
         load_model(file)
+
+
+def test_layers_that_a_file_does_not_state(tmp_path):
+    """transformers leaves them out: it would measure another model."""
+    model = tiny_model(vocab_size=261)  # of two layers
+
+    def one(writer):
+        writer.kv_data[0]["llama.block_count"].value = 1
+
+    write_gguf(tmp_path / "a.gguf", model, one)
+    with pytest.raises(ValueError, match="holds 2 layers, and states block_count 1: it was cut"):
+        load_model(tmp_path / "a.gguf")
