@@ -105,6 +105,26 @@ def test_more_processes_or_threads_than_work_together(executor):
         executor(1, threads=10_000)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"trial": -1}, "trial is -1: it must be a whole number"),
+        ({"length": 10**12}, "the examples of a prompt of length 1,000,000,000,000 take at least"),
+        ({"questions": 10**12}, "1,000,000,000,000 questions take at least"),
+    ],
+)
+def test_examples_beyond_any_machine(tokenizer, wrong, words):
+    given = {"length": 64} | wrong
+    with pytest.raises(ValueError, match=words):
+        lab.examples_prompt(tokenizer, lab.EXAMPLES["16 words"], **given)
+
+
+def test_plans_do_not_share_a_live_model(model, tokenizer, tmp_path):
+    """Each would begin with the weights of the one before."""
+    with pytest.raises(ValueError, match="model is a LlamaForCausalLM, and each plan would begin"):
+        lab.run_plans(model, tokenizer, {"a": lab.PLANS["tiny"]}, tmp_path)
+
+
 def test_a_depth_is_checked_before_anything_is_drawn(tokenizer):
     with pytest.raises(ValueError, match=r"depth is -0\.1: it is a share of the text"):
         lab.passkey_prompt(tokenizer, 200, -0.1)

@@ -48,8 +48,13 @@ def run_plans(
 
     Raises:
         ValueError, RuntimeError: as `progressive`; and no plans, two that would share a folder, or
-            processes that are not a whole number from 1.
+            processes that are not a whole number from 1; or a model that is loaded already.
     """
+    if hasattr(model, "parameters"):  # a module can be called, too
+        raise ValueError(
+            f"model is a {type(model).__name__}, and each plan would begin with the weights that "
+            "the one before left: pass its name for load_model, or a function that returns it"
+        )
     processes, places = whole("processes", processes, 1), _places(plans, Path(folder))
     given = partial(progressive, train_docs=train_docs, search_docs=search_docs, seed=seed)
     if processes == 1:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.checks import known_only, seed_of, whole
+from ..common.memory import check_listed
 from ..common.progress import progress
 from ..models.estimates import check_fits
 from ..models.rotary import by_name
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 # Examples that a prompt needs at least, as with fewer a label may not have been shown.
 FEWEST = 4
+
+# A question, with its choices and its row, takes at least as much memory as so many pointers.
+ITEMS = 64
 
 
 @dataclass(frozen=True)
@@ -235,11 +239,15 @@ def examples_prompt(
     """The prompt behind rows of a `many_examples` table that reads it whole.
 
     Raises:
-        ValueError: a length without room for four examples, or labels that are written alike.
+        ValueError: a length without room for four examples, labels that are written alike, numbers
+            that are not whole ones from 1 (0 for a trial), or more than memory holds.
     """
+    length, trial = whole("length", length, 1), whole("trial", trial, 0)
+    check_listed(length, f"the examples of a prompt of length {length:,}")
     rng = np.random.default_rng([seed_of(seed), length, trial, zlib.crc32(repr(task).encode())])
     shown, held = _dealt(task, rng)
     count = whole("questions", questions, 1)
+    check_listed(ITEMS * count, f"{count:,} questions")
     # Each pair once before one comes again, so that labels are asked for about equally often.
     asked = [held[i] for _ in range(-(-count // len(held))) for i in rng.permutation(len(held))]
     asked = asked[:count]
@@ -254,7 +262,7 @@ def examples_prompt(
         asked,
         [Asked(leads[word], choices, task.labels, right) for word, right in asked],
     )
-    return prompt.within(whole("length", length, 1))
+    return prompt.within(length)
 
 
 def _dealt(task: ExampleTask, rng: np.random.Generator) -> tuple[list[Pair], list[Pair]]:

@@ -76,8 +76,9 @@ SPLITS: dict[str, tuple[str, ...]] = {
 SAMPLE = "In 2024, it's 12345.67 of  CamelCase and I'LL\n\n  go; 東京 ²³ naïve\r\n don't-stop   "
 
 
-# Keys without which a model's shape or window is a guess.
+# Keys without which a model's shape or window is a guess; and what norms add, under either name.
 NEEDED = ("context_length", "embedding_length", "block_count", "attention.head_count")
+NORMS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def file_of(header: GgufHeader) -> GgufFile:
     prefix = f"{architecture_of(header)}."
     start = f"{prefix}rope."
     values = header.values
-    missing = [key for key in NEEDED if f"{prefix}{key}" not in values]
+    needed = [NORMS[0]] if not any(prefix + key in values for key in NORMS) else []
+    missing = [key for key in (*NEEDED, *needed) if prefix + key not in values]
     if missing:
         raise ValueError(
             f"{header.path} does not state {prefix}{missing[0]}, in whose place transformers would "

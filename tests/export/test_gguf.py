@@ -266,6 +266,7 @@ def test_graphs_that_take_no_factors(tmp_path):
     writer.add_embedding_length(32)
     writer.add_block_count(1)
     writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(16)
     writer.add_tensor("token_embd.weight", np.ones((4, 4), dtype=np.float32))
     writer.write_header_to_file()

@@ -202,3 +202,11 @@ def test_layers_that_a_file_does_not_state(tmp_path):
     write_gguf(tmp_path / "a.gguf", model, one)
     with pytest.raises(ValueError, match="holds 2 layers, and states block_count 1: it was cut"):
         load_model(tmp_path / "a.gguf")
+
+
+def test_a_norm_that_a_file_does_not_state(tmp_path):
+    """transformers would take its own number, and every loss would be a little off."""
+    path, model = tmp_path / "a.gguf", tiny_model(vocab_size=261)
+    write_gguf(path, model, lambda w: w.kv_data[0].pop("llama.attention.layer_norm_rms_epsilon"))
+    with pytest.raises(ValueError, match=r"does not state llama\.attention\.layer_norm_rms"):
+        load_model(path)
