@@ -291,6 +291,20 @@ def test_table_5_falls_at_each_step_and_yarn_breaks_where_ours_still_falls(tmp_p
     assert found == ("yes" if all(holds) else "partly" if first or second else "no")
 
 
+@pytest.mark.parametrize("name", ["T6", "F1"])
+@pytest.mark.usefixtures("few_resamples")
+def test_a_formula_that_broke_need_not_be_read_as_far(tmp_path, name):
+    """Each is judged at its own longest length, and that of the formulas is said."""
+    tables = t6(True, True)[N10]["t6"]
+    tables = tables.query("scaling == 'extended model' or length == 512")
+    broken = losses({("none", 1024): 2.0, ("yarn", 1024): 0.8})
+    results = record(tmp_path, {N10: {"t6": pd.concat([tables, broken])}})
+    found, outcomes = judge(name, results)
+    assert found == "yes"
+    assert {at for outcome in outcomes for at in outcome.places} == {"4k"}
+    assert " at 1k 2.2" in next(iter(outcomes[1].places.values())).figure
+
+
 def test_every_rule_is_tested_for_each_verdict_and_needs_its_tables(tmp_path):
     tested = {(name, expected) for name, _, _, expected in CASES} | {
         ("T5", v) for v in ("yes", "partly", "no")
