@@ -203,10 +203,9 @@ def with_its_rotary(config: PreTrainedConfig, file: GgufFile) -> PreTrainedConfi
     local = before.get("sliding_attention", {}).get("rope_theta")
     if file.rope.get("freq_base_swa", local) != local:
         raise _refusal(file, f"rope.freq_base_swa {file.rope['freq_base_swa']}, and not {local}")
-    plain = {k: own[k] for k in ("rope_theta", "partial_rotary_factor") if k in own}
-    plain |= {"rope_type": "default"}
-    if "freq_base" in file.rope:
-        plain["rope_theta"] = float(file.rope["freq_base"])
+    base = float(file.rope.get("freq_base", 10_000.0))  # llama.cpp's, where none is stated
+    plain = {"rope_type": "default", "rope_theta": base}
+    plain |= {k: own[k] for k in ("partial_rotary_factor",) if k in own}
     text.rope_parameters = before | {FULL_ATTENTION: plain} if FULL_ATTENTION in before else plain
     spec = spec_from_config(config)
     turned = file.rope.get("dimension_count", spec.rotary_dim)

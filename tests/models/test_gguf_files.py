@@ -8,7 +8,7 @@ from gguf import GGUFWriter, RopeScalingType
 from gguf_files import write_gguf
 from tokenizers import Regex, pre_tokenizers
 
-from longrope_lab.models.gguf_files import SAMPLE, SPLITS
+from longrope_lab.models.gguf_files import SAMPLE, SPLITS, GgufFile, with_its_rotary
 from longrope_lab.models.loading import load_model, load_tokenizer
 from longrope_lab.models.rotary import rope_spec
 
@@ -210,3 +210,13 @@ def test_a_norm_that_a_file_does_not_state(tmp_path):
     write_gguf(path, model, lambda w: w.kv_data[0].pop("llama.attention.layer_norm_rms_epsilon"))
     with pytest.raises(ValueError, match=r"does not state llama\.attention\.layer_norm_rms"):
         load_model(path)
+
+
+@pytest.mark.parametrize(("stated", "base"), [({}, 10_000.0), ({"freq_base": 5e5}, 5e5)])
+def test_a_base_that_is_not_stated_is_llama_cpps(stated, base):
+    """Gemma 3's config would have 1,000,000, and every angle would be another."""
+    config = tiny_model("gemma3").config
+    file = GgufFile("a.gguf", stated, WINDOW, {}, None, None)
+    parameters = with_its_rotary(config, file).rope_parameters
+    assert parameters["full_attention"]["rope_theta"] == base
+    assert parameters["sliding_attention"]["rope_theta"] == 10_000.0
