@@ -178,6 +178,10 @@ def made(tokenizer, **options):
         ("08", {"passage_tokens": 5}, "passage_tokens has 5: it takes 16 tokens at least"),
         ("12", {"compared": [1]}, "compared has 1: a text has at least 2 tokens"),
         ("13", {"book_lengths": [10]}, "book_lengths has 10: 128 tokens of it are kept for the qu"),
+        ("00", {"key_lengths": [20, 256]}, "key_lengths has 20: "),
+        ("07", {"lengths": [20]}, "lengths has 20: "),
+        ("12", {"lengths": [20, 512]}, "lengths has 20: "),
+        ("13", {"lengths": [8]}, "lengths has 8: 8 tokens have room for 0 examples"),
         ("05", {"processes": 10_000}, "10,000 processes are asked for: 1,000 work together"),
     ],
 )  # fmt: skip

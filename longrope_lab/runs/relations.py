@@ -9,21 +9,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..common.files import Json, at_home, check_writable
 from ..extend.ready import PLANS
 from ..extend.stages import Recover
 from ..measure.benchmarks import check_tasks
 from ..measure.book_questions import KEPT, TOO_SHORT
-from ..measure.needle_prompts import trials_asked
+from ..measure.many_examples import EXAMPLES, examples_prompt
+from ..measure.needle_prompts import passkey_prompt, trials_asked
 from ..measure.tasks import LEAST_PASSAGE
-from ..models.loading import local_config
+from ..models.loading import load_tokenizer, local_config
 from ..models.read_config import spec_from_config
 from ..models.window import window_of
 from ..rope.scaling import RopeScaling
 from ..rope.spec import RopeSpec
 from ..searches.workers import MOST
 from .preparing import PLACES, Prepared
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # What is wrong with a notebook's parameters, in words; None if nothing is.
 Rule = Callable[[Json], str | None]
@@ -227,6 +232,31 @@ def _tasks(given: Json) -> None:
     check_tasks(given["tasks"])
 
 
+def _room(name: str, made: Callable[[Json, PreTrainedTokenizerBase, int], object]) -> Rule:
+    """The shortest of some prompts can be made; asked where the model is on this machine."""
+
+    def rule(given: Json) -> str | None:
+        shortest: int = min(given[name])
+        if local_config(given["model_name"]) is None:
+            return None
+        try:
+            made(given, load_tokenizer(given["model_name"]), shortest)
+        except ValueError as error:
+            return f"{name} has {shortest:,}: {error}"
+        return None
+
+    return rule
+
+
+def _passkey(given: Json, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    passkey_prompt(tokenizer, length, 0.5)
+
+
+def _examples(given: Json, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    for task in given["tasks"]:
+        examples_prompt(tokenizer, EXAMPLES[task], length)
+
+
 def _listed(value: object) -> list[int]:
     """A parameter of numbers as a list."""
     return value if isinstance(value, list) else [value]  # type: ignore[list-item]
@@ -235,6 +265,7 @@ def _listed(value: object) -> list[int]:
 EVERYWHERE: Sequence[Rule] = (_reaches_window, _lengths, _trials, _found, _workers, _places)
 
 RULES: Mapping[str, Sequence[Rule]] = {
+    "00_quickstart": (_room("key_lengths", _passkey),),
     "01_rope_and_interpolation": (_rotary,),
     "02_nonuniformity": (
         _rising("targets"),
@@ -251,6 +282,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "04_without_finetuning": (_reaches_length,),
     "05_progressive_extension": (_rising("two_steps"), _once("formulas")),
     "06_short_context_recovery": (_recovers,),
+    "07_passkey": (_room("lengths", _passkey),),
     "08_short_context_benchmarks": (
         _tasks,
         _at_least("passage_tokens", LEAST_PASSAGE, f"it takes {LEAST_PASSAGE} tokens at least"),
@@ -262,6 +294,12 @@ RULES: Mapping[str, Sequence[Rule]] = {
         _aimed,
         _formulas_read,
     ),
-    "12_hand_over": (_at_least("compared", 2, "a text has at least 2 tokens"),),
-    "13_many_examples": (_at_least("book_lengths", 2 * KEPT, TOO_SHORT),),
+    "12_hand_over": (
+        _at_least("compared", 2, "a text has at least 2 tokens"),
+        _room("lengths", _passkey),
+    ),
+    "13_many_examples": (
+        _at_least("book_lengths", 2 * KEPT, TOO_SHORT),
+        _room("lengths", _examples),
+    ),
 }
