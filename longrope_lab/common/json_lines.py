@@ -6,8 +6,10 @@ line alone. Each line but the first holds a digest of what it says.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from .files import Json, writing
@@ -48,3 +50,16 @@ def drop_half_line(path: Path, whole: bytes) -> None:
     if len(whole) < path.stat().st_size:
         with writing(path), path.open("r+b") as file:
             file.truncate(len(whole))
+
+
+@contextlib.contextmanager
+def refusing(path: Path, of: str) -> Iterator[None]:
+    """What goes wrong in reading says that the file is not the checkpoint `of` something."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} is not the checkpoint of {of}, or it is damaged ({reason}): remove it, or "
+            "name another one"
+        ) from None

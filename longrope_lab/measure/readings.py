@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..common import json_lines
 from ..common.files import Json, from_json, writing
 from ..common.identity import digest
-from ..common.json_lines import append_line, check_of, drop_half_line, line_of, whole_lines
 from ..models.loading import ModelSource, model_digest, model_of
 from ..models.sharing import rotation_digest
 from ..rope.scaling import RopeScaling
@@ -53,22 +53,22 @@ class Readings:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
-        whole = whole_lines(self.path.read_bytes())
-        with _refusing(self.path):
-            first, *lines = map(from_json, whole.splitlines() or [line_of(FIRST)])
+        whole = json_lines.whole_lines(self.path.read_bytes())
+        with json_lines.refusing(self.path, "a perplexity"):
+            first, *lines = map(from_json, whole.splitlines() or [json_lines.line_of(FIRST)])
             if first != FIRST:
                 raise ValueError(f"its first line is {str(first)[:60]}")
             self.read = dict(map(_reading, lines))
-        drop_half_line(self.path, whole)
+        json_lines.drop_half_line(self.path, whole)
         if not whole:
-            append_line(self.path, FIRST)
+            json_lines.append_line(self.path, FIRST)
 
     def add(self, name: str, found: list[Reading]) -> None:
         """Keep what a pass gave; a loss that is not finite is an error's, and not kept."""
         self.read[name] = found
         if all(math.isfinite(each.loss) for each in found):
             line = {"pass": name, "found": found}
-            append_line(self.path, line | {"check": check_of(line)})
+            json_lines.append_line(self.path, line | {"check": json_lines.check_of(line)})
 
 
 def readings_of(
@@ -126,19 +126,6 @@ def _reading(line: Json) -> tuple[str, list[Reading]]:
         ValueError: it is not what was written.
     """
     line = dict(line)
-    if line["check"] != check_of(line):
+    if line["check"] != json_lines.check_of(line):
         raise ValueError("a number was changed")
     return line["pass"], [Reading(tokens, loss) for tokens, loss in line["found"]]
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """What goes wrong in reading says that the file holds no readings."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"{path} is not the checkpoint of a perplexity, or it is damaged ({reason}): remove "
-            "it, or name another one"
-        ) from None

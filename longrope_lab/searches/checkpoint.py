@@ -6,15 +6,20 @@ on means to ask again, and to take from the log what was measured already.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..common.files import Json, from_json, writing
 from ..common.identity import differences
-from ..common.json_lines import append_line, check_of, drop_half_line, line_of, whole_lines
+from ..common.json_lines import (
+    append_line,
+    check_of,
+    drop_half_line,
+    line_of,
+    refusing,
+    whole_lines,
+)
 from .objective import Measured, Trial
 
 # Of the lines and of the identity in the first one; 1 called the window of a space's spec
@@ -91,7 +96,7 @@ class Log:
     def _read(self, path: Path, identity: Json) -> None:
         content = path.read_bytes()
         whole = whole_lines(content)
-        with _refusing(path):
+        with refusing(path, "a search"):
             if not whole and not line_of(identity).startswith(content):
                 raise ValueError("it has no whole line")
             first, *lines = [from_json(line) for line in whole.splitlines()] or [identity]
@@ -107,7 +112,7 @@ class Log:
                 f"{path} is the checkpoint of another search ({differ}): name another checkpoint, "
                 "or remove this one"
             )
-        with _refusing(path):
+        with refusing(path, "a search"):
             self.measured = dict(map(_measurement, lines))
         drop_half_line(path, whole)
         if not whole:
@@ -127,16 +132,3 @@ def _measurement(line: Json) -> tuple[tuple[int, int], tuple[str, Measured, floa
     gradient = None if line["gradient"] is None else tuple(line["gradient"])
     measured = Measured(tuple(line["losses"]), gradient, line["dropped"])
     return (line["round"], line["number"]), (line["trial"], measured, line["seconds"])
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """What goes wrong in reading says that the file is not a checkpoint."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"{path} is not the checkpoint of a search, or it is damaged ({reason}): remove it, or "
-            "name another one"
-        ) from None
