@@ -21,7 +21,8 @@ class Book:
     """A row of the list.
 
     Args:
-        split: the file that holds it: "train-00" to "train-02", "validation", "test", "long-test".
+        split: the file that holds it: "train-00" to "train-02", "validation", "test", "long-test",
+            "long-validation".
         title, author: as Project Gutenberg has them.
         characters: of its cleaned text.
         digest: of that text, UTF-8: 16 hexadecimal digits of its SHA-256.
