@@ -21,6 +21,7 @@ import pandas as pd
 from ..common.checks import seed_of, whole
 from ..common.progress import progress
 from ..models.forward import token_losses
+from ..models.parts import check_has_weights
 from ..models.rotary import by_name, rope_spec, scaled
 from ..rope.schedule import Scaling
 from ..texts.tokens import opening
@@ -81,6 +82,7 @@ def benchmarks(
             the harness where it is not installed; the error says what to do.
         FileNotFoundError: a file that is not there.
     """
+    check_has_weights(model)  # the harness would ask it as it is
     limit, seed = None if limit is None else whole("limit", limit, 1), seed_of(seed)
     batch_size = whole("batch_size", batch_size, 1)
     window = rope_spec(model).window if max_length is None else whole("max_length", max_length, 1)
