@@ -178,7 +178,7 @@ class LongRoPEModel(nn.Module):
         documents: int = 1,
         method: str | Settings = "gradient",
         untrained: str = "train",
-        seconds: float = 90.0,
+        seconds: float = 60.0,
         **options: Any,
     ) -> SearchResult:
         """Search a scaling to `target_length` tokens on `data`, keep it, and print what it gained.
@@ -200,8 +200,8 @@ class LongRoPEModel(nn.Module):
                 `data`, or on all of it where there are none; "refuse" it; or "search" all the same.
             seconds: where it is trained, half of them for that, and half for the search unless it
                 has a `budget`. Training takes thirty steps at least. The search measures YaRN and
-                no scaling, and goes on from the better one. A minute of training makes a poor
-                model: it shows the way.
+                no scaling, and goes on from the better one. So short a training makes a
+                poor model: it shows the way.
             options: of `search`: budget, space, seed, checkpoint and so on.
 
         Returns:
