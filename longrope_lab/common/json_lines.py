@@ -12,10 +12,50 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .files import Json, writing
+from .files import Json, at_home, writing
 from .identity import digest
+from .processes import alone
 
 CHECK = "check"
+
+
+@contextlib.contextmanager
+def taken(checkpoint: str | os.PathLike[str] | None, kind: str) -> Iterator[Path | None]:
+    """Where a checkpoint lies, which this job holds: two would cut and mix each other's lines.
+
+    Args:
+        checkpoint: a file, whose folder is made if missing; None for none.
+        kind: what writes to it, in the words of an error: "search".
+
+    Raises:
+        ValueError: it is a folder, or nothing that keeps what is written; another job holds it; or
+            the folder cannot be written (`UnwritableError`).
+    """
+    if checkpoint is None:
+        yield None
+        return
+    path = at_home(checkpoint)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file for the checkpoint")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        special = path.exists() and not path.is_file()
+    if special:
+        raise ValueError(f"{path} keeps nothing that is written: name a file for the checkpoint")
+    with alone(path, kind, "name another checkpoint"):
+        yield path
+
+
+def check_begins(path: Path, begin: bytes) -> None:
+    """Look at the first bytes of a file, which may be larger than the memory, or somebody's.
+
+    Raises:
+        ValueError: it begins otherwise.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(begin))
+    if not begin.startswith(head):
+        raise ValueError(f"it begins with {head[:60]!r}")
 
 
 def line_of(values: Json) -> bytes:

@@ -78,8 +78,8 @@ def perplexity(
             the GPUs of a machine, and gives each GPU one of the others; in a script that
             ``torchrun`` started, it does so with the processes that there are and a live model.
         checkpoint: a file that keeps what each document gave as soon as it is read; a call that was
-            killed goes on from it when it is made again. It may serve several calls: what another
-            model, scaling or text gave is not taken. None keeps nothing.
+            killed goes on from it when it is made again. It may serve several calls, one after the
+            other: what another model, scaling or text gave is not taken. None keeps nothing.
 
     Returns:
         One row per scaling, length and document: scaling, length, document, tokens (scored), loss
@@ -89,7 +89,7 @@ def perplexity(
         ValueError: no documents, lengths or scalings, a document shorter than a length, a length,
             stride or bos that is not a whole number in its range, a loss that is not a number, or a
             live model where an executor's processes must load their own, or a checkpoint that is
-            something else or damaged.
+            something else, damaged, in use, or cannot be written (`UnwritableError`).
         RuntimeError: a process was lost twice on one document; the error's `measured` is the table
             of what was measured before.
     """

@@ -88,7 +88,7 @@ def find_rotary(model: PreTrainedModel) -> list[RotaryModule]:
             "language model, as load_model returns it"
         )
     modules = _text_decoder(model).named_modules()
-    found = [_examine(name, m) for name, m in modules if _layer_types(m)]
+    found = [_examine(name, m) for name, m in modules if layer_types(m)]
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no rotary embedding that can be rescaled (no module with "
@@ -142,7 +142,7 @@ def _text_decoder(model: PreTrainedModel) -> nn.Module:
     return decoder if any(True for _ in decoder.children()) else model.base_model
 
 
-def _layer_types(module: nn.Module) -> list[str | None]:
+def layer_types(module: nn.Module) -> list[str | None]:
     """The layer types that a module holds frequencies for; [None] is one set for all of them."""
     own, buffers, suffix = vars(module), vars(module)["_buffers"], "inv_freq"
     if suffix not in " ".join((*own, *buffers)):  # every module is looked at: most end here
@@ -223,7 +223,7 @@ def _layout(cos: Tensor, sin: Tensor, turned: Tensor, m: float) -> Layout | None
 
 def _layer_type(module: nn.Module, where: str) -> str | None:
     """The layer type whose frequencies are to be scaled; None where there is one set for all."""
-    types = _layer_types(module)
+    types = layer_types(module)
     if types == [None]:
         return None
     if FULL_ATTENTION not in types:

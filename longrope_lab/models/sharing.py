@@ -7,6 +7,7 @@ Inside `sharing`, `token_losses` and `mean_loss` read a long text by all process
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.identity import differences, digest
-from .find_rotary import answer_of, cos_and_sin, find_rotary
+from .find_rotary import answer_of, cos_and_sin, find_rotary, layer_types
 from .head import chunked_losses
 from .pieces import in_pieces
 from .split import Split, gather, split_hidden_states
@@ -31,6 +32,9 @@ SPLIT_FROM = 131_072
 
 # Tokens of the text on which all together are compared with one alone.
 COMPARED = 4096
+
+# Whole numbers of as many bytes as the weights, to look at their bits.
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 # Losses of one token differ by as much, at the root of the mean square, where nothing is wrong. In
 # bfloat16, steps that compiled layers join moved those of 8,192 random tokens by 0.09 (SmolLM2).
@@ -145,7 +149,7 @@ def _all_reduced(own: Tensor) -> Tensor:
 
 def _check_same(model: PreTrainedModel, ids: Tensor) -> None:
     own = {"tokens": ids.shape[1], "text": digest(ids.cpu().numpy().tobytes())}
-    own |= {"model": _digest_of(model), "rotation": rotation_digest(model, ids.shape[1])}
+    own |= {"model": weights_digest(model), "rotation": rotation_digest(model, ids.shape[1])}
     everyone: list[dict[str, object]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, own)
     for rank, theirs in enumerate(everyone):
@@ -175,11 +179,22 @@ def _check_found(
         )
 
 
-def _digest_of(model: PreTrainedModel) -> str:
-    """Tells a model from another, by sums over its weights, which are made where they lie."""
-    sums = torch.stack([p.detach().double().abs().sum() for p in model.parameters()])
-    names = [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()]
-    return digest(*names, sums.cpu().numpy().tobytes())
+def weights_digest(model: PreTrainedModel) -> str:
+    """Tells a model from another by all its weights, on whatever device they lie.
+
+    Their bits are summed along each axis as whole numbers, so in any order to the same.
+    """
+    parts: list[bytes | str] = []
+    for name, weight in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if "inv_freq" in name:  # which a text may change, and `rotation_digest` tells
+            continue
+        bits = weight.detach()
+        if bits.is_floating_point():
+            bits = bits.view(BITS[bits.element_size()])
+        parts.append(f"{name} {tuple(weight.shape)} {weight.dtype}")
+        axes = range(bits.ndim) if bits.ndim else [()]
+        parts += [bits.sum(axis, dtype=torch.int64).cpu().numpy().tobytes() for axis in axes]
+    return digest(*parts)
 
 
 def rotation_digest(model: PreTrainedModel, tokens: int) -> str:
@@ -187,6 +202,10 @@ def rotation_digest(model: PreTrainedModel, tokens: int) -> str:
     positions = torch.linspace(0, tokens - 1, 65, device=model.device).long()[None]
     x = torch.zeros(*positions.shape, 1, dtype=model.dtype, device=model.device)
     with torch.no_grad():
-        answers = [answer_of(r.module, x, positions, r.layer_type) for r in find_rotary(model)]
+        answers = [
+            answer_of(rotary.module, x, positions, layer_type)
+            for rotary in find_rotary(model)
+            for layer_type in layer_types(rotary.module)  # Gemma 3 scales one, and has others
+        ]
     parts = [part.float() for answer in answers for part in cos_and_sin(answer)]
     return digest(*(part.cpu().numpy().tobytes() for part in parts))

@@ -7,13 +7,13 @@ on means to ask again, and to take from the log what was measured already.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-from ..common.files import Json, from_json, writing
+from ..common.files import Json, from_json
 from ..common.identity import differences
 from ..common.json_lines import (
     append_line,
+    check_begins,
     check_of,
     drop_half_line,
     line_of,
@@ -26,6 +26,9 @@ from .objective import Measured, Trial
 # "original_length".
 FORMAT = 2
 
+# Of each file, whatever its format.
+BEGIN = b'{"format": '
+
 
 class Log:
     """Measurements by (round, number in the round), in memory and, if there is a path, on disk.
@@ -34,7 +37,7 @@ class Log:
     counts once its end is written: a search killed half way through one measures that trial again.
 
     Args:
-        path: the file, made if missing; None keeps nothing on disk.
+        path: the file, made if missing, in a folder that is there; None keeps nothing on disk.
         identity: what tells this search from another: flat, JSON.
 
     Raises:
@@ -42,19 +45,15 @@ class Log:
             written (`UnwritableError`).
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, identity: Json) -> None:
-        self.path = None if path is None else Path(path)
+    def __init__(self, path: Path | None, identity: Json) -> None:
+        self.path = path
         self.measured: dict[tuple[int, int], tuple[str, Measured, float]] = {}
         if self.path is None:
             return
         identity = json.loads(json.dumps({"format": FORMAT} | identity))
-        if self.path.is_dir():
-            raise ValueError(f"{path} is a folder: name a file for the checkpoint")
         if self.path.exists() and self.path.stat().st_size:
             self._read(self.path, identity)
         else:
-            with writing(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
             append_line(self.path, identity)
 
     @property
@@ -94,6 +93,8 @@ class Log:
             append_line(self.path, line | {"check": check_of(line, "seconds")})
 
     def _read(self, path: Path, identity: Json) -> None:
+        with refusing(path, "a search"):
+            check_begins(path, BEGIN)
         content = path.read_bytes()
         whole = whole_lines(content)
         with refusing(path, "a search"):

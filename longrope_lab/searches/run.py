@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..common.checks import seed_of, whole
 from ..common.files import Json
+from ..common.json_lines import taken
 from ..models.loading import ModelSource, model_digest, model_of
 from ..models.rotary import rope_spec
 from ..texts.tokens import Document
@@ -90,10 +91,11 @@ def search(
         A `SearchResult`. Ctrl-C ends the search early with what it has so far.
 
     Raises:
-        ValueError: documents shorter than the target, a checkpoint of another search, a budget too
-            small for one trial, an executor that was shut down, a live model where workers must
-            load their own, an unknown method or preset, a space for another model or target; an
-            objective of answers without any, or one to the window itself, where nothing is lost.
+        ValueError: documents shorter than the target, a checkpoint of another search or in use, a
+            budget too small for one trial, an executor that was shut down, a live model where
+            workers must load their own, an unknown method or preset, a space for another model or
+            target; an objective of answers without any, or one to the window itself, where nothing
+            is lost.
         RuntimeError: no trial gave a finite loss, a worker died twice on the same trial, or
             measuring failed there.
         KeyboardInterrupt: stopped by hand before the first measurement; later, what there is comes
@@ -119,19 +121,20 @@ def search(
         "settings": settings.identity(),
         "seed": seed,
     } | _goal_identity(objective)
-    kept = Log(checkpoint, identity)
-    if executor is None:
-        measuring = partial(here, live)
-    else:
-        del live  # the workers have their own
-        measuring = partial(on_workers, executor, str(identity["model"]), model)
-    # A method of somebody else's may not say what is ahead.
-    trials = settings.ahead(len(counted)) if hasattr(settings, "ahead") else None
-    budget = budget or Budget()
-    ahead = Ahead(budget, target_length, trials)
-    rounds = Rounds(kept, budget, target_length, partial(measuring, given), ahead, given)
-    found = rounds.result(settings.start(space, len(counted), seed), name)
-    return _complete(found, objective, rest, measuring)
+    with taken(checkpoint, "search") as place:
+        kept = Log(place, identity)
+        if executor is None:
+            measuring = partial(here, live)
+        else:
+            del live  # the workers have their own
+            measuring = partial(on_workers, executor, str(identity["model"]), model)
+        # A method of somebody else's may not say what is ahead.
+        trials = settings.ahead(len(counted)) if hasattr(settings, "ahead") else None
+        budget = budget or Budget()
+        ahead = Ahead(budget, target_length, trials)
+        rounds = Rounds(kept, budget, target_length, partial(measuring, given), ahead, given)
+        found = rounds.result(settings.start(space, len(counted), seed), name)
+        return _complete(found, objective, rest, measuring)
 
 
 def _check_executor(model: ModelSource, executor: Executor) -> None:

@@ -1,5 +1,6 @@
 """Perplexity against single-token predictions, one forward pass for each."""
 
+import itertools
 import math
 import os
 import signal
@@ -526,14 +527,62 @@ def test_a_checkpoint_takes_nothing_that_another_model_or_scaling_gave(tmp_path)
     assert len({round(loss, 12) for loss in found}) == len(found) - 1  # a stride of one window
 
 
-@pytest.mark.parametrize("change", [b'{"kind": "else"}\n', b"[1]\n", b"losses\n"])
+def test_a_checkpoint_takes_nothing_that_looks_alike(tmp_path):
+    """One weight of many, another attention, and local layers that no scaling reaches."""
+    model, kept = tiny_model("gemma3"), tmp_path / "read.jsonl"
+    pi = {"pi": rope_scaling(rope_spec(model), "pi", 256)}
+
+    def measured():
+        table = perplexity(model, [document(64)], [64], pi, checkpoint=kept)
+        pd.testing.assert_frame_equal(table, perplexity(model, [document(64)], [64], pi))
+        assert len(kept.read_text().splitlines()) == 1 + next(lines)
+
+    lines = itertools.count(1)
+    measured()
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[3, 5] += 50  # no sample may have it
+    measured()
+    model.set_attn_implementation("eager")
+    measured()
+    model.model.rotary_emb.sliding_attention_inv_freq.mul_(0.5)
+    measured()
+
+
+@pytest.mark.parametrize(
+    "change", [b'{"kind": "else"}\n', b"[1]\n", b"losses\n", b"one line", b"\x00\x01"]
+)
 def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, change):
     (tmp_path / "read.jsonl").write_bytes(change)
     with pytest.raises(ValueError, match=r"read.jsonl is not the checkpoint of a perplexity"):
         perplexity(tiny_model(), [document(64)], [64], checkpoint=tmp_path / "read.jsonl")
     assert (tmp_path / "read.jsonl").read_bytes() == change
-    with pytest.raises(ValueError, match="is a folder"):
-        perplexity(tiny_model(), [document(64)], [64], checkpoint=tmp_path)
+    for place, reason in ((tmp_path, "is a folder"), (os.devnull, "keeps nothing")):
+        with pytest.raises(ValueError, match=reason):
+            perplexity(tiny_model(), [document(64)], [64], checkpoint=place)
+
+
+def test_a_checkpoint_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    perplexity(tiny_model(), [document(64)], [64], checkpoint="~/read.jsonl")
+    assert (tmp_path / "read.jsonl").is_file()
+
+
+def test_a_checkpoint_in_use_is_refused(tmp_path, monkeypatch):
+    """Two that write to one file would cut and mix each other's lines."""
+    kept, given = tmp_path / "read.jsonl", (tiny_model(), [document(64)], [64])
+    stock = passes_module.token_losses
+
+    def losses(model, ids):
+        with pytest.raises(ValueError, match=r"another measurement is writing to .*read\.jsonl"):
+            perplexity(*given, checkpoint=kept)
+        return stock(model, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(passes_module, "token_losses", losses)
+        expected = perplexity(*given, checkpoint=kept)
+    pd.testing.assert_frame_equal(perplexity(*given, checkpoint=kept), expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["read.jsonl"]
 
 
 def test_a_checkpoint_that_was_cut_or_changed(tmp_path):

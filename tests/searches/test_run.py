@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import VOCABULARY, WINDOW, tiny_model
 
+from longrope_lab.common.json_lines import taken
 from longrope_lab.models.forward import token_losses
 from longrope_lab.models.rotary import apply_scaling, rope_spec
 from longrope_lab.rope.scaling import RopeScaling
@@ -675,6 +676,7 @@ def test_a_damaged_checkpoint(how, model, measured, tmp_path):
         b'{"kind": "scaling"}\n',
         b"[]\n",
         b'"format"\n',
+        b'{"kind": "readings", "format": 1}\n',  # of a perplexity
     ],
 )
 def test_a_file_that_is_no_checkpoint(content, model, tmp_path):
@@ -683,6 +685,16 @@ def test_a_file_that_is_no_checkpoint(content, model, tmp_path):
     with pytest.raises(ValueError, match=r"log is not the checkpoint of a search"):
         search(model, DOCS, LENGTH, EVOLUTION, checkpoint=path)
     assert path.read_bytes() == content
+
+
+def test_a_checkpoint_that_another_search_writes_to(model, tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    with taken(path, "search"), pytest.raises(ValueError, match="another search is writing to "):
+        search(model, DOCS, LENGTH, EVOLUTION, checkpoint=path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    search(model, DOCS, LENGTH, Random(1), checkpoint="~/log")
+    assert [each.name for each in tmp_path.iterdir()] == ["log"]
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,11 @@ def launched_tables(folder):
         plain, _, calls = team.submit(losses_of, "llama", 0).result()
         docs = [Document(str(n), text(n).numpy()) for n in (50, 45, 60)]
         table = perplexity(tiny_model(), docs, [45], executor=team)
+        kept = Path(folder, "read.jsonl")  # which one of them writes, for all
+        for some in (docs[:2], docs):
+            again = perplexity(tiny_model(), some, [45], executor=team, checkpoint=kept)
+        assert again.equals(table)
+        assert dist.get_rank() or len(kept.read_text().splitlines()) == 1 + len(docs)
         with pytest.raises(ValueError, match="launcher started 2 processes, and a search decides"):
             search(tiny_model, docs, 45, executor=team)
         assert calls > 0
