@@ -170,7 +170,7 @@ def made(tokenizer, **options):
         ("10", {"lengths": [64]}, r"lengths is \[64\]: name one from the window \(512\) to the t"),
         ("10", {"stride": 5000}, "stride is 5,000 and sliding_lengths 512: tokens between two"),
         ("10", {"sliding_tokens": 600}, "sliding_lengths is 4,096 and sliding_tokens 600: no wind"),
-        ("10", {"formulas_to": 100}, "formulas_to is 100: let it be at least 512, the first of"),
+        ("10", {"formulas_to": 1024}, "formulas_to is 1,024: let it be at least 2,048, the last o"),
         ("11", {"aim": 100}, "aim is 100, and the trained window is 512 tokens"),
         ("90", {"search_length": 256}, "search_length is 256, and the trained window is 512"),
         ("90", {"workers": [1, 10_000]}, "10,000 processes are asked for: 1,000 work together"),

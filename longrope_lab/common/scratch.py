@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .files import writing
+
 PREFIX, LOCK = "longrope-lab-", ".longrope-lab.lock"
 
 # Seconds that a new folder has until it is locked.
@@ -21,11 +23,15 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
     """A temporary folder that is held by a lock, which ends with the process, however that ends.
 
     When one is made, those that nobody holds any more are removed.
+
+    Raises:
+        UnwritableError: there is no room for temporary files.
     """
 
     def __init__(self) -> None:
-        _remove_left()
-        super().__init__(prefix=PREFIX, ignore_cleanup_errors=True)
+        with writing("the folder of temporary files (TMPDIR)"):
+            _remove_left()
+            super().__init__(prefix=PREFIX, ignore_cleanup_errors=True)
         # Another thread may clean up.
         self._lock = FileLock(Path(self.name, LOCK), thread_local=False)
         self._lock.acquire(blocking=False)

@@ -100,10 +100,19 @@ def _ends(results: Results) -> tuple[Decided, dict[str, pd.DataFrame], dict[str,
 
 
 def _broken(ends: dict[str, pd.DataFrame], longest: dict[str, int], label: str) -> Decided:
-    """Whether all these end high; it is said where one was not read as far as LongRoPE."""
-    shorter = min(longest[name] for name in ends)
-    where = f" at {at(shorter)}" if shorter < longest["LongRoPE"] else ""
-    return above(pd.concat(ends.values()), LOW, label + where)
+    """Whether all these end high; not known of one that was not read as far as LongRoPE.
+
+    The figure is that of the lowest, and says where it was read to if not as far.
+    """
+    low = [name for name, row in ends.items() if above(row, LOW).holds is False]
+    far = [name for name in low if longest[name] >= longest["LongRoPE"]]
+    name = min(far or ends, key=lambda each: ends[each]["low"].min())
+    short = longest[name] < longest["LongRoPE"]
+    where = f" at {at(longest[name])}" if short else ""
+    found = above(pd.concat([ends[each] for each in far or ends]), LOW, label + where)
+    if found.holds is False and short:
+        return Decided(None, f"{found.figure}, and not read further")
+    return found
 
 
 @claim(

@@ -167,12 +167,15 @@ def _aimed(given: Json) -> str | None:
 
 
 def _formulas_read(given: Json) -> str | None:
-    """Notebook 10 divides by the unscaled model at the shortest length from the window on."""
-    window, read_to = window_of(given["model_name"]) or 0, given["formulas_to"]
-    first = min(length for length in given["lengths"] if length >= window)
-    if read_to == 0 or read_to >= first:
+    """Notebook 10 compares them with one another at lengths from the window to the target."""
+    read_to, target = given["formulas_to"], given["target"]
+    last = max(length for length in given["lengths"] if length <= target)
+    if read_to == 0 or read_to >= last:
         return None
-    return f"formulas_to is {read_to:,}: let it be at least {first:,}, the first of lengths, or 0"
+    return (
+        f"formulas_to is {read_to:,}: let it be at least {last:,}, the last of lengths up to the "
+        "target, or 0"
+    )
 
 
 def _rotary(given: Json) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from longrope_lab.common.files import UnwritableError
 from longrope_lab.common.scratch import LOCK, NEW, ScratchFolder
 
 HOLD = """
@@ -73,3 +74,13 @@ def test_folders_of_others_stay(place):
     with ScratchFolder():
         assert (theirs / "results.csv").exists()
         assert (aside / "results.csv").exists()
+
+
+def test_no_place_for_temporary_files(place, monkeypatch):
+    """The error says which setting names the place."""
+    nowhere = str(place / "nowhere")
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [nowhere])
+    with pytest.raises(
+        UnwritableError, match=r"temporary files \(TMPDIR\) cannot be written \(No us"
+    ):
+        ScratchFolder()

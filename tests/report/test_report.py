@@ -305,6 +305,22 @@ def test_a_formula_that_broke_need_not_be_read_as_far(tmp_path, name):
     assert " at 1k 2.2" in next(iter(outcomes[1].places.values())).figure
 
 
+@pytest.mark.parametrize("name", ["T6", "F1"])
+@pytest.mark.usefixtures("few_resamples")
+def test_a_formula_that_was_not_read_until_it_broke_decides_nothing(tmp_path, name):
+    """YaRN is low where it was read to, and no scaling broke at the end."""
+    tables = t6(True, True)[N10]["t6"].query("scaling != 'yarn' or length == 512")
+    results = record(tmp_path, {N10: {"t6": pd.concat([tables, losses({("yarn", 1024): 0.1})])}})
+    _, outcomes = judge(name, results)
+    (decided,) = outcomes[1].places.values()
+    assert decided.holds is None and " at 1k 1.1" in decided.figure
+    assert decided.figure.endswith(", and not read further")
+    broken = pd.concat([tables, losses({("yarn", 1024): 0.8})])
+    _, outcomes = judge(name, record(tmp_path / "broken", {N10: {"t6": broken}}))
+    (decided,) = outcomes[1].places.values()
+    assert decided.holds and " at 1k 2.2" in decided.figure
+
+
 def test_every_rule_is_tested_for_each_verdict_and_needs_its_tables(tmp_path):
     tested = {(name, expected) for name, _, _, expected in CASES} | {
         ("T5", v) for v in ("yes", "partly", "no")
