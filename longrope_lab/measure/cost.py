@@ -46,13 +46,11 @@ def scoring_cost(
     """Time and memory of `token_losses` at each length.
 
     Token ids are random, since the cost does not depend on them. Up to `plain_up_to` tokens the
-    yardstick is measured in turn: the plain way, with all logits at once. Each of the two runs once
-    unmeasured first; figures are medians.
+    plain way, all logits at once, is measured in turn. Each runs once first; figures are medians.
 
     Args:
         model: a Hugging Face causal language model.
-        lengths: in tokens, measured in rising order, since a CPU's peak memory is known only as the
-            highest so far, which makes it an upper bound.
+        lengths: in tokens, measured in rising order: a CPU knows only its highest memory so far.
         repeats: measured runs per length.
         plain_up_to: longest length at which the plain way is measured too.
         seed: of the token ids.
@@ -136,10 +134,8 @@ def search_cost(
         forwards            passes of one document, as counted
         forward_tokens      the same in tokens
         seconds             of the whole search
-        seconds_a_forward   over those of bare scoring before and after it: 1 means that all it
-                            spends is forward passes, as counted
-        peak_gib            above what was in use before; on a CPU an upper bound, the highest so
-                            far
+        seconds_a_forward   over those of bare scoring: 1 if it does nothing but forward passes
+        peak_gib            above what was in use before; on a CPU the highest so far
         best_perplexity
     """
     if not searches:
