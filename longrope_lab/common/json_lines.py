@@ -80,6 +80,11 @@ def check_of(values: Json, *but: str) -> str:
     return digest(json.dumps({k: v for k, v in values.items() if k not in (*but, CHECK)}))
 
 
+def checked(values: Json, *but: str) -> Json:
+    """What a line says, with its digest."""
+    return values | {CHECK: check_of(values, *but)}
+
+
 def whole_lines(content: bytes) -> bytes:
     """The part of a file's content that ends with the end of a line."""
     return content[: content.rfind(b"\n") + 1]

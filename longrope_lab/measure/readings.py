@@ -62,10 +62,7 @@ class Readings:
         with json_lines.refusing(path, "a perplexity"):
             json_lines.check_begins(path, json_lines.line_of(FIRST))
             whole = json_lines.whole_lines(path.read_bytes())
-            first, *lines = map(from_json, whole.splitlines() or [json_lines.line_of(FIRST)])
-            if first != FIRST:
-                raise ValueError(f"its first line is {str(first)[:60]}")
-            self.read = dict(map(_reading, lines))
+            self.read = dict(_reading(from_json(line)) for line in whole.splitlines()[1:])
         json_lines.drop_half_line(path, whole)
         if not whole:
             json_lines.append_line(path, FIRST)
@@ -74,8 +71,7 @@ class Readings:
         """Keep what a pass gave; a loss that is not finite is an error's, and not kept."""
         self.read[name] = found
         if self.path is not None and all(math.isfinite(each.loss) for each in found):
-            line = {"pass": name, "found": found}
-            json_lines.append_line(self.path, line | {"check": json_lines.check_of(line)})
+            json_lines.append_line(self.path, json_lines.checked({"pass": name, "found": found}))
 
 
 def readings_of(

@@ -15,6 +15,7 @@ from ..common.json_lines import (
     append_line,
     check_begins,
     check_of,
+    checked,
     drop_half_line,
     line_of,
     refusing,
@@ -90,7 +91,7 @@ class Log:
                 "dropped": measured.dropped,
                 "seconds": seconds,
             }
-            append_line(self.path, line | {"check": check_of(line, "seconds")})
+            append_line(self.path, checked(line, "seconds"))
 
     def _read(self, path: Path, identity: Json) -> None:
         with refusing(path, "a search"):

@@ -174,12 +174,12 @@ class _Team:
         Raises:
             BrokenProcessPool: one of them could not start.
         """
+        meeting = ScratchFolder()  # first: if there is no place for it, no process has begun
         # Spawned, not forked: neither CUDA nor PyTorch's thread pool survives a fork.
         context = multiprocessing.get_context("spawn")
         processes = [ProcessPoolExecutor(1, context, prepare_process, each) for each in devices]
         # Each tells which process it is, before it waits for the others.
         told = [each.submit(os.getpid) for each in processes]
-        meeting = ScratchFolder()
         team = cls(processes, [each.result() for each in told], meeting)
         place = str(Path(meeting.name) / "processes")
         joined = [
