@@ -42,7 +42,7 @@ from ..models.loading import model_digest
 from ..models.rotary import rope_spec, scaled
 from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling
-from ..rope.schedule import RopeSchedule, Scaling
+from ..rope.schedule import RopeSchedule, Scaling, sets_of
 from ..texts.tokens import Document, check_ids
 from .low_rank import low_rank_updates, trained_in_full
 from .needle_segments import needle_segments
@@ -109,14 +109,17 @@ def finetune(
             another fine-tuning or of anything else, or one that another process trains in, named
             modules that the model does not have, a batch that the processes cannot share, a length
             not given, an unknown recipe, `short_share` for segments that are hardly longer than the
-            window, `needle_share` and no document as long as a segment.
+            window, `skip_share` for some as long as the scaling's target, `needle_share` and no
+            document as long as a segment.
         RuntimeError: a loss or gradient that is not finite (the last good state is in the folder),
             or a checkpoint that cannot be written.
     """
     recipe, seed, folder = by_name("recipe", recipe, RECIPES), seed_of(seed), Path(folder)
     length = _length(scaling, length)
     spec = rope_spec(model) if scaling is None else scaling.spec
-    rows = training_rows(model, tokenizer, docs, recipe, length, spec.window)
+    target = max((s.target_length for s in sets_of(scaling)), default=0) if scaling else 0
+    recipe.check_segment(length, spec.window, target)
+    rows = training_rows(model, tokenizer, docs, recipe, length)
     needles = None
     if recipe.needle_share:
         count = recipe.needles_of(recipe.steps * recipe.batch)
@@ -141,7 +144,7 @@ def finetune(
             fast_attention(),
             loss_inside(model, spec.window),
         ):
-            return train(model, rows, folder, recipe, arguments, spec.window, needles)
+            return train(model, rows, folder, recipe, arguments, spec.window, needles, target)
 
 
 def training_rows(
@@ -150,7 +153,6 @@ def training_rows(
     docs: Sequence[Document],
     recipe: Recipe,
     length: int,
-    window: int,
 ) -> NDArray[np.int64]:
     """The segments to train on, shape (N, length), of a training that lacks nothing it needs.
 
@@ -159,7 +161,6 @@ def training_rows(
     """
     rows, vocabulary = segments(docs, length, tokenizer), model.get_input_embeddings().weight
     check_ids(rows, len(vocabulary))
-    recipe.check_segment(length, window)
     if recipe.needle_share:
         one, _ = needle_segments(docs, length, 1, tokenizer, np.random.default_rng(0))
         check_ids(one, len(vocabulary))
@@ -204,8 +205,10 @@ def _identity(
 ) -> Json:
     """What tells one fine-tuning from another."""
     said = asdict(recipe)
-    if recipe.needle_loss == "answers":
-        del said["needle_loss"]  # the only way of trainings that stood before it could be said
+    # What trainings did that stood before they could be told otherwise.
+    for name, then in {"needle_loss": "answers", "skip_share": 0}.items():
+        if said[name] == then:
+            del said[name]
     known = "none"
     if scaling is not None:
         known = f"{scaling.method}, {digest(json.dumps(scaling.to_dict(), sort_keys=True))}"

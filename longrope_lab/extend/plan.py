@@ -157,6 +157,7 @@ class Plan:
             batch=max(1, first.recipe.batch * first.length // longer),
             decay=last.recipe.decay,
             short_share=0,
+            skip_share=0,
         )
         half = replace(whole, steps=steps // 2)
         more = whole.batch * longer // shorter  # segments per step, of the shorter length
@@ -309,4 +310,5 @@ def _inside(stage: FineTune, window: int) -> FineTune:
     """A training on as many tokens in segments of the window, as many tokens per step."""
     batch = max(1, round(stage.tokens_per_step / window))
     steps = max(stage.recipe.warmup + 1, round(stage.tokens / (batch * window)))
-    return FineTune(window, replace(stage.recipe, steps=steps, batch=batch, short_share=0))
+    recipe = replace(stage.recipe, steps=steps, batch=batch, short_share=0, skip_share=0)
+    return FineTune(window, recipe)

@@ -68,13 +68,12 @@ class PlanRun:
                 names layers, or meets token ids, that the model does not have; or its batch cannot
                 be shared. The error names the stage.
         """
-        window = rope_spec(self.model).window
         for number, stage in enumerate(stages):
             with naming(stage):
                 match stage:
                     case FineTune(recipe=recipe):
                         length, given = stage.segment_tokens, (self.model, self.tokenizer)
-                        training_rows(*given, self.train_docs, recipe, length, window)
+                        training_rows(*given, self.train_docs, recipe, length)
                         training_arguments(self.model, Path(), recipe, length, seed + number)
                     case Search() | Recover():
                         for doc in self._measured(stage, seed + number):

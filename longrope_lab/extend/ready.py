@@ -29,23 +29,29 @@ SMOLLM2: tuple[Stage, ...] = (
     Search(524_288, Gradient(2, 1, 0.05, 2, weighted=True), 1, FREE_M, keep_rotations=32),
 )
 
-# The same trainings with needle documents among their segments, all of whose tokens count: on books
-# alone this model forgets how to look something up. The ramp is the better start on top of a
-# training, by a quarter, and gradients of such lengths found nothing beyond it.
-NEEDLES = replace(
+# To eight times what can be trained at. The weights see the farthest factors from the start: read
+# with others than they were trained at, they lost a fifth where the segments ended. Half of the
+# long segments skip positions up to the target. Some are needle documents, all of whose tokens
+# count: on books alone this model forgets how to look something up (LOG.md).
+FAR = replace(
     RECIPES["small"],
-    batch=2,
+    steps=36,
+    batch=6,
     decay="constant",
-    short_share=0.5,
-    needle_share=0.25,
+    short_share=2 / 3,
+    needle_share=0.4 / 3,
     needle_loss="all",
+    skip_share=0.5 / 3,
 )
 SMOLLM2_2048K: tuple[Stage, ...] = (
     Search(65_536, Gradient(8, validate_every=4, initial=("ramp", "yarn")), 3, FREE_M),
-    FineTune(65_536, NEEDLES),
-    Formula(262_144, "ramp"),
-    FineTune(262_144, replace(NEEDLES, steps=8, warmup=1, decay="cosine", save_every=8)),
-    Formula(2_097_152, "ramp"),
+    Formula(2_097_152, "ramp", on_top_of=65_536),
+    FineTune(2_097_152, FAR, segment=65_536),
+    FineTune(
+        2_097_152,
+        replace(FAR, steps=13, warmup=1, decay="cosine", save_every=13),
+        segment=262_144,
+    ),
 )
 
 # m is free: inside its window an m of 1.09 alone costs this model 7 % in perplexity.

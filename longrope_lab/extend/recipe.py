@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..common.checks import above, unknown, whole
+from ..common.identity import words_of
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ MOST_SEGMENTS = 10**8
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """Settings of a fine-tuning.
 
@@ -48,6 +49,9 @@ class Recipe:
         needle_loss: what counts of a needle document: its "answers" alone, or "all" its tokens. A
             model of seven million parameters learns to look things up from answers alone; one of a
             hundred million from all tokens too, which keeps more of its texts (LOG.md).
+        skip_share: share of the segments whose positions skip at a few places, spread evenly among
+            those that are not short; each spans up to the scaling's target. So the weights learn
+            distances that no segment is long enough for (PoSE, arXiv 2309.10400).
 
     Raises:
         ValueError: a number below its least, a share that leaves no long segment, shares of more
@@ -66,6 +70,10 @@ class Recipe:
     short_share: float = 0.0
     needle_share: float = 0.0
     needle_loss: str = "answers"
+    skip_share: float = 0.0
+
+    def __repr__(self) -> str:
+        return words_of(self, later=["skip_share"])
 
     def __post_init__(self) -> None:
         lowest = {"steps": 1, "batch": 1, "warmup": 0, "lora_rank": 0, "save_every": 1}
@@ -90,12 +98,14 @@ class Recipe:
                 "(all are long) to less than 1 (none would be long)"
             )
         object.__setattr__(self, "short_share", float(self.short_share))
-        if not 0 <= self.needle_share <= 1 - self.short_share:
-            raise ValueError(
-                f"needle_share is {self.needle_share} and short_share {self.short_share:g}: both "
-                "are shares of the segments, from 0, and together at most 1"
-            )
-        object.__setattr__(self, "needle_share", float(self.needle_share))
+        for name in ("needle_share", "skip_share"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1 - self.short_share:
+                raise ValueError(
+                    f"{name} is {share} and short_share {self.short_share:g}: both are shares of "
+                    "the segments, from 0, and together at most 1"
+                )
+            object.__setattr__(self, name, float(share))
         object.__setattr__(self, "lora_modules", tuple(self.lora_modules))
         if self.lora_rank and not self.lora_modules:
             raise ValueError(
@@ -116,15 +126,34 @@ class Recipe:
 
     def needles_of(self, count: int) -> int:
         """How many of the first `count` segments are needle documents; none of these is short."""
-        long = count - self.short_of(count)
-        return int(self.needle_share / (1 - self.short_share) * long + 1e-9)
+        return self._of_long(self.needle_share, count)
 
-    def check_segment(self, length: int, window: int) -> None:
+    def skipping_of(self, count: int) -> int:
+        """How many of the first `count` segments skip positions; none of these is short."""
+        return self._of_long(self.skip_share, count)
+
+    def _of_long(self, share: float, count: int) -> int:
+        long = count - self.short_of(count)
+        return int(share / (1 - self.short_share) * long + 1e-9)
+
+    def check_segment(self, length: int, window: int, target: int) -> None:
         """See whether a model of that window can read segments of `length` tokens as it says here.
 
+        Args:
+            length: of a segment, in tokens.
+            window: the model's, in tokens.
+            target: the scaling's, in tokens; 0 of one that has none.
+
         Raises:
-            ValueError: some are to be read short, and they are hardly longer than the window.
+            ValueError: some are to be read short, and they are hardly longer than the window; or
+                some are to skip positions, and the scaling is for no more tokens than they have.
         """
+        if self.skip_share and length >= target:
+            raise ValueError(
+                f"skip_share is {self.skip_share:g}, and segments of {length:,} tokens leave no "
+                f"positions to skip before the scaling's target, {target:,}: train in shorter "
+                "segments, or set skip_share=0"
+            )
         if self.short_share and length < 2 * window:
             raise ValueError(
                 f"short_share is {self.short_share:g}, and segments of {length:,} tokens do not "

@@ -15,7 +15,8 @@ def check_stage(stage: Stage, spec: RopeSpec) -> None:
     Raises:
         ValueError: a length below the window, attention factors that are not a range, a search that
             cannot start, a formula that gives a schedule or nothing, a recipe that reads short
-            pieces of segments that hardly hold two. The error names the stage.
+            pieces of segments that hardly hold two, or skips where nothing is left to skip. The
+            error names the stage.
     """
     with naming(stage):
         check_target(spec, stage.length)
@@ -29,7 +30,7 @@ def check_stage(stage: Stage, spec: RopeSpec) -> None:
             case Recover():
                 stage.method.start(SearchSpace(spec, stage.length), stage.documents, 0)
             case FineTune():
-                stage.recipe.check_segment(stage.segment_tokens, spec.window)
+                stage.recipe.check_segment(stage.segment_tokens, spec.window, stage.length)
 
 
 def check_after(stage: Stage, before: Sequence[Stage]) -> None:

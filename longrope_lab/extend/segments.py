@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# Of one segment.
+MOST_SKIPS = 8
+
+
 def segments(
     docs: Iterable[Document], length: int, tokenizer: PreTrainedTokenizerBase
 ) -> NDArray[np.int64]:
@@ -70,6 +74,7 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
         window: tokens of a piece.
         needles: needle documents and which of their tokens are answers, both (M, T), as many as the
             recipe wants; None if it wants none.
+        target: the scaling's, in tokens, up to which positions may skip.
     """
 
     def __init__(
@@ -79,8 +84,10 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
         seed: int,
         window: int,
         needles: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
+        target: int = 0,
     ) -> None:
         rng = np.random.default_rng(seed)
+        self.seed, self.target = seed, target
         self.needles = None if needles is None else tuple(map(torch.from_numpy, needles))
         self.rows, self.recipe = torch.from_numpy(rows), recipe
         self.count = recipe.steps * recipe.batch
@@ -112,7 +119,17 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
             item["short"] = torch.tensor(short)
         if self.needles is not None:
             item["counted"] = counted
+        if self.recipe.skip_share:
+            item["positions"] = self._positions(index)
         return item
+
+    def _positions(self, index: int) -> Tensor:
+        """Where the tokens of a segment are turned, (T,): from 0 on, unless it skips."""
+        tokens = self.rows.shape[1]
+        if self.recipe.skipping_of(index + 1) == self.recipe.skipping_of(index):
+            return torch.arange(tokens)
+        rng = np.random.default_rng([self.seed, index])
+        return torch.from_numpy(skipping_positions(tokens, self.target, rng))
 
     def _pieces(self, number: int) -> Tensor:
         """The pieces that stand for a segment, one after the other, in a row as long as the others.
@@ -123,6 +140,28 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
         row = torch.zeros_like(self.rows[0])
         row[: taken.numel()] = taken.flatten()
         return row
+
+
+def skipping_positions(tokens: int, target: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of a text that skip at a few places, rising, from 0 to below the target.
+
+    Its parts are of any length, and each begins anywhere after the one before (PoSE, arXiv
+    2309.10400, section 3.2, where there are two of them).
+
+    Args:
+        tokens: of the text, T.
+        target: positions that it may span.
+        rng: draws how many skips there are, where, and how far.
+
+    Returns:
+        (T,).
+    """
+    count = min(int(rng.integers(1, MOST_SKIPS, endpoint=True)), tokens - 1)
+    places = rng.choice(np.arange(1, tokens), count, replace=False)
+    skipped = np.sort(rng.integers(0, target - tokens, count, endpoint=True))
+    each = np.zeros(tokens, np.int64)
+    each[np.sort(places)] = np.diff(skipped, prepend=0)
+    return np.arange(tokens) + np.cumsum(each)
 
 
 def _passes(rng: np.random.Generator, size: int, count: int) -> NDArray[np.int64]:

@@ -28,6 +28,7 @@ from ..common.identity import digests_of
 from ..common.progress import Progress
 from ..models.forward import mean_loss
 from ..models.loading import quiet_transformers
+from ..models.positions import given_positions
 from ..models.stand_in import StandIn
 from .recipe import Recipe
 from .segments import TrainingOrder
@@ -52,28 +53,34 @@ KEPT = 2
 def loss_inside(model: PreTrainedModel, window: int) -> Iterator[None]:
     """While in force, a call with labels returns the chunked loss.
 
-    Rows marked short are read in pieces of the window; of the others the counted tokens count. The
-    Trainer calls a model through what accelerate wraps around it, which averages gradients and
-    casts; so the loss must come out of the model's own `forward`.
+    Rows marked short are read in pieces of the window; of the others the counted tokens count, and
+    positions may skip. The Trainer calls a model through what accelerate wraps around it, which
+    averages gradients and casts; so the loss must come out of the model's own `forward`.
     """
 
     def forward(
-        input_ids: Tensor, labels: Missing = None, short: Missing = None, counted: Missing = None
+        input_ids: Tensor,
+        labels: Missing = None,
+        short: Missing = None,
+        counted: Missing = None,
+        positions: Missing = None,
     ) -> Any:
         if labels is None:  # from the backward pass, for the logits of a chunk
             return outer.stock(input_ids=input_ids)
+        long = slice(None) if short is None else ~short
+        given.give(None if positions is None else positions[long])
         # Entered a second time inside itself, accelerate's autocast would never end.
         with StandIn(model, outer.stock):
             if short is None:
                 return {"loss": mean_loss(model, input_ids, counted=counted)}
             pieces = input_ids[short, : input_ids.shape[1] // window * window].reshape(-1, window)
             share = short.float().mean()
-            whole = None if counted is None else counted[~short]
-            parts = ((1 - share, input_ids[~short], whole), (share, pieces, None))
+            whole = None if counted is None else counted[long]
+            parts = ((1 - share, input_ids[long], whole), (share, pieces, None))
             losses = [w * mean_loss(model, ids, counted=c) for w, ids, c in parts if len(ids)]
             return {"loss": sum(losses)}
 
-    with StandIn(model, forward) as outer:
+    with given_positions(model) as given, StandIn(model, forward) as outer:
         yield
 
 
@@ -84,7 +91,8 @@ def train(
     recipe: Recipe,
     arguments: Any,
     window: int,
-    needles: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
+    needles: tuple[NDArray[np.int64], NDArray[np.bool_]] | None,
+    target: int,
 ) -> pd.DataFrame:
     """Train, going on from the folder's last checkpoint; see `finetune` for the table."""
     unfinished, main = Path(arguments.output_dir), arguments.should_save
@@ -101,7 +109,7 @@ def train(
                 folder,
                 model=model,
                 args=arguments,
-                train_dataset=TrainingOrder(rows, recipe, arguments.seed, window, needles),
+                train_dataset=TrainingOrder(rows, recipe, arguments.seed, window, needles, target),
                 callbacks=[_Log(folder, tokens_per_step, bar)],
             )
             trainer.remove_callback(PrinterCallback)
