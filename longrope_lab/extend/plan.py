@@ -154,7 +154,7 @@ class Plan:
             first.recipe,
             steps=steps,
             warmup=min(first.recipe.warmup, steps // 2 - 1),
-            batch=max(1, first.recipe.batch * first.length // longer),
+            batch=max(1, first.tokens_per_step // longer),
             decay=last.recipe.decay,
             short_share=0,
             skip_share=0,
