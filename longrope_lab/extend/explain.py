@@ -21,18 +21,8 @@ from ..searches.settings import Settings
 from ..searches.space import SearchSpace
 from .low_rank import trained_parameters
 from .rules import check_stage
-from .stages import (
-    FineTune,
-    Formula,
-    Recover,
-    Search,
-    Stage,
-    counted,
-    measured,
-    method_name,
-    naming,
-    searched,
-)
+from .stages import FineTune, Formula, Recover, Search, Stage, measured, method_name, searched
+from .wording import counted, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,7 +16,8 @@ from ..searches.space import SearchSpace
 from ..texts.tokens import Document
 from .plan import Plan
 from .plan_run import best_of, documents_for, history_file
-from .stages import FineTune, Recover, naming
+from .stages import FineTune, Recover
+from .wording import naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

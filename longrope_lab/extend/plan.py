@@ -16,7 +16,8 @@ from ..texts.corpora import load_corpus
 from ..texts.tokens import Document
 from .explain import Explained, explain
 from .rules import check_after, check_stage
-from .stages import FineTune, Formula, Recover, Search, Stage, counted, naming
+from .stages import FineTune, Formula, Recover, Search, Stage
+from .wording import counted, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

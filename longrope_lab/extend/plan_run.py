@@ -25,9 +25,10 @@ from ..searches.space import SearchSpace
 from ..texts.needle_documents import needle_documents
 from ..texts.tokens import Document, check_ids
 from .finetune import finetune, training_rows
-from .stages import FineTune, Formula, Recover, Search, Stage, counted, goal_of, naming, needles_of
+from .stages import FineTune, Formula, Recover, Search, Stage, goal_of, needles_of
 from .trainer import checkpoints
 from .training_arguments import training_arguments
+from .wording import counted, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -104,7 +105,8 @@ class PlanRun:
                 make = partial(stage.scaling, rope_spec(self.model), self._below(stage))
                 self.scalings[length] = self._kept(stage, place, make)
             case Search():
-                make = partial(self._search, stage, self._space(stage), place, seed)
+                space = stage.space(rope_spec(self.model), self._below(stage))
+                make = partial(self._search, stage, space, place, seed)
                 self.scalings[length] = self._kept(stage, place, make)
             case Recover():
                 last, free = self.scalings[max(self.scalings)], stage.free_attention_factor
@@ -133,13 +135,6 @@ class PlanRun:
     def _below(self, stage: Formula | Search) -> RopeScaling | None:
         """The scaling whose factors a stage multiplies; None for those of the model as it is."""
         return self.tuned if stage.on_top_of is None else self.scalings[stage.on_top_of]
-
-    def _space(self, stage: Search) -> SearchSpace:
-        below, m, keep = self._below(stage), stage.attention_factors, stage.keep_rotations
-        if below is None:
-            spec = rope_spec(self.model)
-            return SearchSpace(spec, stage.length, attention_factors=m, keep_rotations=keep)
-        return SearchSpace.on_top_of(below, stage.length, attention_factors=m, keep_rotations=keep)
 
     def _search(
         self, stage: Search | Recover, space: SearchSpace, place: Path, seed: int

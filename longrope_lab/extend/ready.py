@@ -31,7 +31,7 @@ SMOLLM2: tuple[Stage, ...] = (
 
 # To eight times what can be trained at. The weights see the farthest factors from the start: read
 # with others than they were trained at, they lost a fifth where the segments ended. Half of the
-# long segments skip positions up to the target. Some are needle documents, all of whose tokens
+# long segments skip positions, and span the target. Some are needle documents, all of whose tokens
 # count: on books alone this model forgets how to look something up (LOG.md).
 FAR = replace(
     RECIPES["small"],
@@ -44,7 +44,13 @@ FAR = replace(
     skip_share=0.5 / 3,
 )
 SMOLLM2_2048K: tuple[Stage, ...] = (
-    Search(65_536, Gradient(8, validate_every=4, initial=("ramp", "yarn")), 3, FREE_M),
+    Search(
+        65_536,
+        Gradient(8, validate_every=4, initial=("ramp", "yarn")),
+        documents=3,
+        attention_factors=FREE_M,
+        keep_range=True,
+    ),
     Formula(2_097_152, "ramp", on_top_of=65_536),
     FineTune(2_097_152, FAR, segment=65_536),
     FineTune(

@@ -50,7 +50,7 @@ class Recipe:
             model of seven million parameters learns to look things up from answers alone; one of a
             hundred million from all tokens too, which keeps more of its texts (LOG.md).
         skip_share: share of the segments whose positions skip at a few places, spread evenly among
-            those that are not short; each spans up to the scaling's target. So the weights learn
+            those that are not short; each spans the scaling's target. So the weights learn
             distances that no segment is long enough for (PoSE, arXiv 2309.10400).
 
     Raises:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ..rope.spec import RopeSpec, check_target
 from ..searches.space import SearchSpace
-from .stages import FineTune, Formula, Recover, Search, Stage, naming, title
+from .stages import FineTune, Formula, Recover, Search, Stage
+from .wording import naming, title
 
 
 def check_stage(stage: Stage, spec: RopeSpec) -> None:
@@ -24,9 +25,7 @@ def check_stage(stage: Stage, spec: RopeSpec) -> None:
             case Formula():
                 stage.scaling(spec)
             case Search():
-                m, keep = stage.attention_factors, stage.keep_rotations
-                space = SearchSpace(spec, stage.length, attention_factors=m, keep_rotations=keep)
-                stage.method.start(space, stage.documents, 0)
+                stage.method.start(stage.space(spec), stage.documents, 0)
             case Recover():
                 stage.method.start(SearchSpace(spec, stage.length), stage.documents, 0)
             case FineTune():

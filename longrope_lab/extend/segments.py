@@ -143,14 +143,15 @@ class TrainingOrder(Dataset[dict[str, Tensor]]):
 
 
 def skipping_positions(tokens: int, target: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Positions of a text that skip at a few places, rising, from 0 to below the target.
+    """Positions of a text that skip at a few places, rising, from 0 to the last before the target.
 
     Its parts are of any length, and each begins anywhere after the one before (PoSE, arXiv
-    2309.10400, section 3.2, where there are two of them).
+    2309.10400, section 3.2, where there are two of them). The last one ends at the target, so that
+    its full distance is never rare.
 
     Args:
         tokens: of the text, T.
-        target: positions that it may span.
+        target: positions that it spans.
         rng: draws how many skips there are, where, and how far.
 
     Returns:
@@ -159,6 +160,7 @@ def skipping_positions(tokens: int, target: int, rng: np.random.Generator) -> ND
     count = min(int(rng.integers(1, MOST_SKIPS, endpoint=True)), tokens - 1)
     places = rng.choice(np.arange(1, tokens), count, replace=False)
     skipped = np.sort(rng.integers(0, target - tokens, count, endpoint=True))
+    skipped[-1] = target - tokens
     each = np.zeros(tokens, np.int64)
     each[np.sort(places)] = np.diff(skipped, prepend=0)
     return np.arange(tokens) + np.cumsum(each)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 from ..common.checks import unknown, whole
@@ -16,9 +16,11 @@ from ..rope.spec import RopeSpec
 from ..searches.evolution import PRESETS
 from ..searches.gradient import Gradient
 from ..searches.settings import SEARCHES, Settings
+from ..searches.space import SearchSpace
 from ..searches.space_rules import check_rotations
 from ..searches.weighing import Goal, weights_of
 from .recipe import RECIPES, Recipe, by_name
+from .wording import counted
 
 # Downwards from the factors that the model was trained at.
 RECOVERY = Gradient(steps=32, initial="high")
@@ -90,6 +92,8 @@ class Search:
         needles: needle documents of that length, made of the documents, whose answers are measured
             beside these. Factors found on perplexity alone lose what is hidden (LongRoPE2, arXiv
             2502.20082, section 3).
+        keep_range: as a `SearchSpace` takes it: slow dimensions keep to the angles that training
+            had. What a formula puts on top for a longer target then keeps to them, too.
         objective: what to minimise, as `search` takes it; its needles are hidden in books among
             others of their kind. None: easier ones, each of which weighs as much as a book.
 
@@ -106,6 +110,7 @@ class Search:
     keep_rotations: float | None = None
     needles: int = 0
     objective: Goal | None = None
+    keep_range: bool = False
 
     def __new__(
         cls,
@@ -117,12 +122,14 @@ class Search:
         keep_rotations: float | None = None,
         needles: int = 0,
         objective: object = None,
+        keep_range: bool = False,
     ) -> Search:
         """Until the next release, a formula's name makes what it used to mean: a `Formula`."""
         if not (isinstance(method, str) and method in METHODS):
             return super().__new__(cls)
         only = {"attention_factors": attention_factors, "keep_rotations": keep_rotations}
         only |= {"needles": needles or None, "objective": objective}
+        only |= {"keep_range": keep_range or None}
         for name, value in only.items():
             if value is not None:
                 raise ValueError(
@@ -142,8 +149,20 @@ class Search:
                 "say how many needle documents to make, such as needles=8"
             )
 
+    def space(self, spec: RopeSpec, below: RopeScaling | None = None) -> SearchSpace:
+        """What is searched, of a model's embedding or on top of a scaling of it."""
+        make = partial(SearchSpace, spec)
+        if below is not None:
+            make = partial(SearchSpace.on_top_of, below)
+        return make(
+            self.length,
+            attention_factors=self.attention_factors,
+            keep_rotations=self.keep_rotations,
+            keep_range=self.keep_range,
+        )
+
     def __repr__(self) -> str:
-        return words_of(self, later=["objective"])
+        return words_of(self, later=["objective", "keep_range"])
 
     def __str__(self) -> str:
         return f"{method_name(self)} search on {measured(self)}"
@@ -247,20 +266,6 @@ class Recover:
 Stage = Formula | Search | FineTune | Recover
 
 
-@contextlib.contextmanager
-def naming(stage: Stage) -> Iterator[None]:
-    """A ValueError from inside names the stage."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{title(stage)}: {error}") from None
-
-
-def title(stage: Stage) -> str:
-    """What an error calls a stage."""
-    return f"{type(stage).__name__} at {stage.length:,} tokens"
-
-
 def method_name(stage: Search | Recover) -> str:
     """The name that `search` knows a stage's method by."""
     return type(stage.method).__name__.lower()
@@ -287,11 +292,6 @@ def searched(stage: Search | Recover) -> int:
     """How many documents a stage measures for each candidate; those that count."""
     needle = [False] * stage.documents + [True] * needles_of(stage)
     return sum(weight > 0 for weight in weights_of(needle, goal_of(stage)))
-
-
-def counted(number: int, what: str) -> str:
-    """A number and its noun, as in "1 document" and "2 documents"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _take_settings(stage: Search | Recover, known: Iterable[str]) -> None:

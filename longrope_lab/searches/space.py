@@ -22,6 +22,7 @@ from .space_rules import (
     bounds_of,
     check_rotations,
     critical_of,
+    drawn,
     grid_of,
     likely_critical,
     ntk_below,
@@ -49,15 +50,15 @@ class SearchSpace:
         start_tokens: the values of n-hat to try; the gradient search keeps the first.
         attention_factors: (lowest, highest) m to search in; one number fixes it; None for the
             formula sqrt(1 + ln s / ln L).
-        monotone: demand that factors never fall from one pair of dimensions to the next (section
-            3.2).
+        monotone: factors never fall from one pair of dimensions to the next (section 3.2).
         over: an extension that is in place already, whose factors multiply those of this space; see
             `on_top_of`.
-        keep_rotations: leave alone the dimensions that turn more often than this inside the model's
-            window: `high` becomes their lowest factor. YaRN's beta_fast is 32 (arXiv 2309.00071,
-            section 3.2).
+        keep_rotations: leave dimensions alone that turn more often than this inside the model's
+            window; YaRN's beta_fast is 32 (arXiv 2309.00071, section 3.2).
         critical: (lowest, highest) critical pair, below which factors follow NTK; one number fixes
             it; None: every factor is free. See `longrope2`.
+        keep_range: slow dimensions that finish no turn inside the window down by s at least, so
+            that no text turns them further than training did (LongRoPE2, arXiv 2502.20082).
 
     Raises:
         ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step
@@ -75,8 +76,9 @@ class SearchSpace:
     over: RopeScaling | None = None
     keep_rotations: InitVar[float | None] = None
     critical: tuple[int, int] | int | None = None
+    keep_range: InitVar[bool] = False
 
-    def __post_init__(self, keep_rotations: float | None) -> None:
+    def __post_init__(self, keep_rotations: float | None, keep_range: bool) -> None:
         # Whatever came in, plain Python numbers are kept: they can be hashed, and JSON holds them.
         keep = partial(object.__setattr__, self)
         keep("target_length", check_target(self.spec, self.target_length))
@@ -101,6 +103,9 @@ class SearchSpace:
             low, high = self.bounds
             kept = np.where(self.model_spec.rotations > keep_rotations, low, high)
             keep("high", tuple(kept.tolist()))
+        if keep_range:
+            least = np.where(self.spec.rotations < 1, self.target_length / self.spec.window, 1)
+            keep("low", tuple(np.maximum(self.bounds[0], least).tolist()))
         self.grid  # noqa: B018 - checks the bounds
 
     @classmethod
@@ -292,17 +297,12 @@ class SearchSpace:
 
     def random_critical(self, rng: np.random.Generator) -> int | None:
         """A critical pair to try; None where there is none, and no number is drawn."""
-        if not isinstance(self.critical, tuple):
-            return None
-        lowest, highest = self.critical
-        return int(rng.integers(lowest, highest + 1))
+        return drawn(rng, self.critical) if isinstance(self.critical, tuple) else None
 
     def random_attention_factor(self, rng: np.random.Generator) -> int | None:
         """A value of m in whole steps, uniform; None where it is not searched."""
-        if self.searched_attention_factors is None:
-            return None
-        lowest, highest = (round(m / STEP) for m in self.searched_attention_factors)
-        return int(rng.integers(lowest, highest + 1))
+        ends = self.searched_attention_factors
+        return None if ends is None else drawn(rng, [round(m / STEP) for m in ends])
 
     def to_dict(self) -> Json:
         """As JSON holds it: what tells one space from another."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,3 +131,8 @@ def ntk_below(factors: Floats, critical: int) -> Floats:
     """
     below = factors[critical] ** (np.arange(critical) / critical)
     return np.concatenate([below, factors[critical:]])
+
+
+def drawn(rng: np.random.Generator, ends: Sequence[int]) -> int:
+    """A whole number, uniform from the lowest to the highest."""
+    return int(rng.integers(ends[0], ends[1], endpoint=True))

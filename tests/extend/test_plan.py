@@ -92,6 +92,11 @@ from longrope_lab.texts.tokens import Document
             lambda: Search(128, "pi", keep_rotations=32),
             r"keep_rotations is for a search, and 'pi' is a formula: .* Formula\(128, 'pi'\)",
         ),
+        (
+            lambda: Search(128, "pi", keep_range=True),
+            r"keep_range is for a search, and 'pi' is a formula",
+        ),
+        (lambda: Search(128, keep_range=1), "keep_range is 1: it must be True or False"),
         (lambda: Search(128, None), r"method of Search is None: pass .*Gradient\(steps=48\)"),
         (lambda: Search(128, Gradient), "method of Search is <class .*: pass the settings"),
         (lambda: Search(128, keep_rotations=0), "keep_rotations is 0: it counts turns"),

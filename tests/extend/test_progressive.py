@@ -645,6 +645,14 @@ def test_fast_dimensions_keep_what_they_have(tmp_path):
     assert np.allclose(on_top[:2], 1) and (on_top[2:] > 1.01).all()
 
 
+def test_a_search_may_keep_slow_dimensions_to_the_angles_of_training(tmp_path):
+    search = Search(2 * WINDOW, dataclasses.replace(GRADIENT, initial="none"), 2, keep_range=True)
+    model = tiny_model()
+    slow = rope_spec(model).rotations < 1
+    found = run(model, Plan((search,)), tmp_path / "plan").scalings[2 * WINDOW]
+    assert slow.any() and (found.factors[slow] >= 2).all() and (found.factors[~slow] < 2).any()
+
+
 def test_needles_of_a_search_are_measured_beside_its_documents(tmp_path, monkeypatch):
     """They are made of these, with the stage's own seed."""
     answers = np.arange(LONG) == LONG - 3

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrope_lab.rope.methods import rope_scaling
-from longrope_lab.rope.scaling import RopeScaling
+from longrope_lab.rope.scaling import RopeScaling, compose
 from longrope_lab.rope.spec import RopeSpec
 from longrope_lab.searches.space import SearchSpace
 
@@ -219,6 +219,29 @@ def test_fast_dimensions_may_be_left_alone():
     )
     low, high = rising.bounds
     assert (high[fast] == low[fast]).all() and (high[~fast] == 8).all()
+
+
+@pytest.mark.parametrize("keep", [None, 32])
+def test_slow_dimensions_keep_to_the_angles_of_training(keep):
+    """From the critical pair on a text of the target turns them no further than the window did."""
+    spec = RopeSpec(64, 8192, base=100_000.0)
+    free = SearchSpace(spec, 65_536, start_tokens=(0,), keep_rotations=keep)
+    space = SearchSpace(spec, 65_536, start_tokens=(0,), keep_rotations=keep, keep_range=True)
+    slow = np.arange(32) >= spec.critical_pair
+    assert slow.sum() == 12
+    (low, high), (freely, highest) = space.bounds, free.bounds
+    assert (
+        (low[slow] == 8).all() and (low[~slow] == freely[~slow]).all() and (high == highest).all()
+    )
+    drawn = space.scaling(space.random(np.random.default_rng(0)))
+    for found in (drawn, space.scaling_at(space.formula_factors("none"))):
+        angles = 65_536 * found.frequencies
+        assert (angles[slow] <= 8192 * spec.frequencies[slow] * (1 + 1e-12)).all()
+    # As a formula on top of it to a farther target has them, and a second search of this kind.
+    further = compose(drawn, rope_scaling(drawn.as_spec(), "ramp", 2_097_152))
+    above = SearchSpace.on_top_of(drawn, 2_097_152, keep_range=True)
+    for found in (further, above.scaling(above.random(np.random.default_rng(1)))):
+        assert (found.factors[slow] >= 256 * (1 - 1e-12)).all()
 
 
 # --- formulas -------------------------------------------------------------------------------------
