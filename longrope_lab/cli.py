@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     paths = _notebooks(options.notebook)
     if options.list:
         return _show(paths)
-    parameters = _shared(dict(_assignment(text) for text in options.parameter), paths)
+    parameters = _shared(_assignments(options.parameter), paths)
     # All are checked before the first begins.
     prepared = [
         prepare(path.stem, options.profile, parameters[path], results=options.results)
@@ -166,6 +166,16 @@ def _shared(parameters: Json, paths: Sequence[Path]) -> Mapping[Path, Json]:
     return {
         path: {name: v for name, v in parameters.items() if name in known[path]} for path in paths
     }
+
+
+def _assignments(texts: Sequence[str]) -> Json:
+    """The parameters of all -p; of one that is set twice, the last would win and nobody be told."""
+    found: Json = {}
+    for name, value in map(_assignment, texts):
+        if name in found:
+            raise ValueError(f"-p sets {name!r} twice: keep the one that is meant")
+        found[name] = value
+    return found
 
 
 def _assignment(text: str) -> tuple[str, object]:

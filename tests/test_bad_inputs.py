@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model
+from gguf_files import write_gguf
 from safetensors.torch import load_file, save_file
 
 import longrope_lab as lab
@@ -312,3 +313,190 @@ def test_answers_of_an_engine(answers, model, tokenizer):
             docs=docs,
             lengths=[32],
         )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: lab.RopeSpec(16, 64, base=10**400), "base is 10+: it must be a finite number"),
+        (lambda: lab.RopeSpec.from_dict(SPEC.to_dict() | {"original_length": 32}), "keep window"),
+        (lambda: lab.rope_scaling(SPEC, "dynamic_ntk", 64, alpha=True), "alpha is True"),
+        (
+            lambda: lab.rope_scaling(SPEC, "longrope", 256, factors=["2"] * 8),
+            "factors must be numbers",
+        ),
+        (lambda: lab.named_scalings(SPEC, ["pi", "pi"], 256), r"\['pi', 'pi'\]: name each once"),
+        (lambda: lab.SearchSpace(SPEC, 256, step=1e-20), "step is 1e-20: from 0 to high are more"),
+        (lambda: lab.Recipe(lora_rank=8, lora_modules=("",)), "a name in lora_modules is ''"),
+        (lambda: lab.Search(256, objectve=None), "unknown argument of Search 'objectve'"),
+        (lambda: lab.Search(256, "yarn", objectve=1), "objectve is for a search"),
+        (lambda: lab.load_model("lab", dtype=torch.int8), "dtype is torch.int8: weights take"),
+        (lambda: lab.verdict("T5", ".", notebook="nope"), "unknown notebook of T5 'nope'"),
+        (
+            lambda: lab.paired_comparison(pd.concat([LOSSES, LOSSES]), "none"),
+            "the same row twice, which would count a document twice",
+        ),
+    ],
+)
+def test_further_values(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_more_start_tokens_than_the_target_has():
+    """The factors would act on no token, and the scaling would be none under another name."""
+    words = "start_tokens is 257 and the target 256: no token would be left to scale"
+    factors = [2.0] * 8
+    for call in (
+        lambda: lab.RopeScaling(SPEC, factors, 256, start_tokens=257),
+        lambda: lab.rope_scaling(SPEC, "longrope", 256, factors=factors, start_tokens=257),
+        lambda: lab.RopeScaling.from_dict(YARN.to_dict() | {"start_tokens": 257}),
+        lambda: lab.SearchSpace(SPEC, 256, start_tokens=(0, 257)),
+        lambda: lab.start_token_variants(YARN, [0, 257]),
+        lambda: lab.widgets.explore_scaling(SPEC, ratio=4, start_tokens=257),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    assert lab.RopeScaling(SPEC, factors, 256, start_tokens=256).start_tokens == 256
+
+
+def test_table_4s_start_tokens_go_up_to_the_target():
+    assert lab.SearchSpace(SPEC, 64).start_tokens == (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64)
+    assert SPACE.start_tokens[-1] == 256
+    kept = lab.RopeScaling(SPEC, [2.0] * 8, 256, start_tokens=200)
+    assert lab.SearchSpace.below(kept, 128).start_tokens == (128,)
+
+
+def test_a_ratio_that_is_moved_below_the_start_tokens():
+    explorer = lab.widgets.explore_scaling(SPEC, ratio=8, start_tokens=256)
+    explorer.controls["ratio"].value = 2
+    assert (explorer.scaling.target_length, explorer.scaling.start_tokens) == (128, 128)
+    assert "128 start tokens" in explorer.caption.value
+
+
+def test_a_method_for_another_target(monkeypatch):
+    monkeypatch.setitem(
+        lab.METHODS, "wide", lambda spec, target: lab.rope_scaling(spec, "pi", 2 * target)
+    )
+    with pytest.raises(ValueError, match="'wide' gave a scaling to 512 tokens, asked for 256"):
+        lab.rope_scaling(SPEC, "wide", 256)
+
+
+REPEATED = "the key 'target_length' is there twice: keep the right one"
+
+
+def test_a_key_that_is_there_twice(tmp_path):
+    """Python would take the last and say nothing."""
+    path = YARN.save(tmp_path / "yarn.json")
+    once, twice = '"target_length": 256', '"target_length": 128, "target_length": 256'
+    path.write_text(path.read_text().replace(once, twice))
+    with pytest.raises(ValueError, match=REPEATED):
+        lab.RopeScaling.load(path)
+    schedule = lab.RopeSchedule.by_length([YARN]).save(tmp_path / "schedule.json")
+    schedule.write_text(schedule.read_text().replace(once, twice))
+    with pytest.raises(ValueError, match=REPEATED):
+        lab.RopeSchedule.load(schedule)
+    (tmp_path / "q.jsonl").write_text('{"question": "a", "choices": ["x", "y"], "answer": 0, '
+                                      '"answer": 1}\n')  # fmt: skip
+    with pytest.raises(ValueError, match=r"q\.jsonl, line 1 .*the key 'answer' is there twice"):
+        lab.BenchmarkTask.from_file(tmp_path / "q.jsonl")
+
+
+def test_a_plan_with_a_key_twice(model, tokenizer, tmp_path):
+    plan = lab.Plan((lab.Formula(256),))
+    lab.progressive(model, tokenizer, plan, tmp_path / "stages")
+    path = tmp_path / "stages" / "plan.json"
+    path.write_text(path.read_text().replace("{", '{"seed": 7,', 1))
+    with pytest.raises(ValueError, match=r"plan\.json .*the key 'seed' is there twice"):
+        lab.progressive(model, tokenizer, plan, tmp_path / "stages")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", '{{"vocab_size": 1, {rest}', "config.json is not readable: the key 'voc"),
+        ("generation_config.json", "{{", "generation_config.json is not readable: Expecting"),
+        ("config.json", '{{"rope_scaling": {yarn}, {rest}', "factor is -2.0: it must be a finite"),
+    ],
+)
+def test_a_folder_that_transformers_would_load(name, content, words, folder):
+    yarn = '{"rope_type": "yarn", "factor": -2.0, "rope_theta": 10000.0}'
+    path = folder / name
+    values = json.loads(path.read_text())
+    values.pop("rope_parameters", None)
+    rest = json.dumps(values).removeprefix("{")
+    path.write_text(content.format(rest=rest, yarn=yarn))
+    with pytest.raises(ValueError, match=words):
+        lab.load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"rotary_pct": 0.25, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, and "),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": "x"}}, "mscale is 'x'"),
+    ],
+)
+def test_further_configs(fields, words):
+    test_configs(fields, words)
+
+
+def test_rows_of_different_lengths(model):
+    for call in (
+        lambda: lab.token_losses(model, [[1, 2], [3]]),
+        lambda: lab.generate(model, [[1, 2], [3]], None, max_new_tokens=2),
+    ):
+        with pytest.raises(ValueError, match=r"ids are \[\[1, 2\], \[3\]\]: give numbers, in rows"):
+            call()
+
+
+@pytest.fixture(scope="module")
+def own():
+    """A model of one's own."""
+    return lab.LongRoPEModel(32, 2, 1, 64, vocab_size=64)
+
+
+def test_a_model_of_ones_own_in_place_of_its_lm(own):
+    document = lab.Document("a", range(1, 60))
+    for call in (
+        lambda: lab.token_losses(own, [1, 2, 3]),
+        lambda: lab.perplexity(own, [document], [32]),
+        lambda: lab.rope_spec(own),
+    ):
+        with pytest.raises(ValueError, match=r"no Hugging Face model .*, such as its lm"):
+            call()
+
+
+def test_what_a_model_of_ones_own_takes(own):
+    with pytest.raises(ValueError, match="scaling is 5: it must be a RopeScaling or None"):
+        own.scaling = 5
+    with pytest.raises(ValueError, match=r"inputs are torch\.bool of shape"):
+        own(torch.ones(1, 5, dtype=torch.bool))
+    wider = lab.LongRoPEModel(32, 2, 1, 128, vocab_size=64)
+    with pytest.raises(ValueError, match="of a model with base_length=128, and this has 64"):
+        own.load_state_dict(wider.state_dict())
+    before = own.state_dict()
+    before["_extra_state"].pop("base_length")  # as the release before wrote it
+    own.load_state_dict(before)
+
+
+def test_a_rank_wider_than_its_layers(model, tokenizer, tmp_path):
+    docs = [lab.Document("a", [5] * 600)]
+    recipe = lab.Recipe(steps=2, batch=1, warmup=0, lora_rank=65)
+    with pytest.raises(ValueError, match=r"lora_rank is 65, .* widest of these layers has 64"):
+        lab.finetune(model, tokenizer, docs, YARN, tmp_path / "tuned", recipe=recipe)
+
+
+def test_a_gguf_file_with_a_factor_that_is_no_number(tmp_path):
+    write_gguf(
+        tmp_path / "nan.gguf",
+        tiny_model(vocab_size=261),
+        lambda writer: writer.add_rope_scaling_factor(float("nan")),
+    )
+    with pytest.raises(ValueError, match=r"the file's scaling\.factor is nan: it must be a finite"):
+        lab.load_model(tmp_path / "nan.gguf")
+
+
+def test_a_parameter_that_is_set_twice(capsys):
+    assert cli.main(["run", "00", "-p", "seed=5", "-p", "seed=6"]) == 2
+    assert "-p sets 'seed' twice: keep the one that is meant" in capsys.readouterr().err

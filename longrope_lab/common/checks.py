@@ -60,9 +60,9 @@ def above(name: str, value: Any, bound: int) -> float:
     try:
         if math.isfinite(value) and value > bound and not isinstance(value, bool):
             return float(value)
-    except TypeError:  # None or text
+    except (TypeError, OverflowError):  # None or text, a whole number that no float can hold
         pass
-    raise ValueError(f"{name} is {value}: it must be a finite number above {bound}")
+    raise ValueError(f"{name} is {value!s:.40}: it must be a finite number above {bound}")
 
 
 def named(name: str, value: object) -> str:

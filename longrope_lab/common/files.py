@@ -142,10 +142,21 @@ def from_json(text: str | bytes) -> Any:
     """What a JSON text stands for; bytes are UTF-8.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, or nested too deeply.
+        ValueError: it is not JSON, not UTF-8, nested too deeply, or has a key twice.
     """
     with not_too_deep():
-        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_each_key_once)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> Json:
+    """An object of JSON. Of two values of one key, Python would take the last and say nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        again = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key {again!r} is there twice: keep the right one")
+    return found
 
 
 def write_json(path: str | os.PathLike[str], data: Json) -> Path:

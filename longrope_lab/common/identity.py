@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import Json, read_json, write_json
+from .files import Json, from_json, write_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -155,13 +155,14 @@ def is_taken(path: Path, kind: str, identity: Json) -> bool:
             raise ValueError(f"{folder} is not empty and holds no {kind}: name another folder")
         return False
     try:
-        theirs = read_json(path, kind)
-    except ValueError:
-        theirs = None
-    if not isinstance(theirs, dict):
+        theirs = from_json(path.read_bytes())
+        wrong = "" if isinstance(theirs, dict) else " (it holds no object)"
+    except ValueError as error:
+        wrong = f" ({error})"
+    if wrong:
         raise ValueError(
-            f"{path} does not describe a {kind}: it is damaged; remove {folder}, and the same call "
-            "begins again, or name another folder"
+            f"{path} does not describe a {kind}: it is damaged{wrong}; remove {folder}, and the "
+            "same call begins again, or name another folder"
         )
     if theirs.get("format") != identity.get("format"):
         raise ValueError(

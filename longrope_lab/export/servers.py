@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ..common.files import Json, from_json
+from ..common.files import Json, not_too_deep
 
 # After each of these positions of an input (T,), the log-probabilities of tokens by their ids, in
 # nats: of all that the engine tells. Of some positions it may tell nothing.
@@ -222,8 +222,9 @@ def _asked(url: str, body: Json | None = None) -> Json:
     own = urllib.parse.urlsplit(url).hostname in OWN
     opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if own else []))
     try:
-        with opener.open(request, timeout=PATIENCE if data else MANNERS) as response:
-            answer = from_json(response.read())
+        patience = PATIENCE if data else MANNERS
+        with opener.open(request, timeout=patience) as response, not_too_deep():
+            answer = json.loads(response.read())
     except urllib.error.HTTPError as error:
         words = " ".join(error.read(1000).decode(errors="replace").split())
         message = f"{url} refuses (status {error.code}): {words or error.reason}"

@@ -126,6 +126,8 @@ class LongRoPEModel(nn.Module):
 
     @scaling.setter
     def scaling(self, scaling: RopeScaling | None) -> None:
+        if not isinstance(scaling, RopeScaling | None):
+            raise ValueError(f"scaling is {scaling!r:.60}: it must be a RopeScaling or None")
         if scaling is not None and scaling.spec.window != self.base_length:
             raise ValueError(
                 f"this scaling extends a window of {scaling.spec.window} tokens, and base_length "
@@ -269,7 +271,7 @@ class LongRoPEModel(nn.Module):
 
     def _check_shape(self, inputs: Tensor, embeddings: bool) -> None:
         width = self.lm.config.hidden_size
-        fits = inputs.ndim == 2 + embeddings and inputs.numel() > 0
+        fits = inputs.ndim == 2 + embeddings and inputs.numel() and inputs.dtype != torch.bool
         if not fits or (embeddings and inputs.shape[-1] != width):
             raise ValueError(
                 f"inputs are {inputs.dtype} of shape {tuple(inputs.shape)}: give token ids (B, T) "
@@ -281,11 +283,22 @@ class LongRoPEModel(nn.Module):
         check_ids(ids, self.lm.config.vocab_size, "make the model with vocab_size=len(tokenizer)")
 
     def get_extra_state(self) -> Json:
-        """The scaling, for the state dict."""
-        return {"scaling": None if self.scaling is None else self.scaling.to_dict()}
+        """The scaling and base_length, for the state dict."""
+        scaling = None if self.scaling is None else self.scaling.to_dict()
+        return {"scaling": scaling, "base_length": self.base_length}
 
     def set_extra_state(self, state: Json) -> None:
-        """Install the scaling of a state dict."""
+        """Install the scaling of a state dict.
+
+        Raises:
+            ValueError: it is of a model of another base_length, or for another embedding.
+        """
+        theirs = state.get("base_length", self.base_length)  # the release before kept none
+        if theirs != self.base_length:
+            raise ValueError(
+                f"the state dict is of a model with base_length={theirs}, and this has "
+                f"{self.base_length}: make it with that one"
+            )
         self.scaling = (
             None
             if state["scaling"] is None

@@ -22,7 +22,8 @@ def trained_in_full(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter
     section 3.3).
 
     Raises:
-        ValueError: there are none, or the model has no linear layers of the recipe's names.
+        ValueError: there are none, or the model has no linear layers of the recipe's names, or
+            none as wide as its rank.
     """
     if recipe.lora_rank == 0:
         chosen = [p for p in model.parameters() if p.requires_grad]
@@ -33,7 +34,7 @@ def trained_in_full(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter
             )
         return chosen
     linear = {
-        name.rpartition(".")[2]
+        name.rpartition(".")[2]: max(module.in_features, module.out_features)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
     }
@@ -42,6 +43,12 @@ def trained_in_full(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter
         raise ValueError(
             f"the model has no linear layers named {', '.join(missing)}: set the recipe's "
             f"lora_modules to some of {', '.join(sorted(linear))}"
+        )
+    widest = max(linear[name] for name in recipe.lora_modules)
+    if recipe.lora_rank > widest:
+        raise ValueError(
+            f"lora_rank is {recipe.lora_rank:,}, and the widest of these layers has {widest:,} "
+            "dimensions: take a lower one, or lora_rank=0 to train all weights"
         )
     embedding = model.get_input_embeddings().weight
     return [p for name, p in model.named_parameters() if "norm" in name or p is embedding]

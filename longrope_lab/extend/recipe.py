@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..common.checks import above, unknown, whole
+from ..common.checks import above, named, unknown, whole
 from ..common.identity import words_of
 
 T = TypeVar("T")
@@ -106,7 +106,8 @@ class Recipe:
                     "the segments, from 0, and together at most 1"
                 )
             object.__setattr__(self, name, float(share))
-        object.__setattr__(self, "lora_modules", tuple(self.lora_modules))
+        modules = tuple(named("a name in lora_modules", name) for name in self.lora_modules)
+        object.__setattr__(self, "lora_modules", modules)
         if self.lora_rank and not self.lora_modules:
             raise ValueError(
                 f"lora_rank is {self.lora_rank} and lora_modules is empty: name the layers to "

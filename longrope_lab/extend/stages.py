@@ -123,19 +123,19 @@ class Search:
         needles: int = 0,
         objective: object = None,
         keep_range: bool = False,
+        **unknown: object,  # refused by __init__
     ) -> Search:
         """Until the next release, a formula's name makes what it used to mean: a `Formula`."""
         if not (isinstance(method, str) and method in METHODS):
             return super().__new__(cls)
         only = {"attention_factors": attention_factors, "keep_rotations": keep_rotations}
         only |= {"needles": needles or None, "objective": objective}
-        only |= {"keep_range": keep_range or None}
-        for name, value in only.items():
-            if value is not None:
-                raise ValueError(
-                    f"{name} is for a search, and {method!r} is a formula: leave it out, as in "
-                    f"Formula({length}, {method!r})"
-                )
+        only |= {"keep_range": keep_range or None} | unknown
+        for name in [name for name, value in only.items() if value is not None]:
+            raise ValueError(
+                f"{name} is for a search, and {method!r} is a formula: leave it out, as in "
+                f"Formula({length}, {method!r})"
+            )
         warn_renamed(f"Search({length}, {method!r})", f"Formula({length}, {method!r})")
         return Formula(length, method, on_top_of)  # type: ignore[return-value]
 

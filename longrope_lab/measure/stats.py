@@ -113,11 +113,7 @@ def perplexity_summary(table: pd.DataFrame) -> pd.DataFrame:
     check_table(table, "perplexity", "scaling", "length", "loss")
     if not pd.api.types.is_numeric_dtype(table["loss"]):
         raise ValueError("the table's loss holds no numbers: pass one that perplexity returns")
-    if table.duplicated().any():
-        raise ValueError(
-            "the table has the same row twice, which would count a document twice: stack() puts "
-            "tables of several runs together, or drop_duplicates() leaves one of each"
-        )
+    _check_rows_once(table)
     rows = []
     for (scaling, length), group in table.groupby(["scaling", "length"], sort=False):
         low, high = bootstrap_interval(group["loss"])
@@ -155,9 +151,10 @@ def paired_comparison(
 
     Raises:
         ValueError: a name that the table does not have, documents that only one of them was
-            measured on, or a loss that is not a number.
+            measured on, the same row twice, or a loss that is not a number.
     """
     check_table(table, "perplexity", "scaling", "length", "document", "loss")
+    _check_rows_once(table)
     names = list(table["scaling"].unique())
     baselines = [n for n in names if n != scaling] if baseline is None else [baseline]
     for name in (scaling, *baselines):
@@ -167,6 +164,14 @@ def paired_comparison(
     return pd.DataFrame(
         rows, columns=["baseline", "length", "documents", "ratio", "low", "high", "wins"]
     )
+
+
+def _check_rows_once(table: pd.DataFrame) -> None:
+    if table.duplicated().any():
+        raise ValueError(
+            "the table has the same row twice, which would count a document twice: stack() puts "
+            "tables of several runs together, or drop_duplicates() leaves one of each"
+        )
 
 
 def _paired_rows(

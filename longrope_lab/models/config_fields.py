@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..common.checks import unknown, whole
-from ..common.files import Json
+from ..common.checks import above, unknown, whole
+from ..common.files import Json, from_json
 from ..rope.formulas import yarn_attention_factor
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ PHIMOE = "phimoe"
 
 # Two names of one type: of early Phi-3, and of Qwen2-VL, whose axes go together in a text.
 SAME_KIND = [{"su", "longrope"}, {"yarn", "longrope"}, {"mrope", "default"}]
+
+# Transformers computes with whatever these are.
+POSITIVE = ("rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow")
 
 # Fields of the rope parameters that are read, and those that change no angle of a text: how images
 # are counted, what else attention is multiplied by, a note that the model was trained so.
@@ -160,6 +164,32 @@ def original_window(values: Fields, parameters: Fields) -> int | None:
     return None if window is None else whole(ORIGINAL, window, 1)
 
 
+def check_files(folder: Path) -> None:
+    """Refuse a model's settings that are damaged: transformers would pass over some of them."""
+    for file in (folder / "config.json", folder / "generation_config.json"):
+        if file.is_file():
+            try:
+                from_json(file.read_bytes())
+            except ValueError as error:
+                raise ValueError(f"{file.name} is not readable: {error}") from None
+
+
+def check_finite(values: Json) -> None:
+    """Refuse a config with NaN, or with parameters of RoPE that are not finite and above 0."""
+    for name, value in values.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"config.json has {name} NaN, which is no number: restore it")
+        if name in POSITIVE and value is not None:
+            above(name, value, 0)
+        if name in (
+            "rope_parameters",
+            "rope_scaling",
+            "text_config",
+            FULL_ATTENTION,
+        ) and isinstance(value, dict):
+            check_finite(value)
+
+
 def head_dim(values: Fields) -> int:
     """Of full attention: stated, or DeepSeek's rotated part, or it follows from the width."""
     kinds, own = values.get("layer_types", ()), values.get("per_layer_config", {})  # Gemma 4's
@@ -174,6 +204,26 @@ def head_dim(values: Fields) -> int:
     if width % heads:
         raise ValueError(f"hidden_size {width} is no multiple of num_attention_heads {heads}")
     return width // heads
+
+
+def rotary_share(values: Fields, parameters: Fields) -> float:
+    """The share of a head's dimensions that turn, under either of its names.
+
+    Raises:
+        ValueError: it is no share, or its two names say different things.
+    """
+    names = [name for name in AT_THE_TOP["partial_rotary_factor"] if name in values]
+    shares = [values[name] for name in names]
+    if len(shares) == 2 and shares[0] != shares[1]:
+        raise ValueError(
+            f"the config says two things: {names[0]} is {shares[0]}, and {names[1]} {shares[1]}: "
+            "keep one"
+        )
+    given = parameters.get("partial_rotary_factor", shares[0] if shares else 1.0)
+    share = above("partial_rotary_factor", given, 0)
+    if share > 1:
+        raise ValueError(f"partial_rotary_factor is {share:g}: it is a share, at most 1")
+    return share
 
 
 def check_fields(parameters: Fields, model_type: str) -> None:
@@ -226,6 +276,9 @@ def _says_the_same(name: str, parameters: Fields) -> bool:
 def yarn_formula(parameters: Fields, ratio: float) -> float:
     """YaRN's own attention factor, or DeepSeek's quotient of two mscales."""
     over, under = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    for name, value in (("mscale", over), ("mscale_all_dim", under)):
+        if not isinstance(value, int | float | None):
+            raise ValueError(f"{name} is {value!r}: it must be a number")
     if over and under:
         return yarn_attention_factor(ratio, over) / yarn_attention_factor(ratio, under)
     return yarn_attention_factor(ratio)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .config_fields import FULL_ATTENTION
+from .parts import check_is_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,11 +83,7 @@ def find_rotary(model: PreTrainedModel) -> list[RotaryModule]:
     Raises:
         ValueError: there are none, several that differ, or one whose output is not understood.
     """
-    if not hasattr(model, "config"):
-        raise ValueError(
-            f"{type(model).__name__} is no Hugging Face model (it has no config): pass a causal "
-            "language model, as load_model returns it"
-        )
+    check_is_model(model)
     modules = _text_decoder(model).named_modules()
     found = [_examine(name, m) for name, m in modules if layer_types(m)]
     if not found:

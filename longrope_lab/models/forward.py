@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from ..texts.tokens import check_ids
 from .head import HEAD_CHUNK, chunked_losses, head_rows, logits_of
-from .parts import check_has_weights, is_whole, read_tokens
+from .parts import check_has_weights, check_is_model, is_whole, read_tokens, token_rows
 from .pieces import in_pieces
 from .sharing import check_shared, is_shared, own_share, shared_losses, summed
 from .split import as_now
@@ -85,7 +85,8 @@ def token_losses(
             `head_chunk` is below 1; or the model reads more than the tokens, as under prompt tuning
             of peft.
     """
-    ids = torch.as_tensor(ids)
+    check_is_model(model)
+    ids = token_rows("ids", ids)
     if ids.ndim != 1 or len(ids) < 2 or not is_whole(ids):
         raise ValueError(
             f"ids are {ids.dtype} of shape {tuple(ids.shape)}: token losses take one row of at "

@@ -24,7 +24,7 @@ from ..rope.schedule import Scaling
 from ..texts.tokens import check_ids
 from .estimates import check_cache
 from .forward import forget_lengths, warn_of_rounded_frequencies
-from .parts import causal_model, check_has_weights, is_whole
+from .parts import causal_model, check_has_weights, is_whole, token_rows
 from .rotary import scaled
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def generate(
             `generate` fails with; prompt tuning of peft; a scaling for another model.
     """
     check_has_weights(model)
-    ids = torch.as_tensor(input_ids, device=model.device)
+    ids = token_rows("input_ids", input_ids, model.device)
     if ids.ndim != 2 or not ids.numel() or not is_whole(ids):
         raise ValueError(
             f"input_ids are {ids.dtype} of shape {tuple(ids.shape)}: prompts are whole token ids "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..common.checks import above
 from ..common.files import Json
 from ..rope.formulas import yarn_attention_factor, yarn_factors
 from ..rope.scaling import RopeScaling
@@ -231,10 +232,10 @@ def scaling_of_file(file: GgufFile, plain: RopeSpec) -> Scaling | None:
     rope, context = file.rope, file.context or plain.window
     window = int(rope.get("scaling.original_context_length") or context)
     spec = RopeSpec(plain.rotary_dim, window, plain.base)
-    factor = float(rope.get("scaling.factor") or rope.get("scale_linear") or 1.0)
+    factor = rope.get("scaling.factor") or rope.get("scale_linear") or 1.0
     kind = str(rope.get("scaling.type") or "linear")
-    factor = 1.0 if kind == "none" else factor
-    m = float(rope.get("scaling.attn_factor") or 1.0)
+    factor = 1.0 if kind == "none" else above("the file's scaling.factor", factor, 0)
+    m = above("the file's scaling.attn_factor", rope.get("scaling.attn_factor") or 1.0, 0)
     if file.factors:
         if factor != 1 or kind == "yarn":
             raise _refusal(file, f"both a scaling ({kind}, {factor:g}) and tensors of factors")

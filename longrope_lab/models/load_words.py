@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from .read_config import rope_fault
 
 
@@ -39,6 +41,13 @@ def cannot_load(name: str, place: Path, error: Exception) -> str:
         "(after `longrope-lab fetch smollm2`), a local folder or a .gguf file can be used (and "
         "HF_HUB_OFFLINE=1 saves the wait for the hub)"
     )
+
+
+def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    """Refuse a type of whole numbers, which cannot hold weights; returns it, or None."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype is {dtype}: weights take one of floats, such as torch.bfloat16")
+    return dtype
 
 
 def no_tokenizer(what: str, source: str) -> str:

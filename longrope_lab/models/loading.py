@@ -21,7 +21,7 @@ from ..common.identity import digest
 from .config_fields import TRAINED
 from .estimates import memory_shortage
 from .gguf_files import GgufFile, read_gguf, split_as_it_says, with_its_biases, with_its_rotary
-from .load_words import cannot_load, no_tokenizer
+from .load_words import cannot_load, check_dtype, no_tokenizer
 from .parts import check_has_weights
 from .read_config import config_of
 from .repairs import forget_quantization, full_attention, packed, state_trained_window
@@ -83,7 +83,7 @@ def load_model(
         FileNotFoundError: there is nothing at a path, or no config or no tokenizer in a folder.
     """
     name, device = str(name), _device(device)
-    dtype = dtype or _dtype(device)
+    dtype = check_dtype(dtype) or _dtype(device)
     if window is not None:
         window = whole("window", window, 2, "a window has at least 2 tokens")
     source, options = _locate(name)

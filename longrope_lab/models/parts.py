@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -40,12 +41,43 @@ def is_whole(ids: Tensor) -> bool:
     return not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
 
 
+def token_rows(name: str, given: ArrayLike | Tensor, device: torch.device | None = None) -> Tensor:
+    """Token ids as a tensor, whatever its shape.
+
+    Raises:
+        ValueError: rows of different lengths, which make none.
+    """
+    try:
+        return torch.as_tensor(given, device=device)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} are {given!r:.60}: give numbers, in rows of one length; left_padded makes "
+            "such rows"
+        ) from None
+
+
+def check_is_model(model: object) -> None:
+    """Refuse a module that is not of transformers.
+
+    Raises:
+        ValueError: it has no config.
+    """
+    if not hasattr(model, "config"):
+        inside = ", such as its lm" if hasattr(model, "lm") else ""
+        raise ValueError(
+            f"{type(model).__name__} is no Hugging Face model (it has no config): pass a causal "
+            f"language model, as load_model returns it{inside}"
+        )
+
+
 def check_has_weights(model: PreTrainedModel) -> None:
     """Refuse a model of shapes alone, as ``torch.device("meta")`` makes it.
 
     Raises:
-        ValueError: its weights are on the "meta" device.
+        ValueError: its weights are on the "meta" device, or it is no model of transformers.
     """
+    if isinstance(model, nn.Module):
+        check_is_model(model)
     if getattr(model, "device", torch.device("cpu")).type == "meta":
         raise ValueError(
             f"{type(model).__name__} is on the 'meta' device, which holds no numbers: load its "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,12 +36,15 @@ from .config_fields import (
     TRAINED,
     Config,
     check_fields,
+    check_files,
+    check_finite,
     check_forms,
     head_dim,
     original_window,
     reading,
     rope_kind,
     rope_parameters,
+    rotary_share,
     stated_values,
     yarn_formula,
 )
@@ -79,10 +81,7 @@ def spec_from_config(config: Config) -> RopeSpec:
         window = _window_before(values, parameters, kind)
     with reading(of):
         width = head_dim(values)
-        named = {"partial_rotary_factor": values.get("rotary_pct", 1.0)} | values | parameters
-        share = above("partial_rotary_factor", named["partial_rotary_factor"], 0)
-        if share > 1:
-            raise ValueError(f"partial_rotary_factor is {share:g}: it is a share, at most 1")
+        share = rotary_share(values, parameters)
         if kind == "proportional":  # the first pairs turn as they would if the whole head did
             rotary_dim = 2 * int(share * width // 2)
             return RopeSpec(rotary_dim, window, above("base", base, 1) ** (rotary_dim / width))
@@ -142,14 +141,16 @@ def config_of(source: str, options: Json) -> PreTrainedConfig:
         options: as of ``from_pretrained``.
 
     Raises:
-        ValueError: its two forms of the rope parameters say different things.
+        ValueError: its two forms of the rope parameters say different things, a number in them is
+            none or not above 0, or a file is no JSON, or has a key twice.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
     if "gguf_file" not in options:
+        check_files(Path(source))
         values, _ = PreTrainedConfig.get_config_dict(source, **options)
         check_forms(stated_values(values))  # the config object below has one of them alone
-        _check_finite(values)
+        check_finite(values)
         rope = values.get("rope_scaling") or values.get("rope_parameters")
         if isinstance(rope, Mapping) and "su" in (rope.get("rope_type"), rope.get("type")):
             newer = {name: value for name, value in rope.items() if name != "type"}
@@ -161,16 +162,6 @@ def config_of(source: str, options: Json) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(source, **options)
     _name_unread_fields(config, source)
     return config
-
-
-def _check_finite(values: Json) -> None:
-    for name, value in values.items():
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"config.json has {name} NaN, which is no number: restore it")
-        if name == "rope_theta" and value is not None:
-            above("rope_theta", value, 0)
-        if name in ("rope_parameters", "rope_scaling", "text_config") and isinstance(value, dict):
-            _check_finite(value)
 
 
 def _name_unread_fields(config: PreTrainedConfig, source: str) -> None:

@@ -17,6 +17,7 @@ from .config_fields import (
     rope_parameters,
     stated_values,
 )
+from .parts import check_is_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -45,11 +46,7 @@ def full_attention(model: PreTrainedModel) -> bool:
     Raises:
         ValueError: it is no such model.
     """
-    if not hasattr(model, "config"):
-        raise ValueError(
-            f"{type(model).__name__} is no Hugging Face model (it has no config): pass a causal "
-            "language model, as load_model returns it"
-        )
+    check_is_model(model)
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)

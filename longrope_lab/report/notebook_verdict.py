@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.checks import unknown
 from ..common.markup import as_markdown
 
 # Imported, they register their claims.
@@ -98,12 +99,15 @@ def verdict(
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no such exhibit (the nearest is offered), a damaged table (the file is named),
-            or a folder that could be of several notebooks.
+        ValueError: no such exhibit, or a notebook that does not measure it (the nearest is
+            offered), a damaged table (the file is named), or a folder that could be of several
+            notebooks.
     """
     exhibit, folder = experiment(name), Path(out)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of tables at {folder}: record them first (lab.record)")
+    if notebook and notebook not in exhibit.notebooks:
+        raise unknown(f"notebook of {exhibit.id}", notebook, exhibit.notebooks)
     source = notebook or _notebook_of(exhibit, folder)
     path = folder / "run.json"
     recorded = read_origin(path) if path.is_file() else {"parameters": {}}

@@ -37,7 +37,7 @@ from .formulas import (
 )
 from .scaling import RopeScaling
 from .schedule import DynamicNTK, RopeSchedule, Scaling
-from .spec import Floats, RopeSpec, check_target
+from .spec import Floats, RopeSpec, check_target, numbers
 
 Method = Callable[..., Scaling]
 
@@ -135,6 +135,11 @@ def rope_scaling(spec: RopeSpec, method: str, target_length: int, **options: Any
             f"the method {method!r} gave {scaling!r:.80}: it must return a RopeScaling or a "
             "RopeSchedule of the spec that it was given"
         )
+    if isinstance(scaling, RopeScaling) and scaling.target_length != target_length:
+        raise ValueError(
+            f"the method {method!r} gave a scaling to {scaling.target_length:,} tokens, asked for "
+            f"{target_length:,}: it must make one for the target that it was given"
+        )
     return scaling
 
 
@@ -157,6 +162,8 @@ def named_scalings(
             `rope_scaling` and `RopeScaling.load` refuse.
         FileNotFoundError: there is no such file.
     """
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"methods is {list(methods)}: name each once, as a table does")
     scalings = {method: rope_scaling(spec, method, target_length) for method in methods}
     places = dict.fromkeys(scalings, "a formula")
     for path in map(Path, files):
@@ -287,7 +294,7 @@ def longrope_scaling(
         attention_factor = longrope_attention_factor(spec, target_length)
     scaling = RopeScaling(
         spec,
-        np.asarray(factors, dtype=np.float64),
+        numbers("factors", factors),
         target_length,
         start_tokens=start_tokens,
         attention_factor=attention_factor,

@@ -16,7 +16,7 @@ from ..common.checks import above, known_only, named, whole
 from ..common.files import Json, not_ours, read_json, write_json
 from .factors import ROUNDING, checked_factors, read_factors
 from .formulas import longrope_attention_factor
-from .spec import Floats, RopeSpec, check_target
+from .spec import Floats, RopeSpec, check_start_tokens, check_target
 
 # What a file must hold; `objective` is there only where a search was told what to minimise.
 FIELDS = "spec", "factors", "target_length", "method", "start_tokens", "attention_factor"
@@ -38,7 +38,8 @@ class RopeScaling:
         factors: lambda, d/2 rescale factors of at least 1, or hardly below; 1 leaves a pair alone.
         target_length: L', the window in tokens that this scaling is for; at least the spec's.
         method: the name of the method that made it.
-        start_tokens: n-hat, how many first positions keep their unscaled angles.
+        start_tokens: n-hat, how many first positions keep their unscaled angles; at most L', where
+            the factors would act on none.
         attention_factor: m; cos and sin are multiplied by it, on top of the spec's own. Attention
             logits are so multiplied by its square.
         objective: what the search that found it minimised, in words; empty for a formula, and where
@@ -63,6 +64,7 @@ class RopeScaling:
         keep("method", named("method", self.method))
         counts = "it counts tokens, so a whole number from 0"
         keep("start_tokens", whole("start_tokens", self.start_tokens, 0, counts))
+        check_start_tokens(self.start_tokens, self.target_length)
         keep("attention_factor", above("attention_factor", self.attention_factor, 0))
         if not isinstance(self.objective, str):
             raise ValueError(f"objective is {self.objective!r}: it is words, or an empty text")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.checks import known_only, named, whole
+from ..common.checks import above, known_only, named, whole
 from ..common.files import Json, not_ours, read_json, write_json
 from ..common.renames import warn_renamed
 from .formulas import ntk_factors
@@ -147,10 +146,14 @@ class DynamicNTK(RopeSchedule):
     method = "dynamic_ntk"
 
     def __post_init__(self) -> None:
-        if not (
-            isinstance(self.alpha, int | float) and math.isfinite(self.alpha) and self.alpha >= 1
-        ):
-            raise ValueError(f"alpha is {self.alpha}: it must be a finite number of at least 1")
+        rule = f"alpha is {self.alpha!s:.40}: it must be a finite number of at least 1"
+        try:
+            alpha = above("alpha", self.alpha, 0)
+        except ValueError:
+            raise ValueError(rule) from None
+        if alpha < 1:
+            raise ValueError(rule)
+        object.__setattr__(self, "alpha", alpha)
 
     def at(self, length: int) -> RopeScaling:
         """The NTK scaling for a sequence of `length` tokens."""

@@ -127,6 +127,8 @@ class RopeSpec:
             KeyError, TypeError, ValueError: a field is missing, unknown, or outside its rule.
         """
         fields = dict(data)
+        if "original_length" in fields and "window" in fields:
+            raise ValueError("window and original_length name the same number: keep window")
         if "original_length" in fields:
             fields["window"] = fields.pop("original_length")
         return cls(**fields)
@@ -168,6 +170,19 @@ def rotation_words(spec: RopeSpec) -> str:
     if spec.attention_factor != 1.0:
         words += f" and attention factor {spec.attention_factor:.4g}"
     return words
+
+
+def check_start_tokens(start_tokens: int, target_length: int) -> None:
+    """Refuse more start tokens than the target has: factors would act on no token at all.
+
+    Raises:
+        ValueError: there are more.
+    """
+    if start_tokens > target_length:
+        raise ValueError(
+            f"start_tokens is {start_tokens:,} and the target {target_length:,}: no token would be "
+            "left to scale; keep fewer, or none"
+        )
 
 
 def check_target(spec: RopeSpec, target_length: int) -> int:

@@ -17,6 +17,7 @@ from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling, compose
 from ..rope.spec import Floats, RopeSpec, check_target, numbers
 from .space_rules import (
+    START_TOKENS,
     Candidate,
     attention_factors_of,
     bounds_of,
@@ -28,9 +29,6 @@ from .space_rules import (
     ntk_below,
     start_tokens_of,
 )
-
-# Table 4's values of n-hat, the number of first tokens left alone.
-START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 
 # Table 4: factors go up to 1.25 times the extension ratio, in steps of 0.01.
 HIGHEST = 1.25
@@ -47,7 +45,7 @@ class SearchSpace:
         low: smallest factor, one number or one per pair of dimensions (d/2,); at least 1.
         high: largest factor, likewise; None for 1.25 s (Table 4).
         step: distance between two factors tried by the methods that draw from a grid.
-        start_tokens: the values of n-hat to try; the gradient search keeps the first.
+        start_tokens: the values of n-hat to try, at most L'; the gradient search keeps the first.
         attention_factors: (lowest, highest) m to search in; one number fixes it; None for the
             formula sqrt(1 + ln s / ln L).
         monotone: factors never fall from one pair of dimensions to the next (section 3.2).
@@ -62,7 +60,8 @@ class SearchSpace:
 
     Raises:
         ValueError: bounds below 1, crossed, or between which no sequence of factors rises; a step
-            or keep_rotations that is not above 0; no start tokens, or not whole numbers from 0.
+            or keep_rotations that is not above 0; no start tokens, or not whole numbers from 0 to
+            the target.
     """
 
     spec: RopeSpec
@@ -89,7 +88,7 @@ class SearchSpace:
             value = getattr(self, name)
             if np.ndim(value) < 2:  # `bounds` refuses what has more
                 keep(name, tuple(map(float, value)) if np.ndim(value) else float(value))
-        keep("start_tokens", start_tokens_of(self.start_tokens))
+        keep("start_tokens", start_tokens_of(self.start_tokens, self.target_length))
         keep("attention_factors", attention_factors_of(self.attention_factors))
         if self.over is not None and self.start_tokens != (self.over.start_tokens,):
             raise ValueError(
@@ -125,15 +124,15 @@ class SearchSpace:
     ) -> SearchSpace:
         """The space of a recovery, where no factor is above that of `last` (section 3.4).
 
-        n-hat stays that of `last`. Its m stays, too, unless it is free: then it lies between 1 and
-        that one.
+        n-hat stays that of `last`, or is the target where that is less. Its m stays, too, unless it
+        is free: then it lies between 1 and that one.
         """
         m = last.attention_factor
         return cls(
             last.spec,
             target_length,
             high=tuple(last.factors.tolist()),
-            start_tokens=(last.start_tokens,),
+            start_tokens=(min(last.start_tokens, target_length),),
             attention_factors=(min(1.0, m), max(1.0, m)) if free_attention_factor else m,
             monotone=bool((last.factors[1:] >= last.factors[:-1]).all()),
         )

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.checks import whole
-from ..rope.spec import Floats, RopeSpec
+from ..rope.spec import Floats, RopeSpec, check_start_tokens
+
+# Table 4's values of n-hat, the number of first tokens left alone.
+START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
+
+# As far as floats tell whole numbers apart.
+MOST_STEPS = 2**53
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,16 @@ def check_rotations(keep_rotations: float | None) -> None:
         )
 
 
-def start_tokens_of(values: Iterable[int]) -> tuple[int, ...]:
+def start_tokens_of(values: Iterable[int], target_length: int) -> tuple[int, ...]:
+    """The values of n-hat to try; of Table 4's own, which nobody chose, those up to the target."""
     counts = tuple(values) if isinstance(values, Iterable) else ()
     if not counts:
         raise ValueError(f"start_tokens is {values}: name at least one whole number from 0")
-    return tuple(whole("a value of start_tokens", count, 0) for count in counts)
+    if counts == START_TOKENS:
+        return tuple(count for count in counts if count <= target_length)
+    counts = tuple(whole("a value of start_tokens", count, 0) for count in counts)
+    check_start_tokens(max(counts), target_length)
+    return counts
 
 
 def attention_factors_of(value: ArrayLike | None) -> tuple[float, float] | float | None:
@@ -83,6 +94,8 @@ def bounds_of(
 
 def grid_of(low: Floats, high: Floats, step: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Bounds in whole steps, both (d/2,)."""
+    if high.max() / step > MOST_STEPS:
+        raise ValueError(f"step is {step:g}: from 0 to high are more than {MOST_STEPS:,} of it")
     lowest = np.ceil(low / step - 1e-6).astype(np.int64)
     highest = np.floor(high / step + 1e-6).astype(np.int64)
     why = (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..rope.factors import ROUNDING
 from ..rope.scaling import RopeScaling
 from ..rope.spec import Floats
-from ..searches.space import START_TOKENS
+from ..searches.space_rules import START_TOKENS
 from .explorer import Controls, choice
 
 # The step of the slider of m, and how many steps those of the factors have.
@@ -125,8 +125,9 @@ def settings(start: RopeScaling, document_length: int, length: int) -> Controls:
     doublings = (window * 2**k for k in range((longest // window).bit_length()))
     lengths = [(f"{n:,} tokens", n) for n in sorted({length, *doublings})]
     m = m_shown(start.attention_factor)
+    counts = [n for n in START_TOKENS if n <= start.target_length]
     return {
-        "start_tokens": choice("n̂", START_TOKENS, start.start_tokens),
+        "start_tokens": choice("n̂", counts, start.start_tokens),
         "attention_factor": ipywidgets.FloatSlider(
             value=m, min=min(0.5, m), max=max(2.0, m), step=M_STEP, description="m"
         ),

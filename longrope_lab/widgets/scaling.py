@@ -18,8 +18,8 @@ from ..plots.phases import unreached
 from ..rope.formulas import longrope_attention_factor, yarn_attention_factor
 from ..rope.methods import FORMULAS, rope_scaling
 from ..rope.scaling import RopeScaling
-from ..rope.spec import RopeSpec
-from ..searches.space import START_TOKENS
+from ..rope.spec import RopeSpec, check_start_tokens
+from ..searches.space_rules import START_TOKENS
 from .explorer import Controls, Explorer, choice
 
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
@@ -47,6 +47,7 @@ class FormulaExplorer(Explorer):
     ) -> None:
         if method not in methods:
             raise unknown("method", method, methods)
+        check_start_tokens(start_tokens, spec.window * ratio)
         self.spec = spec
         self.scaling: RopeScaling
         controls = {
@@ -77,12 +78,13 @@ class FormulaExplorer(Explorer):
             YARN: yarn_attention_factor(value["ratio"]),
             LONGROPE: longrope_attention_factor(self.spec, target),
         }[value["attention_factor"]]
-        self.scaling = replace(scaling, start_tokens=value["start_tokens"], attention_factor=m)
+        kept = min(value["start_tokens"], target)  # all, once the ratio was moved below it
+        self.scaling = replace(scaling, start_tokens=kept, attention_factor=m)
         unscaled = rope_scaling(self.spec, "none", target).at(target)
         # "none" with its own m or n-hat replaces the plain curve, which would lie under it.
         shown = {"none": unscaled, value["method"]: self.scaling}
         lengths = f"{self.spec.window} → {target} tokens"
-        words = f"{lengths}, m = {m:.4g}, {value['start_tokens']} start tokens"
+        words = f"{lengths}, m = {m:.4g}, {kept} start tokens"
         figure, more = self.draw_scalings(shown)
         return figure, f"{more}; {words}"
 

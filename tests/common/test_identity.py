@@ -144,11 +144,12 @@ def test_another_version_is_refused_by_its_format(theirs, said, path):
     [
         (
             "",
-            r"identity\.json does not describe a plan: it is damaged; remove .*, and the same call",
+            r"does not describe a plan: it is damaged \(Expecting .*\); remove .*, and the same",
         ),
         ('{"format": 2, ', r"identity\.json does not describe a plan"),
-        ("[2]", r"identity\.json does not describe a plan: it is damaged; remove"),
+        ("[2]", r"does not describe a plan: it is damaged \(it holds no object\); remove"),
         ("null", r"identity\.json does not describe a plan"),
+        ('{"seed": 0, "seed": 1}', r"the key 'seed' is there twice"),
     ],
 )
 def test_a_damaged_identity_is_refused(content, message, path):

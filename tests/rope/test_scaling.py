@@ -43,12 +43,13 @@ def specs(draw):
 def scalings(draw, spec=None):
     spec = spec or draw(specs())
     pairs = spec.rotary_dim // 2
+    target = draw(st.integers(spec.window, 4_000_000))
     return RopeScaling(
         spec,
         np.array(draw(st.lists(st.floats(1, 1e6), min_size=pairs, max_size=pairs))),
-        draw(st.integers(spec.window, 4_000_000)),
+        target,
         draw(st.sampled_from(["longrope", "yarn", "λ by hand"])),
-        draw(st.integers(0, 512)),
+        draw(st.integers(0, min(512, target))),
         draw(st.floats(0.1, 4)),
     )
 

@@ -27,7 +27,9 @@ def spaces(draw, monotone=None):
     step = draw(st.sampled_from([0.01, 0.05, 0.3, 1.0]))
     options = {
         "step": step,
-        "start_tokens": tuple(draw(st.lists(st.integers(0, 300), min_size=1, max_size=4))),
+        "start_tokens": tuple(
+            draw(st.lists(st.integers(0, min(300, target)), min_size=1, max_size=4))
+        ),
         "attention_factors": draw(
             st.sampled_from([None, 1.07, (1.0, 1.25), (0.8, 0.8), (0.5, 2.0)])
         ),
