@@ -318,7 +318,10 @@ def test_answers_of_an_engine(answers, model, tokenizer):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: lab.RopeSpec(16, 64, base=10**400), "base is 10+: it must be a finite number"),
+        (
+            lambda: lab.RopeSpec(16, 64, base=10**400),
+            r"base is 10{56}\.\.\.: it must be a finite number",
+        ),
         (lambda: lab.RopeSpec.from_dict(SPEC.to_dict() | {"original_length": 32}), "keep window"),
         (lambda: lab.rope_scaling(SPEC, "dynamic_ntk", 64, alpha=True), "alpha is True"),
         (

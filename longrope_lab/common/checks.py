@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Of the generators that take the fewest: NumPy's old one, which transformers seeds, too.
 LARGEST_SEED = 2**32 - 1
+# Characters of a value that an error shows.
+SHOWN = 60
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> ValueError:
@@ -62,7 +64,9 @@ def above(name: str, value: Any, bound: int) -> float:
             return float(value)
     except (TypeError, OverflowError):  # None or text, a whole number that no float can hold
         pass
-    raise ValueError(f"{name} is {value!s:.40}: it must be a finite number above {bound}")
+    words = str(value)
+    words = words if len(words) <= SHOWN else f"{words[: SHOWN - 3]}..."
+    raise ValueError(f"{name} is {words}: it must be a finite number above {bound}")
 
 
 def named(name: str, value: object) -> str:

@@ -146,7 +146,7 @@ class DynamicNTK(RopeSchedule):
     method = "dynamic_ntk"
 
     def __post_init__(self) -> None:
-        rule = f"alpha is {self.alpha!s:.40}: it must be a finite number of at least 1"
+        rule = f"alpha is {self.alpha}: it must be a finite number of at least 1"
         try:
             alpha = above("alpha", self.alpha, 0)
         except ValueError:

@@ -320,7 +320,7 @@ def test_a_state_dict_holds_the_scaling(extended, tmp_path):
 
 def test_a_state_dict_of_another_window_is_refused(extended):
     other = Searching(**SIZES | {"base_length": 20})
-    with pytest.raises(ValueError, match="extends a window of 16 tokens, and base_length is 20"):
+    with pytest.raises(ValueError, match="of a model with base_length=16, and this has 20"):
         other.load_state_dict(extended[0].state_dict())
 
 
