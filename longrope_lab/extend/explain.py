@@ -175,6 +175,8 @@ def _training(stage: FineTune, model: PreTrainedModel) -> Work:
         words += f"; {pieces} of {count:,} in pieces of the window, unscaled"
     if needles := recipe.needles_of(count):
         words += f"; {counted(needles, 'needle document')} among {count:,} segments"
+    if skipping := recipe.skipping_of(count):
+        words += f"; {counted(skipping, 'segment')} of {count:,} with positions that skip"
     trained = trained_parameters(model, recipe)
     peak = peak_bytes(model, length, backward=True, trained=trained)
     return Work(words, length, count * GRADIENT_FORWARDS, short * GRADIENT_FORWARDS, peak)

@@ -39,6 +39,7 @@ from ..common.processes import alone, main_first
 from ..models.estimates import saving_memory
 from ..models.forward import fast_attention, in_float32
 from ..models.loading import model_digest
+from ..models.positions import check_turned_alone
 from ..models.rotary import rope_spec, scaled
 from ..rope.methods import rope_scaling
 from ..rope.scaling import RopeScaling
@@ -109,8 +110,9 @@ def finetune(
             another fine-tuning or of anything else, or one that another process trains in, named
             modules that the model does not have, a batch that the processes cannot share, a length
             not given, an unknown recipe, `short_share` for segments that are hardly longer than the
-            window, `skip_share` for some as long as the scaling's target, `needle_share` and no
-            document as long as a segment.
+            window, `skip_share` for some as long as the scaling's target or for layers that take
+            positions from elsewhere than the rotary embedding, `needle_share` and no document as
+            long as a segment.
         RuntimeError: a loss or gradient that is not finite (the last good state is in the folder),
             or a checkpoint that cannot be written.
     """
@@ -139,10 +141,10 @@ def finetune(
             _undone_by_errors(model, in_full),
             in_float32(model),
             low_rank_updates(model, recipe, in_full, seed),
-            _in_place(model, scaling, length, mixed=recipe.short_share > 0),
+            _in_place(model, scaling, length, recipe),
             saving_memory(model, length * arguments.per_device_train_batch_size),
             fast_attention(),
-            loss_inside(model, spec.window),
+            loss_inside(model, spec.window, skips=recipe.skip_share > 0),
         ):
             return train(model, rows, folder, recipe, arguments, spec.window, needles, target)
 
@@ -164,6 +166,8 @@ def training_rows(
     if recipe.needle_share:
         one, _ = needle_segments(docs, length, 1, tokenizer, np.random.default_rng(0))
         check_ids(one, len(vocabulary))
+    if recipe.skip_share:
+        check_turned_alone(model)
     trained_in_full(model, recipe)
     return rows
 
@@ -180,19 +184,20 @@ def _length(scaling: Scaling | None, length: int | None) -> int:
 
 
 def _in_place(
-    model: PreTrainedModel, scaling: Scaling | None, length: int, *, mixed: bool
+    model: PreTrainedModel, scaling: Scaling | None, length: int, recipe: Recipe
 ) -> contextlib.AbstractContextManager[object]:
     """The scaling while training; of a mixed training each pass has the factors of its own length.
 
-    Then nothing is scaled inside the window. A schedule says itself what it has there.
+    Then nothing is scaled inside the window. A schedule says itself what it has there, and where
+    positions skip, what it has for the farthest of a row.
     """
-    if not mixed:
-        return scaled(model, scaling, length=length)
-    if isinstance(scaling, RopeScaling) and scaling.target_length != scaling.spec.window:
+    mixed = recipe.short_share > 0
+    if mixed and isinstance(scaling, RopeScaling) and scaling.target_length != scaling.spec.window:
         unscaled = rope_scaling(scaling.spec, "none", scaling.spec.window)
         assert isinstance(unscaled, RopeScaling)
         scaling = RopeSchedule.by_length([unscaled, scaling])
-    return scaled(model, scaling, length=None)
+    by_row = mixed or (recipe.skip_share > 0 and isinstance(scaling, RopeSchedule))
+    return scaled(model, scaling, length=None if by_row else length)
 
 
 def _identity(

@@ -29,10 +29,10 @@ SMOLLM2: tuple[Stage, ...] = (
     Search(524_288, Gradient(2, 1, 0.05, 2, weighted=True), 1, FREE_M, keep_rotations=32),
 )
 
-# To eight times what can be trained at. The weights see the farthest factors from the start: read
-# with others than they were trained at, they lost a fifth where the segments ended. Half of the
-# long segments skip positions, and span the target. Some are needle documents, all of whose tokens
-# count: on books alone this model forgets how to look something up (LOG.md).
+# To eight times the longest segment. The weights see the farthest factors from the start, and half
+# of the long segments skip positions, and span the target: to weights trained at nearer ones, text
+# two million positions back did harm. Some are needle documents, all of whose tokens count: on
+# books alone this model forgets how to look something up (LOG.md).
 FAR = replace(
     RECIPES["small"],
     steps=36,

@@ -51,7 +51,8 @@ class Recipe:
             hundred million from all tokens too, which keeps more of its texts (LOG.md).
         skip_share: share of the segments whose positions skip at a few places, spread evenly among
             those that are not short; each spans the scaling's target. So the weights learn
-            distances that no segment is long enough for (PoSE, arXiv 2309.10400).
+            distances that no segment is long enough for (PoSE, arXiv 2309.10400). Needle documents
+            are spread in the same way: were both shares the same, they alone would skip.
 
     Raises:
         ValueError: a number below its least, a share that leaves no long segment, shares of more
@@ -100,7 +101,8 @@ class Recipe:
         object.__setattr__(self, "short_share", float(self.short_share))
         for name in ("needle_share", "skip_share"):
             share = getattr(self, name)
-            if not 0 <= share <= 1 - self.short_share:
+            # As floats, 1 - 0.8 is a little below 0.2.
+            if not 0 <= share <= 1 - self.short_share + 1e-9:
                 raise ValueError(
                     f"{name} is {share} and short_share {self.short_share:g}: both are shares of "
                     "the segments, from 0, and together at most 1"
@@ -147,8 +149,14 @@ class Recipe:
 
         Raises:
             ValueError: some are to be read short, and they are hardly longer than the window; or
-                some are to skip positions, and the scaling is for no more tokens than they have.
+                some are to skip positions, and the scaling is for no more tokens than they have, or
+                there is none that says for how many it is.
         """
+        if self.skip_share and not target:
+            raise ValueError(
+                f"skip_share is {self.skip_share:g}, and no scaling says up to which position to "
+                "skip: train at a RopeScaling or a schedule of several, or set skip_share=0"
+            )
         if self.skip_share and length >= target:
             raise ValueError(
                 f"skip_share is {self.skip_share:g}, and segments of {length:,} tokens leave no "

@@ -28,7 +28,7 @@ from ..common.identity import digests_of
 from ..common.progress import Progress
 from ..models.forward import mean_loss
 from ..models.loading import quiet_transformers
-from ..models.positions import given_positions
+from ..models.positions import GivenPositions, given_positions
 from ..models.stand_in import StandIn
 from .recipe import Recipe
 from .segments import TrainingOrder
@@ -50,12 +50,12 @@ KEPT = 2
 
 
 @contextlib.contextmanager
-def loss_inside(model: PreTrainedModel, window: int) -> Iterator[None]:
+def loss_inside(model: PreTrainedModel, window: int, *, skips: bool = False) -> Iterator[None]:
     """While in force, a call with labels returns the chunked loss.
 
     Rows marked short are read in pieces of the window; of the others the counted tokens count, and
-    positions may skip. The Trainer calls a model through what accelerate wraps around it, which
-    averages gradients and casts; so the loss must come out of the model's own `forward`.
+    positions may skip if `skips`. The Trainer calls a model through what accelerate wraps around
+    it, which averages gradients and casts; so the loss must come out of the model's own `forward`.
     """
 
     def forward(
@@ -80,7 +80,9 @@ def loss_inside(model: PreTrainedModel, window: int) -> Iterator[None]:
             losses = [w * mean_loss(model, ids, counted=c) for w, ids, c in parts if len(ids)]
             return {"loss": sum(losses)}
 
-    with given_positions(model) as given, StandIn(model, forward) as outer:
+    # Only where it is needed: a rotary embedding that nothing stands in for may be warned of.
+    told = given_positions(model) if skips else contextlib.nullcontext(GivenPositions())
+    with told as given, StandIn(model, forward) as outer:
         yield
 
 

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# Of a config's rotary parameters: by how much layers weigh their queries by the position, beside
+# turning them (Ministral 3).
+WEIGHED = "llama_4_scaling_beta"
+
+
 class GivenPositions:
     """The positions at which rows of one length are turned; rows of other lengths count from 0."""
 
@@ -54,7 +59,8 @@ def given_positions(model: PreTrainedModel) -> Iterator[GivenPositions]:
     """Let a model be told its positions, until the end of the block.
 
     Its rotary embedding alone is told. A jump in a model's `position_ids` is something else to
-    transformers: where another text begins, which sees nothing of the one before.
+    transformers: where another text begins, which sees nothing of the one before. Layers that look
+    near alone, and have frequencies of their own (Gemma 3), go on counting: no jump is near.
 
     Raises:
         ValueError: as of `rotary_in_use`.
@@ -64,3 +70,17 @@ def given_positions(model: PreTrainedModel) -> Iterator[GivenPositions]:
         for rotary in rotary_in_use(model):
             stand_ins.enter_context(StandIn(rotary.module, given.forward_of(rotary)))
         yield given
+
+
+def check_turned_alone(model: PreTrainedModel) -> None:
+    """See whether a model's layers know positions by the rotary embedding alone.
+
+    Raises:
+        ValueError: they weigh queries by the position, too, which would go on counting from 0.
+    """
+    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    if parameters.get(WEIGHED):
+        raise ValueError(
+            f"{type(model).__name__} weighs queries by their positions ({WEIGHED} of its config), "
+            "beside turning them, and these weights would not skip: set skip_share=0"
+        )

@@ -8,6 +8,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import VOCABULARY, WINDOW, tiny_model
 from finetuning import DOCS, LENGTH, RECIPE, ROWS, TOKENIZER, tune
 from hypothesis import given
@@ -21,7 +22,9 @@ from longrope_lab.extend.stages import FineTune, Formula
 from longrope_lab.models.forward import hidden_states
 from longrope_lab.models.positions import given_positions
 from longrope_lab.models.rotary import apply_scaling, rope_spec
+from longrope_lab.models.stand_in import StandIn
 from longrope_lab.rope.methods import rope_scaling
+from longrope_lab.rope.schedule import RopeSchedule
 
 TARGET = 16 * WINDOW
 
@@ -125,6 +128,92 @@ def test_without_room_to_skip(tmp_path):
         plan.check(rope_spec(tiny_model()))
 
 
+def test_without_a_target(tmp_path):
+    """Nothing says how far to skip: no scaling, or one whose ratio follows the length."""
+    model = tiny_model()
+    recipe = dataclasses.replace(RECIPE, skip_share=0.5)
+    message = r"skip_share is 0\.5, and no scaling says up to which position to skip"
+    for scaling in (None, rope_scaling(rope_spec(model), "dynamic_ntk", TARGET)):
+        with pytest.raises(ValueError, match=message):
+            finetune(model, TOKENIZER, DOCS, scaling, tmp_path, length=LENGTH, recipe=recipe)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_schedule_gives_each_row_the_set_for_its_farthest_position(tmp_path, monkeypatch):
+    """And not the one for a segment, whose factors are for nearer positions."""
+    model, seen, stock = tiny_model(), [], apply_scaling._cos_sin
+
+    def watched(self, rows, positions, still):
+        seen.extend(zip((s.target_length for s in rows), positions.amax(-1).tolist(), strict=True))
+        return stock(self, rows, positions, still)
+
+    monkeypatch.setattr(apply_scaling, "_cos_sin", watched)
+    spec = rope_spec(model)
+    schedule = RopeSchedule.by_length([rope_scaling(spec, "yarn", n) for n in (LENGTH, TARGET)])
+    recipe = dataclasses.replace(RECIPE, steps=1, skip_share=0.5)
+    finetune(model, TOKENIZER, DOCS, schedule, tmp_path / "run", length=LENGTH, recipe=recipe)
+    assert {target for target, _ in seen} == {LENGTH, TARGET}
+    assert all(target == (LENGTH if last < LENGTH else TARGET) for target, last in seen)
+
+
+def test_local_layers_go_on_counting():
+    """Those of Gemma 3 have frequencies of their own, and no jump is near."""
+    model, gap = tiny_model("gemma3"), 500
+    ids = torch.randint(3, VOCABULARY, (1, 40), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(40)[None] + gap * (torch.arange(40) >= 20)
+    with given_positions(model) as places, torch.no_grad():
+        places.give(positions)
+        found = hidden_states(model, ids)
+    module, stock = model.model.rotary_emb, model.model.rotary_emb.forward
+
+    def forward(x, position_ids, layer_type):
+        counted = position_ids if layer_type == "full_attention" else torch.arange(40)[None]
+        return stock(x, counted, layer_type)
+
+    told = {"position_ids": positions, "attention_mask": torch.ones(1, 40), "use_cache": False}
+    with torch.no_grad():
+        everywhere = model.base_model(ids, **told).last_hidden_state
+        with StandIn(module, forward):
+            expected = model.base_model(ids, **told).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert (found - everywhere).abs().max() > 0.1
+
+
+def test_queries_weighed_by_position_are_refused(tmp_path):
+    """Those of Ministral 3 are, and of these positions the rotary embedding alone can be told."""
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "llama_4_scaling_beta": 0.1}
+    config = transformers.Ministral3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=WINDOW,
+        rope_parameters=rotary | {"original_max_position_embeddings": WINDOW},
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    scaling = rope_scaling(rope_spec(model), "yarn", TARGET)
+    recipe = dataclasses.replace(RECIPE, steps=1, skip_share=0.5)
+    with pytest.raises(ValueError, match=r"Ministral3\w+ weighs queries by .* set skip_share=0"):
+        finetune(model, TOKENIZER, DOCS, scaling, tmp_path, length=LENGTH, recipe=recipe)
+    assert not any(tmp_path.iterdir())
+
+
+def test_rounded_frequencies_are_still_warned_of(tmp_path):
+    """Where nothing skips, nothing stands in for the rotary embedding."""
+    model, recipe = tiny_model().to(torch.bfloat16), dataclasses.replace(RECIPE, steps=1)
+    with pytest.warns(UserWarning, match="a cast has rounded this model's rotary frequencies"):
+        finetune(model, TOKENIZER, DOCS, None, tmp_path, length=LENGTH, recipe=recipe)
+
+
+def test_shares_that_are_all():
+    """As floats, 1 - 0.8 is a little below 0.2."""
+    recipe = Recipe(short_share=0.8, skip_share=0.2, needle_share=0.2)
+    assert recipe.skipping_of(1000) == recipe.needles_of(1000) == 200
+
+
 def test_shares_beyond_all():
     with pytest.raises(ValueError, match=r"skip_share is 0\.6 and short_share 0\.5: both are"):
         Recipe(short_share=0.5, skip_share=0.6)
@@ -143,6 +232,13 @@ def test_words_of_what_does_not_skip():
     """They are those of the release before, by which folders were taken."""
     assert "skip_share" not in repr(Recipe())
     assert "skip_share=0.5" in repr(Recipe(skip_share=0.5))
+
+
+def test_a_plan_says_how_many_segments_skip():
+    recipe = Recipe(steps=4, batch=2, warmup=0, short_share=0.5, skip_share=0.25)
+    plan = Plan((Formula(TARGET, "pi"), FineTune(TARGET, recipe, segment=LENGTH)))
+    does = plan.explain(tiny_model())["does"][1]
+    assert does.endswith("window, unscaled; 2 segments of 8 with positions that skip")
 
 
 def test_controls_and_variants_do_not_skip():
