@@ -246,6 +246,7 @@ def _kept(row: Mapping[Any, Any]) -> Decided:
 @claim("T9", f"after the second extension, LongRoPE is below {each_of('T9')}")
 def second_extension_is_best(results: Results) -> Places:
     paired = results.table("t9_paired", EXTENSION, needs=PAIRED)
+    _lengths_of_extension(results)
     return below_each(paired[paired["length"] == paired["length"].max()], "T9")
 
 
@@ -255,13 +256,18 @@ def second_extension_is_best(results: Results) -> Places:
     "documents",
 )
 def second_extension_works(results: Results) -> Places:
-    t9 = results.table("t9", EXTENSION, needs=LOSSES)
-    lengths = lengths_of(t9, "longrope")
-    if len(lengths) < 2:
-        raise NotMeasuredError("nothing was measured at the length before the second extension")
-    first, last = lengths[0], lengths[-1]
+    t9, (first, *_, last) = _lengths_of_extension(results)
     grown = ratio(t9, ("longrope", last), ("longrope", first))
     return {f"{at(first)} to {at(last)}": below(grown, EXTENDS, "LongRoPE")}
+
+
+def _lengths_of_extension(results: Results) -> tuple[pd.DataFrame, list[int]]:
+    """Table 9, and at least two lengths in it: before the second extension and after it."""
+    t9 = results.table("t9", EXTENSION, needs=LOSSES)
+    lengths = lengths_of(t9, "longrope")
+    if len(lengths) < 2:  # a plan that trains at its last length has no second extension
+        raise NotMeasuredError("nothing was measured at the length before the second extension")
+    return t9, lengths
 
 
 @claim("T10", "at every length, perplexity with recovery is below that without")

@@ -16,6 +16,7 @@ import yaml
 from jupyter_server.serverapp import ServerApp
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 
+from longrope_lab.extend.ready import PLANS
 from longrope_lab.runs import notebooks
 from longrope_lab.runs.choices import check_choices
 from longrope_lab.runs.parameters import parameters_in
@@ -177,6 +178,13 @@ def test_a_folder_that_is_written_to_is_no_input(tmp_path):
 @pytest.mark.parametrize("profile", notebooks.PROFILES)
 def test_the_names_of_every_profile_exist(profile):
     check_choices([prepare(path.stem, profile) for path in notebooks.notebooks()])
+
+
+@pytest.mark.parametrize("profile", notebooks.PROFILES)
+def test_the_plan_of_05_extends_once_more_after_its_trainings(profile):
+    """Table 9 is of that, and Tables 3 and 5 of a first target that is nearer."""
+    plan = PLANS[prepare("05", profile).parameters["plan"]]
+    assert plan.trainings[0].length <= plan.trainings[-1].length < plan.reach
 
 
 @pytest.mark.usefixtures("own_notebooks")
