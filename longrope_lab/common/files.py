@@ -149,7 +149,7 @@ def from_json(text: str | bytes) -> Any:
         return json.loads(text, object_pairs_hook=_each_key_once)
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> Json:
+def _each_key_once(pairs: list[tuple[str, object]]) -> Json:
     """An object of JSON. Of two values of one key, Python would take the last and say nothing."""
     found = dict(pairs)
     if len(found) < len(pairs):
