@@ -392,6 +392,9 @@ def test_a_key_that_is_there_twice(tmp_path):
     """Python would take the last and say nothing."""
     path = YARN.save(tmp_path / "yarn.json")
     once, twice = '"target_length": 256', '"target_length": 128, "target_length": 256'
+    path.write_text(path.read_text().replace(once, f"{once}, {once}"))
+    assert lab.RopeScaling.load(path).target_length == 256  # the same value says nothing else
+    path.write_text(path.read_text().replace(f"{once}, {once}", once))
     path.write_text(path.read_text().replace(once, twice))
     with pytest.raises(ValueError, match=REPEATED):
         lab.RopeScaling.load(path)

@@ -142,7 +142,7 @@ def from_json(text: str | bytes) -> Any:
     """What a JSON text stands for; bytes are UTF-8.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, nested too deeply, or has a key twice.
+        ValueError: it is not JSON, not UTF-8, nested too deeply, or has a key twice, with two values.
     """
     with not_too_deep():
         text = text if isinstance(text, str) else text.decode("utf-8")
@@ -151,11 +151,10 @@ def from_json(text: str | bytes) -> Any:
 
 def _each_key_once(pairs: list[tuple[str, object]]) -> Json:
     """An object of JSON. Of two values of one key, Python would take the last and say nothing."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        again = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"the key {again!r} is there twice: keep the right one")
+    found: Json = {}
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            raise ValueError(f"the key {name!r} is there twice: keep the right one")
     return found
 
 
