@@ -142,7 +142,7 @@ def from_json(text: str | bytes) -> Any:
     """What a JSON text stands for; bytes are UTF-8.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, nested too deeply, or has a key twice, with two values.
+        ValueError: it is not JSON, not UTF-8, nested too deeply, or gives a key two values.
     """
     with not_too_deep():
         text = text if isinstance(text, str) else text.decode("utf-8")
