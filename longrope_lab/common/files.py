@@ -153,8 +153,9 @@ def _each_key_once(pairs: list[tuple[str, object]]) -> Json:
     """An object of JSON. Of two values of one key, Python would take the last and say nothing."""
     found: Json = {}
     for name, value in pairs:
-        if found.setdefault(name, value) != value:
+        if name in found and found[name] != value:
             raise ValueError(f"the key {name!r} is there twice: keep the right one")
+        found[name] = value
     return found
 
 
