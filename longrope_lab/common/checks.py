@@ -64,9 +64,12 @@ def above(name: str, value: Any, bound: int) -> float:
             return float(value)
     except (TypeError, OverflowError):  # None or text, a whole number that no float can hold
         pass
-    words = str(value)
-    words = words if len(words) <= SHOWN else f"{words[: SHOWN - 3]}..."
-    raise ValueError(f"{name} is {words}: it must be a finite number above {bound}")
+    raise ValueError(f"{name} is {shortened(str(value))}: it must be a finite number above {bound}")
+
+
+def shortened(words: str, most: int = SHOWN) -> str:
+    """Words of at most so many characters, with an ellipsis where some are left out."""
+    return words if len(words) <= most else words[: most - 3] + "..."
 
 
 def named(name: str, value: object) -> str:

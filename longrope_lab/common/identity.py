@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .checks import shortened
 from .files import Json, from_json, write_json
 
 if TYPE_CHECKING:
@@ -179,4 +180,4 @@ def is_taken(path: Path, kind: str, identity: Json) -> bool:
 
 def _short(value: object) -> str:
     words = value if isinstance(value, str) else "nothing" if value is None else json.dumps(value)
-    return words if len(words) <= SHOWN else words[: SHOWN - 3] + "..."
+    return shortened(words, SHOWN)

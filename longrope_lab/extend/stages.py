@@ -92,10 +92,10 @@ class Search:
         needles: needle documents of that length, made of the documents, whose answers are measured
             beside these. Factors found on perplexity alone lose what is hidden (LongRoPE2, arXiv
             2502.20082, section 3).
-        keep_range: as a `SearchSpace` takes it: slow dimensions keep to the angles that training
-            had. What a formula puts on top for a longer target then keeps to them, too.
         objective: what to minimise, as `search` takes it; its needles are hidden in books among
             others of their kind. None: easier ones, each of which weighs as much as a book.
+        keep_range: as a `SearchSpace` takes it: slow dimensions keep to the angles that training
+            had. What a formula puts on top for a longer target then keeps to them, too.
 
     Raises:
         ValueError: a method that is not the settings of a search, a number below its least, an

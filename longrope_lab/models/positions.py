@@ -39,16 +39,13 @@ class GivenPositions:
         """A forward of a rotary module that turns by these."""
         stock = rotary.module.forward
 
-        def forward(x: Tensor, position_ids: Tensor, *layer: str, **named: str) -> Answer:
-            given, layer_type = self.positions, named.get("layer_type", *layer[:1] or (None,))
-            if (
-                given is not None
-                and given.shape[-1] == position_ids.shape[-1]
-                and rotary.serves(layer_type)
-            ):
+        def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> Answer:
+            given, kind = self.positions, () if layer_type is None else (layer_type,)
+            as_long = given is not None and given.shape[-1] == position_ids.shape[-1]
+            if given is not None and as_long and rotary.serves(layer_type):
                 # Of models that also see images there are three of each, which are the same here.
                 position_ids = given.expand(*position_ids.shape[:-2], *given.shape)
-            answer: Answer = stock(x, position_ids, *layer, **named)
+            answer: Answer = stock(x, position_ids, *kind)
             return answer
 
         return forward

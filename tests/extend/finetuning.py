@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +54,14 @@ def tune(model, folder, *, docs=DOCS, tokenizer=TOKENIZER, length=None, seed=0, 
 def weights(model):
     """A copy."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def gradients_to_come(model):
+    """By the names of weights, all gradients from now on: a training clears them at its end."""
+    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        p.register_hook(functools.partial(lambda name, gradient: found[name].add_(gradient), name))
+    return found
 
 
 def fail_at(call, action, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import math
 import re
@@ -23,6 +22,7 @@ from finetuning import (
     ROWS,
     TOKENIZER,
     fail_at,
+    gradients_to_come,
     names,
     scaling_of,
     tune,
@@ -111,9 +111,7 @@ def test_a_plain_loop_over_full_logits(decay, warmup, tmp_path):
 def test_the_gradient_of_the_first_step(tmp_path):
     losses, expected = plain_loop(tiny_model(**PI), dataclasses.replace(RECIPE, steps=1))
     model = tiny_model()
-    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for name, p in model.named_parameters():
-        p.register_hook(functools.partial(lambda name, gradient: found[name].add_(gradient), name))
+    found = gradients_to_come(model)
     table = tune(model, tmp_path / "run", steps=1)
     assert table["loss"][0] == pytest.approx(losses[0], rel=1e-6)
     for name, gradient in expected.items():
@@ -156,9 +154,7 @@ def test_every_second_segment_in_pieces_of_the_window(given_, tmp_path):
     scaling = scaling_of(model)
     if given_ == "schedule":
         scaling = RopeSchedule.by_length([rope_scaling(rope_spec(model), "none", WINDOW), scaling])
-    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for name, p in model.named_parameters():
-        p.register_hook(functools.partial(lambda name, gradient: found[name].add_(gradient), name))
+    found = gradients_to_come(model)
     recipe = dataclasses.replace(RECIPE, steps=1, short_share=0.5)
     table = finetune(
         model, TOKENIZER, DOCS, scaling, tmp_path / "run", length=LENGTH, recipe=recipe

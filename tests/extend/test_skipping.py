@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from conftest import VOCABULARY, WINDOW, tiny_model
-from finetuning import DOCS, LENGTH, RECIPE, ROWS, TOKENIZER, tune
+from finetuning import DOCS, LENGTH, RECIPE, ROWS, TOKENIZER, gradients_to_come, tune
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,9 +101,7 @@ def test_a_step_is_that_of_the_positions(short, tmp_path):
     expected = torch.stack(losses).mean()
     expected.backward()
     model = tiny_model()
-    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for name, p in model.named_parameters():
-        p.register_hook(functools.partial(lambda name, gradient: found[name].add_(gradient), name))
+    found = gradients_to_come(model)
     table = finetune(
         model, TOKENIZER, DOCS, scaling, tmp_path / "run", length=LENGTH, recipe=recipe
     )
